@@ -1,0 +1,1 @@
+"""Images in: from files on disk to a split table."""

@@ -1,0 +1,1 @@
+"""Evidence: numbers with intervals, figures, the report."""
