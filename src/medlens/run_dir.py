@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from medlens.data.store import write_bytes
 
 
 @dataclass(frozen=True)
@@ -70,25 +71,6 @@ class RunDir:
     @property
     def log(self) -> Path:
         return self.root / "log.txt"
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part.
-
-    Args:
-        path: The file; its folder is made where it is missing.
-        content: The whole content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -1,0 +1,371 @@
+"""Every option once: name, default, allowed values, help. TOML, command line and docs come from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from medlens.data.images import FITS
+from medlens.errors import MedlensError
+from medlens.model.backbone import BACKBONES
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an option accepts.
+
+    Args:
+        parse: Turns a value from the command line (text), TOML or Python into the option's value;
+            raises ValueError where it cannot.
+        expected: The allowed values in words, for errors, help and docs.
+        metavar: The placeholder in help; empty for a flag.
+    """
+
+    parse: Callable[[Any], Any]
+    expected: str
+    metavar: str
+
+
+def _text(expected: str, metavar: str = "TEXT") -> Kind:
+    return Kind(str, expected, metavar)
+
+
+def _choice(*values: str) -> Kind:
+    def parse(value: Any) -> str:
+        if value not in values:
+            raise ValueError(value)
+        return str(value)
+
+    return Kind(parse, " or ".join(values), "|".join(values))
+
+
+def _number(
+    kind: type[int] | type[float], low: float, high: float, *words: str, open_low: bool = False
+) -> Kind:
+    """An int or float from low to high, or one of some words such as `auto`."""
+
+    def parse(value: Any) -> int | float | str:
+        if isinstance(value, str) and value in words:
+            return value
+        if isinstance(value, bool) or (kind is int and float(value) != int(float(value))):
+            raise ValueError(value)
+        number = kind(float(value))
+        if not low <= number <= high or (open_low and number == low):
+            raise ValueError(value)
+        return number
+
+    noun = "a whole number" if kind is int else "a number"
+    above = "above" if open_low else "from"
+    expected = f"{noun} {above} {low:g} to {high:g}" + "".join(f", or {word}" for word in words)
+    return Kind(parse, expected, "|".join((*words, "N" if kind is int else "X")))
+
+
+def _flag() -> Kind:
+    def parse(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError(value)
+        return value
+
+    return Kind(parse, "true or false", "")
+
+
+def _names(expected: str) -> Kind:
+    def parse(value: Any) -> tuple[str, ...]:
+        return (value,) if isinstance(value, str) else tuple(str(name) for name in value)
+
+    return Kind(parse, expected, "NAME")
+
+
+def _split() -> Kind:
+    def parse(value: Any) -> str:
+        if isinstance(value, list | tuple):
+            value = ",".join(f"{ratio:g}" for ratio in value)
+        if str(value) == "auto" or str(value).lower().endswith(".csv"):
+            return str(value)
+        ratios = parse_ratios(str(value))
+        if min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-6:
+            raise ValueError(value)
+        return str(value)
+
+    expected = (
+        "three shares for train, val and test, each above 0, that add up to 1 (0.7,0.15,0.15), "
+        "or auto, or a splits.csv"
+    )
+    return Kind(parse, expected, "TRAIN,VAL,TEST|FILE")
+
+
+def parse_ratios(text: str) -> tuple[float, float, float]:
+    """Read `0.7,0.15,0.15` as three numbers.
+
+    Raises:
+        ValueError: If the text does not hold three numbers.
+    """
+    train, val, test = (float(part) for part in text.split(","))
+    return train, val, test
+
+
+def option(default: Any, kind: Kind, group: str, help: str, *, what: bool = True) -> Any:
+    """Declare one option as a dataclass field.
+
+    Args:
+        default: Its value when nobody says otherwise.
+        kind: What it accepts.
+        group: Its heading in the help and the docs.
+        help: One sentence for the help and the docs.
+        what: Whether it says what is computed (and so stands in config.toml) or only how to run.
+    """
+    metadata = {"kind": kind, "group": group, "help": help, "what": what}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+DATA = "data"
+SPLIT = "split"
+NETWORK = "backbone and features"
+HEAD = "head and training"
+RUN = "run"
+
+DEFAULT_RATIOS = (0.7, 0.15, 0.15)
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options of `medlens train`; `medlens audit` takes those of data and split."""
+
+    data: str = option(
+        "",
+        _text("a folder, a CSV or an .npz file", "DATA"),
+        DATA,
+        "Folder with one sub-folder per class (also below train/val/test), a CSV with the columns "
+        "path,label, or a MedMNIST .npz file.",
+    )
+    patient_regex: str = option(
+        "",
+        _text("a regular expression with one group, such as (P[0-9]+)_", "REGEX"),
+        DATA,
+        "Finds the patient in each file's path: the regular expression's first group.",
+    )
+    frame: int | str = option(
+        "middle",
+        _number(int, 0, 1_000_000, "middle"),
+        DATA,
+        "Which frame of a multi-frame DICOM file to use, counted from 0.",
+    )
+    drop_class: tuple[str, ...] = option(
+        (),
+        _names("names of classes"),
+        DATA,
+        "Leaves a class out; may be given several times.",
+    )
+    drop_conflicts: bool = option(
+        False, _flag(), DATA, "Leaves out all copies of an image that has different labels."
+    )
+    min_per_class: int = option(
+        10,
+        _number(int, 3, 1_000_000),
+        DATA,
+        "A class with fewer images than this stops the run.",
+    )
+    split: str = option(
+        "auto",
+        _split(),
+        SPLIT,
+        "Shares of train, val and test, or a splits.csv to use as it is. auto: the split that the "
+        "data brings, else 0.7,0.15,0.15.",
+    )
+    resolve_leaks: bool = option(
+        False,
+        _flag(),
+        SPLIT,
+        "Mends a given split that patients or copies cross: test stays whole, the others give way.",
+    )
+    backbone: str = option(
+        "vgg16", _choice(*BACKBONES), NETWORK, "The pretrained network, frozen, without its top."
+    )
+    weights: str = option(
+        "imagenet",
+        _text("imagenet, random, or a weights file", "imagenet|random|FILE"),
+        NETWORK,
+        "The backbone's weights: Keras's ImageNet file, a file of yours, or random filters.",
+    )
+    image_size: int | str = option(
+        "auto",
+        _number(int, 32, 1024, "auto"),
+        NETWORK,
+        "Side of the square the network sees, in pixels. auto: the smallest of 64, 96, 128, 160, "
+        "224 that is not below twice the median longer side, at most 224.",
+    )
+    fit: str = option(
+        "pad",
+        _choice(*FITS),
+        NETWORK,
+        "How a picture becomes square: pad with black, crop its centre, or stretch.",
+    )
+    features: str = option(
+        "all",
+        _choice("all", "last"),
+        NETWORK,
+        "Features pooled from all depths of the backbone, or from its last layer alone.",
+    )
+    engine: str = option(
+        "auto",
+        _choice("auto", "keras", "ncnn"),
+        NETWORK,
+        "What runs the frozen network. auto: ncnn for the VGG family on CPUs, else Keras.",
+    )
+    head: int | str = option(
+        "linear",
+        _number(int, 1, 8192, "linear"),
+        HEAD,
+        "Units of the head's hidden Dense layer; linear: no hidden layer.",
+    )
+    dropout: float = option(
+        0.3, _number(float, 0, 0.95), HEAD, "Share of the head's inputs dropped while it trains."
+    )
+    epochs: int = option(100, _number(int, 1, 100_000), HEAD, "Most epochs to train the head for.")
+    batch_size: int = option(64, _number(int, 1, 65_536), HEAD, "Images in a step of training.")
+    learning_rate: float = option(
+        1e-3, _number(float, 0, 10, open_low=True), HEAD, "Adam's learning rate."
+    )
+    stop_at_accuracy: float | str = option(
+        0.98,
+        _number(float, 0, 1, "none", open_low=True),
+        HEAD,
+        "Training stops once this accuracy is reached; none: never for that reason.",
+    )
+    stop_on: str = option(
+        "val",
+        _choice("val", "train"),
+        HEAD,
+        "The split whose accuracy --stop-at-accuracy looks at.",
+    )
+    patience: int = option(
+        10,
+        _number(int, 1, 100_000),
+        HEAD,
+        "Training stops after this many epochs without a lower validation loss.",
+    )
+    class_weight: str = option(
+        "none",
+        _choice("none", "balanced"),
+        HEAD,
+        "balanced: each class counts the same in the loss, however many images it has.",
+    )
+    positive_class: str = option(
+        "auto",
+        _text("auto, or the name of a class", "auto|NAME"),
+        HEAD,
+        "The class that counts as positive. auto: the second of two in sorted order.",
+    )
+    seed: int = option(
+        0, _number(int, 0, 2**31 - 1), RUN, "Seed of split, head and bootstrap: same seed, same files."
+    )
+    out: str = option("", _text("a folder", "RUN"), RUN, "The run folder to write.", what=False)
+    cache: str = option(
+        "auto",
+        _text("auto, or a folder", "auto|DIR"),
+        RUN,
+        "Where pictures and features are kept between runs. auto: the user's cache folder.",
+        what=False,
+    )
+    resume: bool = option(False, _flag(), RUN, "Goes on with an interrupted run.", what=False)
+    overwrite: bool = option(False, _flag(), RUN, "Replaces an existing run folder.", what=False)
+    quiet: bool = option(False, _flag(), RUN, "Prints nothing but errors.", what=False)
+
+
+FIELDS: Mapping[str, dataclasses.Field[Any]] = {
+    field.name: field for field in dataclasses.fields(Options)
+}
+AUDIT_OPTIONS = tuple(
+    name for name, field in FIELDS.items() if field.metadata["group"] in (DATA, SPLIT)
+) + ("seed", "cache", "out", "quiet")
+
+
+def flag_name(name: str) -> str:
+    """The option as it is typed: `image_size` is `--image-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def make_options(given: Mapping[str, Any]) -> Options:
+    """Check values from the command line, TOML or Python, and fill in the defaults.
+
+    Args:
+        given: Values by option name.
+
+    Raises:
+        MedlensError: If a name is unknown or a value is not allowed.
+    """
+    values = {}
+    for name, value in given.items():
+        if name not in FIELDS:
+            raise _unknown_option(name)
+        kind: Kind = FIELDS[name].metadata["kind"]
+        try:
+            values[name] = kind.parse(value)
+        except (ValueError, TypeError, OverflowError):
+            raise MedlensError(
+                f"The option {flag_name(name)} cannot be used.",
+                got=str(value),
+                expected=kind.expected,
+                fix="Give one of these; `medlens train --help` explains every option.",
+            ) from None
+    return Options(**values)
+
+
+def _unknown_option(name: str) -> MedlensError:
+    near = difflib.get_close_matches(name, FIELDS, n=1)
+    return MedlensError(
+        "There is no such option.",
+        got=name,
+        expected="one of " + ", ".join(FIELDS),
+        fix=f"Did you mean {near[0]}?" if near else "`medlens train --help` lists them all.",
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read option values from a TOML file such as a run's config.toml.
+
+    Raises:
+        MedlensError: If the file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise MedlensError(
+            "The file given with --config cannot be read.",
+            got=type(error).__name__ + ": " + str(getattr(error, "strerror", None) or error),
+            expected="a TOML file of options, such as the config.toml of a run",
+            fix="Check the path, or copy the config.toml of an earlier run and edit it.",
+            names=[str(path)],
+        ) from None
+
+
+def config_toml(options: Options) -> str:
+    """All options that say what is computed, also the defaults, as TOML with their help as comments."""
+    lines = ["# All options of this run; `medlens train --config FILE --out RUN` repeats it.", ""]
+    for name, field in FIELDS.items():
+        if field.metadata["what"]:
+            lines += [
+                f"# {field.metadata['help']}",
+                tomli_w.dumps({name: _plain(getattr(options, name))}).strip(),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def differences(before: Mapping[str, Any], options: Options) -> list[str]:
+    """The names of the options whose values differ from those of an earlier config.toml."""
+    return [name for name in _what_names() if before.get(name) != _plain(getattr(options, name))]
+
+
+def _what_names() -> Iterable[str]:
+    return (name for name, field in FIELDS.items() if field.metadata["what"])
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

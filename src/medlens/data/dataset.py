@@ -1,0 +1,281 @@
+"""A folder, a CSV or an .npz file -> one table: a row per image with path, label, patient, split, metadata."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from medlens.data.images import is_image_name
+from medlens.data.medmnist import unpack_medmnist
+from medlens.errors import MedlensError
+
+SPLIT_FOLDERS: Mapping[str, str] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+# Columns that the scan of the files fills in; a user's column of that name gets a prefix.
+SCAN_COLUMNS = (
+    "sha256",
+    "pixels_sha256",
+    "width",
+    "height",
+    "mode",
+    "format",
+    "bytes",
+    "scaling",
+    "unreadable",
+    "levels",
+    "mean",
+    "spread",
+    "border",
+)
+OWN_COLUMNS = ("path", "label", "patient", "split")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a data set holds, before any file was opened.
+
+    Args:
+        root: The folder that the paths of the table are relative to.
+        table: One row per image, sorted by path: path, label, patient ("" = unknown), split
+            ("" = none given), then the metadata columns.
+        kind: "folder", "split folders", "CSV" or "MedMNIST".
+        passed_over: How many files of which kind were not taken as images.
+    """
+
+    root: Path
+    table: pd.DataFrame
+    kind: str
+    passed_over: Mapping[str, int]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names in sorted order: the order of every probability and matrix."""
+        return tuple(sorted(set(self.table["label"])))
+
+
+def read_dataset(
+    data: Path, *, cache: Path, patient_regex: str = "", drop_class: Sequence[str] = ()
+) -> Dataset:
+    """List a data set's images without opening them.
+
+    Args:
+        data: A folder with one sub-folder per class, the same below train/val/test folders, a CSV,
+            or a MedMNIST .npz file.
+        cache: Where the pictures of an .npz file are unpacked.
+        patient_regex: A regular expression whose first group finds the patient in a path.
+        drop_class: Classes to leave out.
+
+    Raises:
+        MedlensError: If there is no such data, fewer than two classes, or a column is missing.
+    """
+    if data.is_dir():
+        dataset = _read_folder(data)
+    elif data.suffix.lower() == ".csv" and data.is_file():
+        dataset = _read_csv(data)
+    elif data.suffix.lower() == ".npz" and data.is_file():
+        root, table = unpack_medmnist(data, cache)
+        dataset = Dataset(root, table, "MedMNIST", {})
+    else:
+        raise MedlensError(
+            "The data set cannot be found." if not data.exists() else "This is not a data set.",
+            got="nothing at that place" if not data.exists() else f"a {data.suffix or 'plain'} file",
+            expected="a folder with one sub-folder per class, a .csv or a MedMNIST .npz file",
+            fix="Check the path that was given.",
+            names=[str(data)],
+        )
+    if patient_regex:
+        dataset = replace(dataset, table=_find_patients(dataset.table, patient_regex))
+    dataset = _drop_classes(dataset, drop_class)
+    if len(dataset.classes) < 2:
+        raise MedlensError(
+            "A classifier needs at least two classes.",
+            got=f"{len(dataset.classes)} with images: {', '.join(dataset.classes) or 'none'}",
+            expected="one sub-folder of images per class, or a CSV with the columns path,label",
+            fix="Point to the folder whose sub-folders are the classes.",
+            names=[str(data)],
+        )
+    return dataset
+
+
+def _read_folder(folder: Path) -> Dataset:
+    passed_over: Counter[str] = Counter()
+    names = [entry.name for entry in _subfolders(folder)]
+    splits = {name: SPLIT_FOLDERS[name.lower()] for name in names if name.lower() in SPLIT_FOLDERS}
+    if "train" in splits.values() and len(splits) < len(names):
+        raise MedlensError(
+            "The folder mixes splits and classes.",
+            got=f"the splits {', '.join(splits)} beside "
+            + ", ".join(name for name in names if name not in splits),
+            expected="either train/val/test folders with the classes inside, or classes alone",
+            fix="Move the other folders out, or list the images in a CSV.",
+            names=[str(folder)],
+        )
+    is_split = "train" in splits.values()
+    tops = [(folder / name, splits[name]) for name in splits] if is_split else [(folder, "")]
+    rows = []
+    for top, split in tops:
+        class_folders = _subfolders(top)
+        passed_over["outside a class folder"] += sum(entry.is_file() for entry in top.iterdir())
+        for class_folder in class_folders:
+            for path in _image_files(class_folder, passed_over):
+                relative = path.relative_to(folder).as_posix()
+                rows.append((relative, class_folder.name, "", split))
+    if is_split:
+        passed_over["outside a class folder"] += sum(e.is_file() for e in folder.iterdir())
+    table = pd.DataFrame(rows, columns=list(OWN_COLUMNS), dtype=str)
+    table = table.sort_values("path", ignore_index=True)
+    return Dataset(folder, table, "split folders" if is_split else "folder", +passed_over)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry))
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def _image_files(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
+    """All image files below a folder, links followed, no folder entered twice."""
+    entered: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        hidden = [name for name in folders if _is_hidden(Path(name))]
+        passed_over["hidden folder"] += len(hidden)
+        folders[:] = sorted(name for name in folders if name not in hidden)
+        for name in sorted(files):
+            path = Path(here, name)
+            if _is_hidden(path):
+                passed_over["hidden file"] += 1
+            elif not is_image_name(path):
+                passed_over["not an image"] += 1
+            else:
+                yield path
+
+
+def _read_csv(file: Path) -> Dataset:
+    try:
+        given = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise MedlensError(
+            "The CSV cannot be read.",
+            got=type(error).__name__,
+            expected="a comma-separated UTF-8 file with the columns path,label",
+            fix="Save it again as CSV (UTF-8).",
+            names=[str(file)],
+        ) from None
+    given = given.rename(columns={"file": "path"} if "path" not in given else {})
+    missing = [name for name in ("path", "label") if name not in given]
+    if missing:
+        raise MedlensError(
+            f"The CSV lacks the column {' and '.join(missing)}.",
+            got=", ".join(given.columns),
+            expected="path (or file) and label; also known: patient, split",
+            fix="Name the columns so in the first line of the file.",
+            names=[str(file)],
+        )
+    table = pd.DataFrame(
+        {name: given[name].str.strip() if name in given else "" for name in OWN_COLUMNS}
+    )
+    _check_rows(table, file)
+    table["path"] = table["path"].str.replace("\\", "/", regex=False)
+    table["split"] = [_split_name(value, file) for value in table["split"]]
+    for name in given.columns.difference(OWN_COLUMNS, sort=False):
+        table[f"given_{name}" if name in SCAN_COLUMNS else name] = _typed(given[name])
+    return Dataset(file.parent, table.sort_values("path", ignore_index=True), "CSV", {})
+
+
+def _check_rows(table: pd.DataFrame, file: Path) -> None:
+    problems = {
+        "have no path": table["path"] == "",
+        "have no label": table["label"] == "",
+        "name a file that stands there before": table["path"].duplicated(),
+    }
+    for problem, rows in problems.items():
+        if rows.any():
+            lines = [str(index + 2) for index in table.index[rows][:5]]
+            raise MedlensError(
+                f"Rows of the CSV {problem}.",
+                got=f"{int(rows.sum())} such rows, first in line {', '.join(lines)}",
+                expected="one row per image, each with its path and its label",
+                fix="Mend or remove these rows.",
+                names=[str(file)],
+            )
+
+
+def _split_name(value: str, file: Path) -> str:
+    if value == "" or value.lower() in SPLIT_FOLDERS:
+        return SPLIT_FOLDERS.get(value.lower(), "")
+    raise MedlensError(
+        "The column split of the CSV holds an unknown word.",
+        got=value,
+        expected="train, val or test (also training, valid, validation, testing), or nothing",
+        fix="Mend the word, or rename the column if it means something else.",
+        names=[str(file)],
+    )
+
+
+def _typed(column: pd.Series[str]) -> pd.Series[str] | pd.Series[float]:
+    """A column of numbers as numbers, so that it can be a subgroup by range; else as text."""
+    numbers = pd.to_numeric(column.where(column != ""), errors="coerce")
+    return numbers if numbers.notna().sum() == (column != "").sum() > 0 else column
+
+
+def _find_patients(table: pd.DataFrame, patient_regex: str) -> pd.DataFrame:
+    try:
+        pattern = re.compile(patient_regex)
+    except re.error as error:
+        raise _bad_regex(f"not a regular expression: {error}") from None
+    if pattern.groups < 1:
+        raise _bad_regex("a regular expression without a group")
+    found = [pattern.search(path) for path in table["path"]]
+    patients = [match.group(1) or "" if match else "" for match in found]
+    without = [path for path, patient in zip(table["path"], patients, strict=True) if not patient]
+    if without:
+        raise MedlensError(
+            "--patient-regex does not find a patient in every path.",
+            got=f"{len(without)} of {len(table)} paths without a match",
+            expected="a patient for every image, or leaks could hide among the others",
+            fix="Widen the expression, or list path,label,patient in a CSV.",
+            names=without,
+        )
+    return table.assign(patient=patients)
+
+
+def _bad_regex(got: str) -> MedlensError:
+    return MedlensError(
+        "--patient-regex cannot be used.",
+        got=got,
+        expected="a regular expression whose first group is the patient, such as (P[0-9]+)_",
+        fix="Put the part of the path that names the patient into parentheses.",
+    )
+
+
+def _drop_classes(dataset: Dataset, drop_class: Sequence[str]) -> Dataset:
+    unknown = [name for name in drop_class if name not in dataset.classes]
+    if unknown:
+        raise MedlensError(
+            "--drop-class names a class that is not there.",
+            got=", ".join(unknown),
+            expected="one of " + ", ".join(dataset.classes),
+            fix="Write the name as the folder or the CSV has it.",
+        )
+    kept = dataset.table[~dataset.table["label"].isin(list(drop_class))]
+    return replace(dataset, table=kept.reset_index(drop=True))

@@ -1,0 +1,284 @@
+"""Every file read and decoded once: its facts for the audit, its picture for the network."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from medlens.data.dataset import SCAN_COLUMNS, Dataset
+from medlens.data.images import (
+    RESIZE_FILTER,
+    DecodedImage,
+    UnreadableImage,
+    decode_image,
+    fit_to_square,
+    read_size,
+)
+from medlens.data.store import Store
+
+IMAGE_SIZES = (64, 96, 128, 160, 224)
+SHARD = 256
+# Raise it when a change of images.py or of a fact below gives other values for the same file.
+FACTS_VERSION = 1
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class PictureRule:
+    """How an image becomes what the network sees.
+
+    Args:
+        size: Side of the square, in pixels.
+        fit: "pad", "crop" or "stretch".
+    """
+
+    size: int
+    fit: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.size}px-{self.fit}-{RESIZE_FILTER}"
+
+    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Picture of shape (size, size, 3) from pixels of shape (height, width, 3)."""
+        return fit_to_square(pixels, size=self.size, fit=self.fit)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures the scan leaves for the network, and where.
+
+    Args:
+        rule: How they are made.
+        store: Where they go, keyed by `pixels_sha256`.
+        is_needed: Says for a key whether its picture is still wanted (its features may be known).
+    """
+
+    rule: PictureRule
+    store: Store
+    is_needed: Callable[[str], bool]
+
+
+def choose_image_size(dataset: Dataset, *, progress: Progress) -> int:
+    """The smallest of 64, 96, 128, 160, 224 not below twice the median longer side, at most 224.
+
+    Only the headers are read. Files whose header cannot be read are left out here; the scan
+    reports them.
+    """
+
+    def longer_side(path: str) -> int:
+        try:
+            return max(read_size(dataset.root / path))
+        except UnreadableImage:
+            return 0
+
+    sides = []
+    for side in in_order(longer_side, dataset.table["path"]):
+        sides.append(side)
+        progress(1)
+    known = [side for side in sides if side > 0]
+    wanted = 2 * float(np.median(known)) if known else IMAGE_SIZES[-1]
+    return next((size for size in IMAGE_SIZES if size >= wanted), IMAGE_SIZES[-1])
+
+
+def scan(
+    dataset: Dataset,
+    *,
+    cache: Path,
+    frame: int | None,
+    progress: Progress,
+    pictures: Pictures | None = None,
+) -> pd.DataFrame:
+    """Read every file of a data set and add its facts to the table.
+
+    Facts are kept in the cache by the content of the file, so that a second scan, or one that
+    goes on after a break, decodes nothing twice. Memory does not grow with the data set beyond
+    the table itself.
+
+    Args:
+        dataset: The images to read.
+        cache: The cache folder.
+        frame: The frame of multi-frame DICOM files; None for the middle one.
+        progress: Called with the number of files done since the last call.
+        pictures: What to leave for the network; None where only the facts are wanted.
+
+    Returns:
+        The table with the columns of `SCAN_COLUMNS`. `unreadable` is "" or the reason; patients
+        that the table does not name are taken from DICOM's PatientID.
+    """
+    facts = FactsCache(cache / "facts" / _reader_name(frame))
+
+    def read_one(path: str) -> _Scanned:
+        return _scan_file(dataset.root / path, frame=frame, facts=facts, pictures=pictures)
+
+    rows: list[dict[str, Any]] = []
+    pending: list[_Scanned] = []
+    for scanned in in_order(read_one, dataset.table["path"]):
+        rows.append(scanned.facts)
+        pending.append(scanned)
+        progress(1)
+        if len(pending) == SHARD:
+            _keep(pending, facts, pictures)
+            pending = []
+    _keep(pending, facts, pictures)
+    found = pd.DataFrame(rows, columns=[*SCAN_COLUMNS, "patient"], index=dataset.table.index)
+    patient = dataset.table["patient"].where(dataset.table["patient"] != "", found["patient"])
+    return pd.concat(
+        [dataset.table.assign(patient=patient), found[list(SCAN_COLUMNS)]], axis="columns"
+    )
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    facts: dict[str, Any]
+    is_new: bool
+    picture: NDArray[np.uint8] | None
+
+
+def _scan_file(
+    path: Path, *, frame: int | None, facts: FactsCache, pictures: Pictures | None
+) -> _Scanned:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = f"the file cannot be opened: {error.strerror or type(error).__name__}"
+        return _Scanned(_unreadable("", 0, reason), False, None)
+    digest = hashlib.sha256(data).hexdigest()
+    known = facts.get(digest)
+    if known is not None and not (pictures and _is_missing(pictures, known["pixels_sha256"])):
+        return _Scanned(known, False, None)
+    try:
+        image = decode_image(data, frame=frame)
+    except UnreadableImage as error:
+        return _Scanned(_unreadable(digest, len(data), error.reason), False, None)
+    read = known or _facts(digest, len(data), image)
+    wanted = pictures is not None and _is_missing(pictures, read["pixels_sha256"])
+    picture = pictures.rule.apply(image.pixels) if pictures and wanted else None
+    return _Scanned(read, known is None, picture)
+
+
+def _is_missing(pictures: Pictures, key: str) -> bool:
+    return key not in pictures.store and pictures.is_needed(key)
+
+
+def _facts(digest: str, size: int, image: DecodedImage) -> dict[str, Any]:
+    shape = f"{image.pixels.shape[0]}x{image.pixels.shape[1]}:".encode("ascii")
+    pixels = np.ascontiguousarray(image.pixels)
+    grey = np.asarray(Image.fromarray(pixels).convert("L"))
+    counts = np.bincount(grey.ravel(), minlength=256)
+    levels = np.arange(256)
+    mean = float(counts @ levels) / grey.size
+    frame = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    return {
+        "sha256": digest,
+        "pixels_sha256": hashlib.sha256(shape + pixels.data).hexdigest(),
+        "width": image.width,
+        "height": image.height,
+        "mode": image.mode,
+        "format": image.format,
+        "bytes": size,
+        "scaling": image.scaling,
+        "unreadable": "",
+        "levels": int(np.count_nonzero(counts)),
+        "mean": round(mean, 3),
+        "spread": round(float(np.sqrt(counts @ (levels - mean) ** 2 / grey.size)), 3),
+        "border": round(float(frame.mean()), 3),
+        "patient": image.patient,
+    }
+
+
+def _unreadable(digest: str, size: int, reason: str) -> dict[str, Any]:
+    numbers = dict.fromkeys(("width", "height", "levels"), 0)
+    measures = dict.fromkeys(("mean", "spread", "border"), 0.0)
+    texts = dict.fromkeys(("pixels_sha256", "mode", "format", "scaling", "patient"), "")
+    return {"sha256": digest, "bytes": size, "unreadable": reason, **numbers, **measures, **texts}
+
+
+def _keep(scanned: Sequence[_Scanned], facts: FactsCache, pictures: Pictures | None) -> None:
+    """Write a shard of pictures, then their facts: known facts mean a picture that was kept."""
+    new = {one.facts["pixels_sha256"]: one.picture for one in scanned if one.picture is not None}
+    if pictures and new:
+        pictures.store.add(list(new), np.stack([new[key] for key in new]))
+    facts.add([one.facts for one in scanned if one.is_new])
+
+
+def _reader_name(frame: int | None) -> str:
+    """Names the facts by what they depend on beside the file: reader versions and the frame."""
+    versions = "-".join(importlib.metadata.version(name) for name in ("pillow", "pydicom"))
+    return f"v{FACTS_VERSION}-{versions}-{'middle' if frame is None else frame}.sqlite"
+
+
+class FactsCache:
+    """Facts of files by the SHA-256 of their content, in one SQLite file that processes may share.
+
+    Args:
+        path: The file; made where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        with self._connect() as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT)")
+        connection.close()
+        self._known = self._read_all()
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=60)
+
+    def _read_all(self) -> dict[str, str]:
+        connection = self._connect()
+        try:
+            return dict(connection.execute("SELECT key, value FROM facts"))
+        finally:
+            connection.close()
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The facts of a file, or None."""
+        value = self._known.get(key)
+        return json.loads(value) if value is not None else None
+
+    def add(self, facts: Iterable[dict[str, Any]]) -> None:
+        """Keep the facts of some files, in one transaction."""
+        rows = [(one["sha256"], json.dumps(one)) for one in facts]
+        connection = self._connect()
+        with connection:
+            connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", rows)
+        connection.close()
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Apply a function in threads and yield the results in order, with few items under way.
+
+    Decoding, hashing and resizing all release Python's lock, so threads are enough.
+    """
+    workers = os.cpu_count() or 1
+    under_way: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                under_way.append(pool.submit(function, item))
+                if len(under_way) >= 4 * workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()

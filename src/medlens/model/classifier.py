@@ -1,0 +1,230 @@
+"""The saved classifier: raw pixels in, probabilities out, in a folder that needs nothing else."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
+from medlens.data.scan import PictureRule, in_order
+from medlens.data.store import write_bytes
+from medlens.errors import MedlensError
+from medlens.model.backbone import build_backbone
+from medlens.model.features import BATCH, FrozenPass
+from medlens.model.head import Head
+
+MODEL_FILE = "classifier.keras"
+FACTS_FILE = "classifier.json"
+FORMAT_VERSION = 1
+DICOM_RULE = (
+    "modality LUT, then VOI LUT or first window (without one, the frame's own range without "
+    "padding), then MONOCHROME1 inverted"
+)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier, ready for new images. Not a medical device.
+
+    Args:
+        model: RGB pixels (batch, size, size, 3), 0 to 255 -> probabilities (batch, classes).
+        classes: Class names, in the order of the probabilities.
+        rule: How an image becomes a picture of that size.
+        frame: The frame of multi-frame DICOM files; None for the middle one.
+        facts: All of classifier.json.
+    """
+
+    model: keras.Model
+    classes: tuple[str, ...]
+    rule: PictureRule
+    frame: int | None
+    facts: dict[str, Any]
+
+    def predict(self, paths: Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
+        """Probabilities of new images.
+
+        A file that cannot be read does not stop the others: it gets the reason instead.
+
+        Args:
+            paths: Image files; DICOM files as well.
+
+        Returns:
+            One row per path, in the order given: path, predicted ("" where unreadable),
+            prob_<class> from 0 to 1, and unreadable ("" or the reason).
+        """
+        files = [os.fspath(path) for path in paths]
+        probabilities = np.full((len(files), len(self.classes)), np.nan)
+        reasons = [""] * len(files)
+        waiting: list[tuple[int, NDArray[np.uint8]]] = []
+        for number, picture in enumerate(in_order(self._read, files)):
+            if isinstance(picture, str):
+                reasons[number] = picture
+            else:
+                waiting.append((number, picture))
+            if waiting and (len(waiting) == BATCH or number == len(files) - 1):
+                self._run(waiting, probabilities)
+                waiting = []
+        if waiting:
+            self._run(waiting, probabilities)
+        predicted = ["" if reason else "" for reason in reasons]
+        for number, reason in enumerate(reasons):
+            if not reason:
+                predicted[number] = self.classes[int(np.argmax(probabilities[number]))]
+        columns = {f"prob_{name}": probabilities[:, i] for i, name in enumerate(self.classes)}
+        return pd.DataFrame(
+            {"path": files, "predicted": predicted, **columns, "unreadable": reasons}
+        )
+
+    def _read(self, path: str) -> NDArray[np.uint8] | str:
+        try:
+            return self.rule.apply(read_image(Path(path), frame=self.frame).pixels)
+        except UnreadableImage as error:
+            return error.reason
+
+    def _run(
+        self, waiting: Sequence[tuple[int, NDArray[np.uint8]]], probabilities: NDArray[np.float64]
+    ) -> None:
+        pictures = np.stack([picture for _, picture in waiting])
+        numbers = [number for number, _ in waiting]
+        probabilities[numbers] = predict_pictures(self.model, pictures)
+
+
+def predict_pictures(model: keras.Model, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Probabilities (n, classes) of up to BATCH pictures, in a batch of exactly BATCH."""
+    full = np.zeros((BATCH, *pictures.shape[1:]), np.float32)
+    full[: len(pictures)] = pictures
+    return np.asarray(model.predict_on_batch(full))[: len(pictures)]
+
+
+def feature_columns(frozen_pass: FrozenPass, features: str) -> NDArray[np.int64]:
+    """Which columns of the cached features a head sees: all, or the means of the last depth."""
+    names = frozen_pass.backbone.columns
+    last = f"{frozen_pass.backbone.depths[-1]}/mean/"
+    wanted = [number for number, name in enumerate(names) if name.startswith(last)]
+    return np.arange(len(names)) if features == "all" else np.array(wanted)
+
+
+def build_classifier(
+    frozen_pass: FrozenPass, head: Head, *, features: str, temperature: float
+) -> keras.Model:
+    """Backbone and head as one flat graph from raw pixels to probabilities.
+
+    Args:
+        frozen_pass: The backbone, its weights and the picture size.
+        head: The trained head, standardisation folded in.
+        features: "all" or "last".
+        temperature: Divides the logits before the softmax.
+    """
+    backbone = build_backbone(
+        frozen_pass.backbone, frozen_pass.weights, size=frozen_pass.rule.size
+    )
+    last = f"{frozen_pass.backbone.depths[-1]}_mean"
+    values = backbone.get_layer("features" if features == "all" else last).output
+    layers = []
+    for number in range(len(head.layers)):
+        is_last = number == len(head.layers) - 1
+        units = head.layers[number][0].shape[1]
+        name = "logits" if is_last else f"hidden_{number + 1}"
+        layer = keras.layers.Dense(units, None if is_last else "relu", name=name)
+        values = layer(values)
+        layers.append(layer)
+    values = keras.layers.Rescaling(1 / temperature, name="temperature")(values)
+    probabilities = keras.layers.Softmax(name="probabilities")(values)
+    model = keras.Model(backbone.input, probabilities, name="classifier")
+    for layer, (kernel, bias) in zip(layers, head.layers, strict=True):
+        layer.set_weights([kernel, bias])
+    return model
+
+
+def save_classifier(
+    folder: Path,
+    frozen_pass: FrozenPass,
+    head: Head,
+    *,
+    classes: Sequence[str],
+    features: str,
+    frame: int | None,
+    positive_class: str | None,
+    temperature: float = 1.0,
+) -> Classifier:
+    """Write classifier.keras and classifier.json, each whole or not at all.
+
+    Args:
+        folder: The folder `classifier/` of the run.
+        frozen_pass: The backbone, its weights and the picture rule.
+        head: The trained head.
+        classes: Class names in the order of the logits.
+        features: "all" or "last".
+        frame: The DICOM frame; None for the middle one.
+        positive_class: The class that counts as positive, if there is one.
+        temperature: Divides the logits before the softmax.
+    """
+    model = build_classifier(frozen_pass, head, features=features, temperature=temperature)
+    facts = {
+        "format": FORMAT_VERSION,
+        "classes": list(classes),
+        "positive_class": positive_class,
+        "backbone": frozen_pass.backbone.name,
+        "weights": {"kind": frozen_pass.weights.kind, "sha256": frozen_pass.weights.sha256},
+        "features": features,
+        "image_size": frozen_pass.rule.size,
+        "fit": frozen_pass.rule.fit,
+        "resize_filter": RESIZE_FILTER,
+        "dicom_rule": DICOM_RULE,
+        "frame": "middle" if frame is None else frame,
+        "temperature": temperature,
+        "input": "RGB pixels, 0 to 255, of shape (batch, image_size, image_size, 3)",
+        "output": "probabilities in the order of classes",
+        "versions": {name: importlib.metadata.version(name) for name in ("medlens", "keras")},
+        "notice": "Not a medical device.",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{os.getpid()}.part.keras"
+    try:
+        model.save(part)
+        part.replace(folder / MODEL_FILE)
+    finally:
+        part.unlink(missing_ok=True)
+    write_bytes(folder / FACTS_FILE, (json.dumps(facts, indent=2) + "\n").encode())
+    return Classifier(model, tuple(classes), frozen_pass.rule, frame, facts)
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Load a classifier folder, with Keras's safe mode on.
+
+    Raises:
+        MedlensError: If it is not there, damaged, or written by a newer medlens.
+    """
+    try:
+        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        version = int(facts["format"])
+        if version > FORMAT_VERSION:
+            raise MedlensError(
+                "The classifier was written by a newer medlens.",
+                got=f"format {version}",
+                expected=f"format {FORMAT_VERSION} or older",
+                fix="Upgrade medlens: pip install --upgrade medlens.",
+                names=[str(folder)],
+            )
+        model = keras.models.load_model(folder / MODEL_FILE, compile=False)
+        frame = None if facts["frame"] == "middle" else int(facts["frame"])
+        rule = PictureRule(facts["image_size"], facts["fit"])
+        return Classifier(model, tuple(facts["classes"]), rule, frame, facts)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise MedlensError(
+            "There is no whole classifier in this folder.",
+            got=f"{type(error).__name__} while reading it",
+            expected=f"{FACTS_FILE} and {MODEL_FILE}, as `medlens train` writes them",
+            fix="Check the path; if the run was interrupted, finish it with --resume.",
+            names=[str(folder)],
+        ) from error
