@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medlens.config import Options, config_toml, differences, flag_name, read_config
 from medlens.data.store import write_bytes
+from medlens.errors import MedlensError
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,105 @@ class RunDir:
         return self.root / "report.html"
 
     @property
+    def pictures(self) -> Path:
+        """Pictures at the network's size, only while the run is under way."""
+        return self.root / ".pictures"
+
+    @property
     def log(self) -> Path:
         return self.root / "log.txt"
+
+    def own(self) -> tuple[Path, ...]:
+        """Everything that medlens writes into a run folder."""
+        return (
+            self.config,
+            self.environment,
+            self.dataset,
+            self.audit,
+            self.splits,
+            self.history,
+            self.training,
+            self.classifier,
+            self.predictions,
+            self.evaluation,
+            self.figures,
+            self.report,
+            self.pictures,
+            self.log,
+        )
+
+
+def open_run(options: Options) -> RunDir:
+    """Make the run folder, or open it again, and write config.toml into it.
+
+    Args:
+        options: All options; `out` is the folder.
+
+    Raises:
+        MedlensError: If the folder is in use and neither --resume nor --overwrite was given, if
+            --resume meets other options, or if --overwrite would delete what is not medlens's.
+    """
+    if not options.out:
+        raise MedlensError(
+            "The run folder is not named.",
+            got="no --out",
+            expected="a folder for the results",
+            fix="Add --out RUN, for example --out runs/first.",
+        )
+    run = RunDir(Path(options.out))
+    entries = list(run.root.iterdir()) if run.root.is_dir() else []
+    if entries and options.overwrite:
+        _clear(run, entries)
+    elif entries and options.resume:
+        _check_same_options(run, options)
+    elif entries or run.root.exists() and not run.root.is_dir():
+        raise MedlensError(
+            "The run folder is in use.",
+            got=f"{len(entries)} files or folders in it" if entries else "a file of that name",
+            expected="a new or an empty folder",
+            fix="Name another --out, go on with --resume, or replace it with --overwrite.",
+            names=[str(run.root)],
+        )
+    run.root.mkdir(parents=True, exist_ok=True)
+    write_text(run.config, config_toml(options))
+    return run
+
+
+def _clear(run: RunDir, entries: list[Path]) -> None:
+    foreign = sorted(set(entries) - set(run.own()) - {run.root / "external"})
+    if foreign or not run.config.exists():
+        raise MedlensError(
+            "--overwrite deletes only a run of medlens.",
+            got=f"{len(foreign)} other files or folders" if foreign else "no config.toml",
+            expected="a folder that `medlens train` wrote, and nothing else in it",
+            fix="Move the other files away, or name another --out.",
+            names=[str(path) for path in foreign or [run.root]],
+        )
+    for path in entries:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _check_same_options(run: RunDir, options: Options) -> None:
+    if not run.config.exists():
+        raise MedlensError(
+            "There is no run to go on with.",
+            got="a folder without config.toml",
+            expected="the folder of an interrupted run",
+            fix="Name another --out.",
+            names=[str(run.root)],
+        )
+    changed = differences(read_config(run.config), options)
+    if changed:
+        raise MedlensError(
+            "--resume needs the options of the interrupted run.",
+            got="other values for " + ", ".join(flag_name(name) for name in changed),
+            expected="the same options as in the run's config.toml",
+            fix="Give --config RUN/config.toml, or start anew with --overwrite.",
+            names=[str(run.config)],
+        )
 
 
 def write_text(path: Path, content: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,8 +116,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = seconds / 60
     return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-def terminal(*, quiet: bool) -> Screen:
-    """The screen of the command line: progress on standard error, so that output can be piped."""
-    return Screen(Console(file=sys.stderr), quiet)

@@ -56,6 +56,11 @@ class PictureRule:
     def name(self) -> str:
         return f"{self.size}px-{self.fit}-{RESIZE_FILTER}"
 
+    @property
+    def bytes_per_picture(self) -> int:
+        """Disk space of one picture."""
+        return 3 * self.size**2
+
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Picture of shape (size, size, 3) from pixels of shape (height, width, 3)."""
         return fit_to_square(pixels, size=self.size, fit=self.fit)

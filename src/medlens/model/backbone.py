@@ -157,9 +157,14 @@ def find_weights(backbone: Backbone, weights: str, *, seed: int) -> Weights:
     return Weights("imagenet" if weights == "imagenet" else "file", path, seed, digest)
 
 
+def keras_models_folder() -> Path:
+    """Where Keras keeps downloaded weights."""
+    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+
+
 def _imagenet_file(backbone: Backbone) -> Path:
     """Keras's file in Keras's own cache, downloaded by Keras where it is missing or damaged."""
-    folder = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+    folder = keras_models_folder()
     path = folder / backbone.weights_name
     if path.is_file() and _has_md5(path, backbone.weights_md5):
         return path

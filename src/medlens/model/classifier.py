@@ -19,13 +19,15 @@ from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
 from medlens.data.scan import PictureRule, in_order
 from medlens.data.store import write_bytes
 from medlens.errors import MedlensError
-from medlens.model.backbone import build_backbone
+from medlens.model.backbone import Backbone, build_backbone
 from medlens.model.features import BATCH, FrozenPass
 from medlens.model.head import Head
 
 MODEL_FILE = "classifier.keras"
 FACTS_FILE = "classifier.json"
 FORMAT_VERSION = 1
+CHECKED_IMAGES = 4
+LARGEST_DIFFERENCE = 1e-4
 DICOM_RULE = (
     "modality LUT, then VOI LUT or first window (without one, the frame's own range without "
     "padding), then MONOCHROME1 inverted"
@@ -71,15 +73,15 @@ class Classifier:
                 reasons[number] = picture
             else:
                 waiting.append((number, picture))
-            if waiting and (len(waiting) == BATCH or number == len(files) - 1):
+            if len(waiting) == BATCH:
                 self._run(waiting, probabilities)
                 waiting = []
         if waiting:
             self._run(waiting, probabilities)
-        predicted = ["" if reason else "" for reason in reasons]
-        for number, reason in enumerate(reasons):
-            if not reason:
-                predicted[number] = self.classes[int(np.argmax(probabilities[number]))]
+        predicted = [
+            "" if reason else self.classes[int(np.argmax(row))]
+            for reason, row in zip(reasons, probabilities, strict=True)
+        ]
         columns = {f"prob_{name}": probabilities[:, i] for i, name in enumerate(self.classes)}
         return pd.DataFrame(
             {"path": files, "predicted": predicted, **columns, "unreadable": reasons}
@@ -106,10 +108,10 @@ def predict_pictures(model: keras.Model, pictures: NDArray[np.uint8]) -> NDArray
     return np.asarray(model.predict_on_batch(full))[: len(pictures)]
 
 
-def feature_columns(frozen_pass: FrozenPass, features: str) -> NDArray[np.int64]:
+def feature_columns(backbone: Backbone, features: str) -> NDArray[np.int64]:
     """Which columns of the cached features a head sees: all, or the means of the last depth."""
-    names = frozen_pass.backbone.columns
-    last = f"{frozen_pass.backbone.depths[-1]}/mean/"
+    names = backbone.columns
+    last = f"{backbone.depths[-1]}/mean/"
     wanted = [number for number, name in enumerate(names) if name.startswith(last)]
     return np.arange(len(names)) if features == "all" else np.array(wanted)
 
@@ -146,16 +148,27 @@ def build_classifier(
     return model
 
 
+@dataclass(frozen=True)
+class ClassifierFacts:
+    """What the saved classifier has to know beside its network.
+
+    Args:
+        classes: Class names in the order of the logits.
+        features: "all" or "last".
+        frame: The frame of multi-frame DICOM files; None for the middle one.
+        positive_class: The class that counts as positive, if there is one.
+        temperature: Divides the logits before the softmax.
+    """
+
+    classes: tuple[str, ...]
+    features: str
+    frame: int | None
+    positive_class: str | None
+    temperature: float = 1.0
+
+
 def save_classifier(
-    folder: Path,
-    frozen_pass: FrozenPass,
-    head: Head,
-    *,
-    classes: Sequence[str],
-    features: str,
-    frame: int | None,
-    positive_class: str | None,
-    temperature: float = 1.0,
+    folder: Path, frozen_pass: FrozenPass, head: Head, facts: ClassifierFacts
 ) -> Classifier:
     """Write classifier.keras and classifier.json, each whole or not at all.
 
@@ -163,26 +176,24 @@ def save_classifier(
         folder: The folder `classifier/` of the run.
         frozen_pass: The backbone, its weights and the picture rule.
         head: The trained head.
-        classes: Class names in the order of the logits.
-        features: "all" or "last".
-        frame: The DICOM frame; None for the middle one.
-        positive_class: The class that counts as positive, if there is one.
-        temperature: Divides the logits before the softmax.
+        facts: Classes, DICOM frame, positive class, temperature.
     """
-    model = build_classifier(frozen_pass, head, features=features, temperature=temperature)
-    facts = {
+    model = build_classifier(
+        frozen_pass, head, features=facts.features, temperature=facts.temperature
+    )
+    content = {
         "format": FORMAT_VERSION,
-        "classes": list(classes),
-        "positive_class": positive_class,
+        "classes": list(facts.classes),
+        "positive_class": facts.positive_class,
         "backbone": frozen_pass.backbone.name,
         "weights": {"kind": frozen_pass.weights.kind, "sha256": frozen_pass.weights.sha256},
-        "features": features,
+        "features": facts.features,
         "image_size": frozen_pass.rule.size,
         "fit": frozen_pass.rule.fit,
         "resize_filter": RESIZE_FILTER,
         "dicom_rule": DICOM_RULE,
-        "frame": "middle" if frame is None else frame,
-        "temperature": temperature,
+        "frame": "middle" if facts.frame is None else facts.frame,
+        "temperature": facts.temperature,
         "input": "RGB pixels, 0 to 255, of shape (batch, image_size, image_size, 3)",
         "output": "probabilities in the order of classes",
         "versions": {name: importlib.metadata.version(name) for name in ("medlens", "keras")},
@@ -195,8 +206,31 @@ def save_classifier(
         part.replace(folder / MODEL_FILE)
     finally:
         part.unlink(missing_ok=True)
-    write_bytes(folder / FACTS_FILE, (json.dumps(facts, indent=2) + "\n").encode())
-    return Classifier(model, tuple(classes), frozen_pass.rule, frame, facts)
+    write_bytes(folder / FACTS_FILE, (json.dumps(content, indent=2) + "\n").encode())
+    return Classifier(model, facts.classes, frozen_pass.rule, facts.frame, content)
+
+
+def check_saved(classifier: Classifier, predictions: pd.DataFrame, root: Path) -> float:
+    """Read the first test images again and compare the saved network with the cached features.
+
+    Args:
+        classifier: The classifier as saved.
+        predictions: The table predictions.csv.
+        root: The folder its paths are relative to.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        RuntimeError: If it is above 1e-4: the saved network would not be the one that was tested.
+    """
+    tested = predictions[predictions["split"] == "test"].head(CHECKED_IMAGES)
+    names = [f"prob_{name}" for name in classifier.classes]
+    again = classifier.predict([root / path for path in tested["path"]])
+    difference = float(np.abs(again[names].to_numpy() - tested[names].to_numpy()).max())
+    if not difference <= LARGEST_DIFFERENCE:
+        raise RuntimeError(f"saved network and cached features differ by {difference:.2g}")
+    return difference
 
 
 def load_classifier(folder: Path) -> Classifier:

@@ -90,11 +90,13 @@ class Training:
     columns_kept: int
 
 
+Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
 def train_head(
-    features: Mapping[str, NDArray[np.float32]],
-    labels: Mapping[str, NDArray[np.int64]],
-    *,
-    classes: int,
+    train: Examples,
+    val: Examples,
+    num_classes: int,
     plan: HeadPlan,
     progress: Callable[[int], None],
 ) -> Training:
@@ -103,30 +105,33 @@ def train_head(
     Keras's global seed is set, so that the same plan and features give the same head.
 
     Args:
-        features: For "train" and "val", an array of shape (images, columns).
-        labels: For "train" and "val", class numbers of shape (images,).
-        classes: Number of classes.
+        train: Features of shape (images, columns) and class numbers of shape (images,).
+        val: The same for the validation set.
+        num_classes: Number of classes.
         plan: How to train.
         progress: Called with 1 after every epoch.
 
     Raises:
-        MedlensError: If the loss is not a number.
+        MedlensError: If no feature varies, or the loss is not a number.
     """
     keras.utils.set_random_seed(plan.seed)
-    mean, scale, kept = _standardisation(features["train"])
-    inputs = {
-        split: ((features[split][:, kept] - mean) / scale).astype(np.float32)
-        for split in ("train", "val")
-    }
-    targets = {split: keras.utils.to_categorical(labels[split], classes) for split in inputs}
-    weights = _sample_weights(labels, classes, balanced=plan.balanced)
-    model = _build(int(kept.sum()), classes, plan)
+    mean, scale, kept = _standardisation(train[0])
+    class_weights = _class_weights(train[1], num_classes, balanced=plan.balanced)
+
+    def ready(examples: Examples) -> tuple[NDArray[np.float32], ...]:
+        """Standardised inputs, one-hot targets, and each image's weight in the loss."""
+        features, labels = examples
+        inputs = (features[:, kept] - mean) / scale
+        return inputs, keras.utils.to_categorical(labels, num_classes), class_weights[labels]
+
+    inputs, targets, weights = ready(train)
+    model = _build(int(kept.sum()), num_classes, plan)
     stop = _Stop(plan, progress)
     model.fit(
-        inputs["train"],
-        targets["train"],
-        sample_weight=weights["train"],
-        validation_data=(inputs["val"], targets["val"], weights["val"]),
+        inputs,
+        targets,
+        sample_weight=weights,
+        validation_data=ready(val),
         batch_size=plan.batch_size,
         validation_batch_size=1024,
         epochs=plan.epochs,
@@ -161,13 +166,13 @@ def _standardisation(
     return mean[kept].astype(np.float32), scale[kept].astype(np.float32), kept
 
 
-def _sample_weights(
-    labels: Mapping[str, NDArray[np.int64]], classes: int, *, balanced: bool
-) -> dict[str, NDArray[np.float32]]:
-    """Weights of the images in the loss; balanced by the class counts of train, mean 1."""
-    counts = np.bincount(labels["train"], minlength=classes)
-    per_class = counts.sum() / (classes * counts) if balanced else np.ones(classes)
-    return {split: per_class[labels[split]].astype(np.float32) for split in labels}
+def _class_weights(
+    labels: NDArray[np.int64], num_classes: int, *, balanced: bool
+) -> NDArray[np.float32]:
+    """Weight of an image of each class in the loss: 1, or inverse to the class counts of train."""
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = counts.sum() / (num_classes * counts) if balanced else np.ones(num_classes)
+    return np.asarray(weights, np.float32)
 
 
 def _build(columns: int, classes: int, plan: HeadPlan) -> keras.Model:

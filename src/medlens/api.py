@@ -1,0 +1,83 @@
+"""The Python interface: the verbs of the command line. Nothing heavy is imported before it is used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medlens.config import make_options
+from medlens.run import Run
+
+if TYPE_CHECKING:
+    from medlens.data.audit import Finding
+    from medlens.model.classifier import Classifier
+    from medlens.screen import Screen
+
+PathLike = str | os.PathLike[str]
+
+
+def train(data: PathLike, *, out: PathLike, **options: Any) -> Run:
+    """Train a classifier: audit, split, features, head, evaluation, report. Not a medical device.
+
+    Args:
+        data: A folder with one sub-folder per class (also below train/val/test folders), a CSV
+            with the columns path,label, or a MedMNIST .npz file.
+        out: The run folder to write.
+        **options: The options of `medlens train` by name, such as `backbone="mobilenet_v2"`,
+            `stop_at_accuracy=0.98`, `split=(0.7, 0.15, 0.15)`, `quiet=True`.
+
+    Returns:
+        The run: `run.evaluation`, `run.history`, `run.predictions`, `run.report`.
+
+    Raises:
+        MedlensError: If an option or the data cannot be used; says how to mend it.
+    """
+    from medlens.pipeline import run_training
+
+    chosen = make_options({"data": os.fspath(data), "out": os.fspath(out), **options})
+    return run_training(chosen, new_screen(chosen.quiet))
+
+
+def audit(data: PathLike, **options: Any) -> list[Finding]:
+    """Say what is wrong with a data set, without training.
+
+    Args:
+        data: As for `train`.
+        **options: The options of `medlens audit` by name, such as `patient_regex`.
+
+    Returns:
+        The findings, errors first; each has code, severity, message, fix and files.
+
+    Raises:
+        MedlensError: If the data set cannot be read at all.
+    """
+    from medlens.intake import list_images, take_in
+
+    chosen = make_options({"data": os.fspath(data), "quiet": True, **options})
+    screen = new_screen(chosen.quiet)
+    return take_in(list_images(chosen, screen), chosen, screen).findings
+
+
+def load(path: PathLike) -> Classifier:
+    """Load the classifier of a run, ready for `predict`.
+
+    Args:
+        path: A run folder, or its `classifier` folder alone.
+
+    Raises:
+        MedlensError: If there is no whole classifier.
+    """
+    from medlens.model.classifier import FACTS_FILE, load_classifier
+
+    folder = Path(path)
+    return load_classifier(folder if (folder / FACTS_FILE).exists() else folder / "classifier")
+
+
+def new_screen(quiet: bool) -> Screen:
+    """A screen on standard output, or in the notebook."""
+    from rich.console import Console
+
+    from medlens.screen import Screen
+
+    return Screen(Console(), quiet)

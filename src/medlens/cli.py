@@ -1,0 +1,161 @@
+"""The commands. No logic: options in, a call, a message, an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from medlens.api import new_screen
+from medlens.config import AUDIT_OPTIONS, FIELDS, Kind, Options, flag_name, make_options, read_config
+from medlens.errors import MedlensError
+
+DONE, MENDABLE, OUR_FAULT = 0, 2, 1
+NAMES_SHOWN = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns 0 (done), 2 (the user can mend it) or 1 (our fault)."""
+    given = vars(_parser().parse_args(arguments))
+    command: Callable[[dict[str, Any]], int] = given.pop("command")
+    try:
+        return command(given)
+    except MedlensError as error:
+        _print_error(error)
+        return MENDABLE
+    except KeyboardInterrupt:
+        print("\nInterrupted. Nothing is lost: --resume goes on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return DONE
+    except Exception as error:  # the last net: a traceback is for the log, not for the person
+        logging.getLogger("medlens").error(_without_names(error))
+        print(
+            f"medlens failed ({type(error).__name__}). This is our fault, not yours.\n"
+            "  The details are in log.txt of the run; please report them.",
+            file=sys.stderr,
+        )
+        if not logging.getLogger("medlens").handlers:
+            print(_without_names(error), file=sys.stderr)
+        return OUR_FAULT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="medlens",
+        description="From a folder of labelled medical images to a tested classifier. "
+        "Not a medical device.",
+    )
+    parser.add_argument("--version", action="version", version=version("medlens"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = _add(commands, "train", _train, "Audit, split, features, head, evaluation, report.")
+    _add_options(train, [name for name in FIELDS if name != "data"])
+    train.add_argument("--config", metavar="FILE", help="TOML file of options; those given here win.")
+    audit = _add(commands, "audit", _audit, "Say what is wrong with a data set.")
+    _add_options(audit, [name for name in AUDIT_OPTIONS if name != "data"])
+    for command in (train, audit):
+        is_needed = None if command is audit else "?"
+        data_help = FIELDS["data"].metadata["help"]
+        command.add_argument("data", metavar="DATA", nargs=is_needed, help=data_help)
+    demo = _add(commands, "demo", _demo, "Train on a synthetic phantom data set.")
+    _add_options(demo, ["out", "cache", "overwrite", "quiet"])
+    _add(commands, "doctor", _doctor, "Say what this machine has: backend, GPU, weights, extras.")
+    return parser
+
+
+def _add(commands: Any, name: str, run: Callable[[dict[str, Any]], int], help: str) -> Any:
+    parser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    groups: dict[str, Any] = {}
+    for name in names:
+        metadata = FIELDS[name].metadata
+        kind: Kind = metadata["kind"]
+        title = metadata["group"]
+        group = groups.setdefault(title, None) or parser.add_argument_group(title)
+        groups[title] = group
+        text = f"{metadata['help']} (default: {default_text(name)})".replace("%", "%%")
+        common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
+        if not kind.metavar:
+            group.add_argument(flag_name(name), action="store_true", **common)
+        elif FIELDS[name].default == ():
+            group.add_argument(flag_name(name), action="append", metavar=kind.metavar, **common)
+        else:
+            group.add_argument(flag_name(name), metavar=kind.metavar, **common)
+
+
+def default_text(name: str) -> str:
+    """An option's default as it is shown in help and docs."""
+    default = FIELDS[name].default
+    if default in ((), "", False):
+        return {(): "none", "": "none", False: "no"}[default]
+    return str(default)
+
+
+def _options(given: dict[str, Any]) -> Options:
+    config = given.pop("config", None)
+    given = {name: value for name, value in given.items() if value is not None}
+    base = read_config(Path(config)) if config else {}
+    options = make_options({**base, **given})
+    if not options.data:
+        raise MedlensError(
+            "The data set is not named.",
+            got="neither DATA nor a --config that holds it",
+            expected="a folder with one sub-folder per class, a CSV or an .npz file",
+            fix="medlens train DATA --out RUN",
+        )
+    return options
+
+
+def _train(given: dict[str, Any]) -> int:
+    options = _options(given)
+    from medlens.pipeline import run_training
+
+    run_training(options, new_screen(options.quiet))
+    return DONE
+
+
+def _audit(given: dict[str, Any]) -> int:
+    options = _options(given)
+    from medlens.intake import run_audit
+
+    would_train = run_audit(options, new_screen(options.quiet))
+    return DONE if would_train else MENDABLE
+
+
+def _demo(given: dict[str, Any]) -> int:
+    from medlens.demo import run_demo
+
+    run_demo(given, new_screen(given.get("quiet", False)))
+    return DONE
+
+
+def _doctor(given: dict[str, Any]) -> int:
+    from medlens.environment import describe_machine
+
+    print("\n".join(describe_machine()))
+    return DONE
+
+
+def _print_error(error: MedlensError) -> None:
+    logging.getLogger("medlens").error("%s", error)
+    print(f"medlens: {error}", file=sys.stderr)
+    for name in error.names[:NAMES_SHOWN]:
+        print(f"    {name}", file=sys.stderr)
+    if len(error.names) > NAMES_SHOWN:
+        print(f"    and {len(error.names) - NAMES_SHOWN:,} more", file=sys.stderr)
+
+
+def _without_names(error: BaseException) -> str:
+    """A traceback without the error's text, which could hold a file name or a patient id."""
+    frames = traceback.format_tb(error.__traceback__)
+    return "".join(frames) + type(error).__name__

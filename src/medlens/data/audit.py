@@ -1,0 +1,577 @@
+"""Table -> findings: what is wrong with the data, in plain words, and what to do about it.
+
+| code                | severity        | what it says                                             |
+| ------------------- | --------------- | -------------------------------------------------------- |
+| too_many_unreadable | error           | more than 5 % of the files cannot be read                |
+| conflicting_label   | error           | the same image has two labels                            |
+| leak_duplicate      | error           | copies of an image are in several given splits           |
+| leak_patient        | error           | a patient is in several given splits                     |
+| class_too_small     | error           | a class has too few images or groups                     |
+| split_impossible    | error           | train, val and test cannot each have every class         |
+| unreadable          | warning         | some files cannot be read; train goes on without them    |
+| duplicate           | warning         | identical images, counted by their pixels                |
+| mask                | warning         | segmentation masks lie among the images                  |
+| blank               | warning         | images of one flat colour                                |
+| some_patients       | warning         | the patient is known for a part of the images only       |
+| imbalance           | warning or note | the largest class is several times the smallest          |
+| class_difference    | warning or note | size, mode, format or brightness tells the classes apart |
+| balance_shift       | note            | a class is rarer or commoner in test than in train       |
+| no_patient          | note            | no patient is known: disjoint by image only              |
+| patient_in_classes  | note            | patients with images in several classes                  |
+
+An error stops `train`; for conflicting_label and the leaks an option mends it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import chi2, chi2_contingency
+
+from medlens.data.split import (
+    SPLITS,
+    check_class_sizes,
+    check_split,
+    copies_in_words,
+    find_leaks,
+    group_images,
+    has_conflict,
+    patients_in_words,
+    split_by_ratio,
+    use_given_split,
+)
+from medlens.errors import MedlensError
+
+SEVERITIES = ("error", "warning", "note")
+
+# A run goes on without a few broken files; more mean that the data set itself arrived broken.
+MOST_UNREADABLE = 0.05
+# 4 to 1 is a rarest class of one image in five, for two classes: from there accuracy misleads.
+IMBALANCE_WARNING = 4.0
+IMBALANCE_NOTE = 1.5
+# Cohen (1988), Statistical Power Analysis: 0.1 is a small effect and 0.3 a medium one.
+DIFFERENCE_WARNING = 0.3
+DIFFERENCE_NOTE = 0.1
+# Seven facts are tried, so each needs more than the usual 0.05.
+DIFFERENCE_P = 0.001
+SHIFT_NOTE = 0.1
+
+_MASK_NAME = re.compile(r"[_-]masks?(?![a-z])", re.IGNORECASE)
+_MOST_BINS = 10
+_FEWEST_IN_BIN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the audit found.
+
+    Args:
+        code: Its kind; see the table above.
+        severity: "error" (stops `train`), "warning" or "note".
+        message: What was found, with numbers; no file name and no patient.
+        fix: What to do, with the option.
+        count: How many files (or classes, or facts) it is about.
+        files: The files it is about, all of them, in sets that belong together.
+        details: Numbers for audit.json.
+    """
+
+    code: str
+    severity: str
+    message: str
+    fix: str
+    count: int
+    files: tuple[tuple[str, ...], ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def audit(
+    table: pd.DataFrame, *, min_per_class: int, ratios: tuple[float, float, float]
+) -> list[Finding]:
+    """Say what is wrong with a data set.
+
+    Args:
+        table: One row per image with the facts of the scan; `split` is the given split, or "".
+        min_per_class: Fewest images of a class.
+        ratios: Shares of train, val and test, where the data brings no split.
+
+    Returns:
+        The findings, errors first.
+    """
+    unreadable = find_unreadable(table)
+    used = table[table["unreadable"] == ""]
+    if used.empty:
+        return unreadable
+    used = used.assign(group=group_images(used))
+    checks: tuple[Callable[[pd.DataFrame], list[Finding]], ...] = (
+        find_conflicts,
+        find_split_leaks,
+        lambda used: find_small_classes(table, min_per_class=min_per_class),
+        find_duplicates,
+        find_masks,
+        find_blank,
+        find_patients,
+        find_imbalance,
+        find_class_differences,
+        find_balance_shift,
+    )
+    found = [*unreadable, *(finding for check in checks for finding in check(used))]
+    if not any(finding.severity == "error" for finding in found):
+        found += find_impossible_split(used, ratios=ratios)
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def findings_to_json(findings: list[Finding], table: pd.DataFrame) -> dict[str, Any]:
+    """The content of audit.json: the counts of the data set, then the findings."""
+    used = table[table["unreadable"] == ""]
+    copies = used["pixels_sha256"].value_counts()
+    counts = {
+        "found": len(table),
+        "readable": len(used),
+        "unreadable": len(table) - len(used),
+        "classes": _counts(used["label"]),
+        "patients": int(used.loc[used["patient"] != "", "patient"].nunique()),
+        "images_without_patient": int((used["patient"] == "").sum()),
+        "groups": int(group_images(used).nunique()),
+        "duplicate_groups": int((copies > 1).sum()),
+        "extra_copies": len(used) - len(copies),
+        "given_split": {
+            name: _counts(used.loc[used["split"] == name, "label"])
+            for name in SPLITS
+            if (used["split"] == name).any()
+        },
+    }
+    return {
+        "counts": counts,
+        "findings": [
+            {
+                "code": finding.code,
+                "severity": finding.severity,
+                "message": finding.message,
+                "fix": finding.fix,
+                "count": finding.count,
+                "details": finding.details,
+                "files": [list(files) for files in finding.files],
+            }
+            for finding in findings
+        ],
+    }
+
+
+def find_unreadable(table: pd.DataFrame) -> list[Finding]:
+    """Files that cannot be read, with their reasons; too many of them are an error."""
+    broken = table[table["unreadable"] != ""]
+    if broken.empty:
+        return []
+    reasons = _counts(broken["unreadable"])
+    share = len(broken) / len(table)
+    is_too_many = share > MOST_UNREADABLE
+    most = sorted(reasons.items(), key=lambda reason: -reason[1])
+    others = f", and {len(most) - 3} more reasons" if len(most) > 3 else ""
+    message = (
+        f"{len(broken):,} of {len(table):,} files ({_percent(share)}) cannot be read: "
+        + ", ".join(f"{reason} ({count:,})" for reason, count in most[:3])
+        + others
+    )
+    fix = (
+        f"More than {MOST_UNREADABLE:.0%} are too many to pass over: fetch or export the files "
+        "again, or take them out."
+        if is_too_many
+        else "Training goes on without them. Fetch them again if you want them in."
+    )
+    return [
+        Finding(
+            code="too_many_unreadable" if is_too_many else "unreadable",
+            severity="error" if is_too_many else "warning",
+            message=message,
+            fix=fix,
+            count=len(broken),
+            files=_each(broken),
+            details={"reasons": reasons, "classes": _counts(broken["label"])},
+        )
+    ]
+
+
+def find_conflicts(used: pd.DataFrame) -> list[Finding]:
+    """Identical images with different labels."""
+    files = _sets(used[has_conflict(used)], "pixels_sha256")
+    if not files:
+        return []
+    count = sum(map(len, files))
+    return [
+        Finding(
+            code="conflicting_label",
+            severity="error",
+            message=f"{_number(len(files), 'image')} with more than one label: {count:,} identical "
+            "files lie in different classes.",
+            fix="Find out which label is right and remove the other copies; or leave all of them "
+            "out with --drop-conflicts.",
+            count=count,
+            files=files,
+        )
+    ]
+
+
+def find_duplicates(used: pd.DataFrame) -> list[Finding]:
+    """Identical images, by their decoded pixels."""
+    files = _sets(used[used["pixels_sha256"].duplicated(keep=False)], "pixels_sha256")
+    if not files:
+        return []
+    extra = sum(map(len, files)) - len(files)
+    copies = _number(extra, "extra copy", "extra copies")
+    return [
+        Finding(
+            code="duplicate",
+            severity="warning",
+            message=f"{_number(len(files), 'group')} of identical images hold"
+            f"{'s' if len(files) == 1 else ''} {copies}: there are {len(used) - extra:,} different "
+            f"images, not {len(used):,}.",
+            fix="Nothing needs to be done: copies stay in one split. Remove them if they are not "
+            "meant to be there, for they count several times.",
+            count=sum(map(len, files)),
+            files=files,
+            details={"groups": len(files), "extra_copies": extra},
+        )
+    ]
+
+
+def find_split_leaks(used: pd.DataFrame) -> list[Finding]:
+    """Copies and patients that cross the given split."""
+    leaks = find_leaks(used, used["group"], used["split"])
+    fix = (
+        "--resolve-leaks keeps the given test set whole and takes the other copies out of train "
+        "and val; or split anew with --split 0.7,0.15,0.15."
+    )
+    kinds = (
+        ("leak_duplicate", leaks.copies, copies_in_words(leaks), "group", "of identical images"),
+        ("leak_patient", leaks.patients, patients_in_words(leaks), "patient", ""),
+    )
+    return [
+        Finding(
+            code=code,
+            severity="error",
+            message=f"{words}. In all, {_number(len(crossing.files), noun)}"
+            f"{' ' + of if of else ''} cross{'es' if len(crossing.files) == 1 else ''} the given "
+            "split: the results would look better than they are.",
+            fix=fix,
+            count=sum(map(len, crossing.files)),
+            files=crossing.files,
+            details={
+                "groups": len(crossing.files),
+                "test_in_train": crossing.test_in_train,
+                "test_in_val": crossing.test_in_val,
+                "val_in_train": crossing.val_in_train,
+            },
+        )
+        for code, crossing, words, noun, of in kinds
+        if crossing.files
+    ]
+
+
+def find_small_classes(table: pd.DataFrame, *, min_per_class: int) -> list[Finding]:
+    """Classes that `check_class_sizes` refuses."""
+    try:
+        check_class_sizes(table, group_images(table), min_per_class=min_per_class)
+    except MedlensError as error:
+        return [_from_error("class_too_small", error)]
+    return []
+
+
+def find_impossible_split(
+    used: pd.DataFrame, *, ratios: tuple[float, float, float]
+) -> list[Finding]:
+    """What would stop `train` when it splits: it is tried here with the same functions."""
+    groups = used["group"]
+    try:
+        if (used["split"] != "").any():
+            split = use_given_split(used, groups, ratios=ratios, seed=0).split
+        else:
+            split = split_by_ratio(used, groups, ratios=ratios, seed=0)
+        check_split(used, groups, split, sorted(set(used["label"])))
+    except MedlensError as error:
+        return [_from_error("split_impossible", error)]
+    return []
+
+
+def find_masks(used: pd.DataFrame) -> list[Finding]:
+    """Files named as masks, and pictures of two values while most have more."""
+    stems = [PurePosixPath(path).stem for path in used["path"]]
+    named = pd.Series([bool(_MASK_NAME.search(stem)) for stem in stems], index=used.index)
+    named &= not named.all()
+    two_valued = (used["levels"] == 2) & ~named
+    two_valued &= two_valued.sum() < (~named).sum() / 2
+    found = used[named | two_valued]
+    if found.empty:
+        return []
+    return [
+        Finding(
+            code="mask",
+            severity="warning",
+            message=f"{_number(len(found), 'file')} may be segmentation masks, not images: "
+            f"{named.sum():,} by name, {two_valued.sum():,} more with only two grey values.",
+            fix="Look at them. Move masks out of the data set, or list the images without them in "
+            "a CSV: a mask gives its class away.",
+            count=len(found),
+            files=_each(found),
+            details={"by_name": int(named.sum()), "two_valued": int(two_valued.sum())},
+        )
+    ]
+
+
+def find_blank(used: pd.DataFrame) -> list[Finding]:
+    """Pictures of one flat colour."""
+    found = used[used["levels"] <= 1]
+    if found.empty:
+        return []
+    return [
+        Finding(
+            code="blank",
+            severity="warning",
+            message=f"{_number(len(found), 'image')} of one flat colour: nothing is to be seen.",
+            fix="Look at them; take out what was exported wrongly.",
+            count=len(found),
+            files=_each(found),
+            details={"classes": _counts(found["label"])},
+        )
+    ]
+
+
+def find_patients(used: pd.DataFrame) -> list[Finding]:
+    """Patients that are unknown, and patients in several classes."""
+    known = used[used["patient"] != ""]
+    fix = (
+        "If several images come from one patient, say so with a CSV column patient or with "
+        "--patient-regex: else a patient may be in train and in test, and the results look better "
+        "than they are."
+    )
+    if known.empty:
+        message = (
+            "Image-level only: no patient is known, so train and test are kept apart by image and "
+            "its copies, not by patient."
+        )
+        return [Finding("no_patient", "note", message, fix, len(used))]
+    found = []
+    unknown = used[used["patient"] == ""]
+    if len(unknown):
+        message = (
+            f"The patient is unknown for {len(unknown):,} of {len(used):,} images; each of them "
+            "counts as a patient of its own."
+        )
+        found.append(
+            Finding("some_patients", "warning", message, fix, len(unknown), _each(unknown))
+        )
+    several = known.groupby("patient")["label"].nunique()
+    spanning = known[known["patient"].isin(several.index[several > 1])]
+    if len(spanning):
+        files = _sets(spanning, "patient")
+        message = (
+            f"{len(files):,} of {_number(len(several), 'patient')} "
+            f"{'has' if len(files) == 1 else 'have'} images in more than one class."
+        )
+        fix = "Nothing needs to be done if this is right: each patient stays in one split."
+        found.append(Finding("patient_in_classes", "note", message, fix, len(files), files))
+    return found
+
+
+def find_imbalance(used: pd.DataFrame) -> list[Finding]:
+    """How much larger the largest class is than the smallest."""
+    counts = _counts(used["label"])
+    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    ratio = counts[largest] / counts[smallest]
+    if ratio < IMBALANCE_NOTE:
+        return []
+    baseline = counts[largest] / len(used)
+    return [
+        Finding(
+            code="imbalance",
+            severity="warning" if ratio >= IMBALANCE_WARNING else "note",
+            message=f"{largest} has {ratio:.1f} times as many images as {smallest} "
+            f"({counts[largest]:,} and {counts[smallest]:,}). Always answering {largest} would be "
+            f"right in {_percent(baseline)}: an accuracy below that means nothing.",
+            fix="Judge by balanced accuracy and by the recall of each class; --class-weight "
+            "balanced makes rare classes count as much in training.",
+            count=len(counts),
+            details={"ratio": round(ratio, 4), "majority_accuracy": round(baseline, 4)},
+        )
+    ]
+
+
+def find_balance_shift(used: pd.DataFrame) -> list[Finding]:
+    """A class whose share of the given test set differs from its share of train."""
+    labels = {name: used.loc[used["split"] == name, "label"] for name in ("train", "test")}
+    if any(label.empty for label in labels.values()):
+        return []
+
+    def share(split: str, class_name: str) -> float:
+        return float((labels[split] == class_name).mean())
+
+    classes = sorted(set(used["label"]))
+    name = max(classes, key=lambda one: abs(share("test", one) - share("train", one)))
+    train, test = share("train", name), share("test", name)
+    if abs(test - train) < SHIFT_NOTE:
+        return []
+    return [
+        Finding(
+            code="balance_shift",
+            severity="note",
+            message=f"{name} makes up {_percent(train)} of the given train split and "
+            f"{_percent(test)} of test.",
+            fix="Expect probabilities learnt in train to be off in test; recall per class and "
+            "ROC AUC are not affected by the balance itself.",
+            count=1,
+            details={"train": round(train, 4), "test": round(test, 4)},
+        )
+    ]
+
+
+def find_class_differences(used: pd.DataFrame) -> list[Finding]:
+    """How well simple facts of a file alone tell the classes apart.
+
+    Each fact is cut into at most ten bins; the measure is Cramer's V between bin and class with
+    Bergsma's correction for chance (2013, doi 10.1016/j.jkss.2012.10.002): 0 tells nothing, 1
+    tells all. The p-value is that of the chi-square test, with chi-square shrunk by the share of
+    independent groups among the images.
+    """
+    if used["label"].nunique() < 2:
+        return []
+    facts: dict[str, dict[str, float]] = {}
+    independent = used["group"].nunique() / len(used)
+    labels, classes = pd.factorize(used["label"])
+    for column in _FACT_WORDS:
+        bins, distinct = pd.factorize(_bins(used[column]))
+        cells = np.bincount(bins * len(classes) + labels, minlength=len(distinct) * len(classes))
+        counts = cells.reshape(len(distinct), len(classes))
+        strength, p_value = _association(counts, independent)
+        facts[column] = {"cramers_v": round(strength, 4), "p": float(f"{p_value:.3g}")}
+    strong = sorted(
+        (
+            name
+            for name, fact in facts.items()
+            if fact["cramers_v"] >= DIFFERENCE_NOTE and fact["p"] < DIFFERENCE_P
+        ),
+        key=lambda name: -facts[name]["cramers_v"],
+    )
+    if not strong:
+        return []
+    is_warning = facts[strong[0]]["cramers_v"] >= DIFFERENCE_WARNING
+    shown = " ".join(
+        f"{_difference_in_words(used, name)} (V {facts[name]['cramers_v']:.2f})." for name in strong
+    )
+    return [
+        Finding(
+            code="class_difference",
+            severity="warning" if is_warning else "note",
+            message=f"Facts of the file alone tell the classes apart. {shown} (Cramer's V: 0 "
+            "where a fact tells nothing, 1 where it tells the class.)",
+            fix="Find out why: other scanners, software or sources for each class? A network may "
+            "learn that in place of the disease. Export all images the same way, and test on "
+            "images from elsewhere. Brightness, and with it file size, can be the disease itself.",
+            count=len(strong),
+            details={"facts": facts},
+        )
+    ]
+
+
+# How a fact is named to the user, and its unit.
+_FACT_WORDS = {
+    "width": ("Width", " px"),
+    "height": ("Height", " px"),
+    "mode": ("Colour mode (L is grey)", ""),
+    "format": ("File format", ""),
+    "bytes": ("File size", " bytes"),
+    "mean": ("Mean brightness", " of 255"),
+    "border": ("Border brightness", " of 255"),
+}
+
+
+def _difference_in_words(used: pd.DataFrame, column: str) -> str:
+    """The two classes that differ most in a fact, with their numbers."""
+    word, unit = _FACT_WORDS[column]
+    by_class = {str(name): own for name, own in used.groupby("label")[column]}
+    values = sorted(set(used[column]))
+    if len(values) <= _MOST_BINS:
+        shares = {
+            value: {name: float((own == value).mean()) for name, own in by_class.items()}
+            for value in values
+        }
+        value = max(shares, key=lambda one: max(shares[one].values()) - min(shares[one].values()))
+        numbers = shares[value]
+        low, high = min(numbers, key=numbers.__getitem__), max(numbers, key=numbers.__getitem__)
+        return (
+            f"{word}: {_percent(numbers[high])} of {high} have {value}{unit}, "
+            f"{_percent(numbers[low])} of {low}"
+        )
+    numbers = {name: float(own.mean()) for name, own in by_class.items()}
+    low, high = min(numbers, key=numbers.__getitem__), max(numbers, key=numbers.__getitem__)
+    return f"{word}: on average {numbers[high]:,.0f}{unit} in {high}, {numbers[low]:,.0f} in {low}"
+
+
+def _bins(values: pd.Series[Any]) -> NDArray[np.intp]:
+    """Values as at most ten categories: as they are where they are few, else by quantiles."""
+    codes, distinct = pd.factorize(values, sort=True)
+    if len(distinct) > _MOST_BINS and pd.api.types.is_numeric_dtype(values):
+        shares = np.linspace(0, 1, _MOST_BINS + 1)[1:-1]
+        edges = np.unique(np.quantile(codes, shares, method="inverted_cdf"))
+        # Where most images share the largest value, the cut is between it and the rest.
+        edges = edges[edges < codes.max()] if edges[0] < codes.max() else edges - 1
+        codes = np.searchsorted(edges, codes)
+    counts = np.bincount(codes)
+    rare = counts < _FEWEST_IN_BIN
+    return np.where(rare[codes], -1, codes)
+
+
+def _association(counts: NDArray[np.int64], independent: float) -> tuple[float, float]:
+    """Bias-corrected Cramer's V and the p-value of a contingency table.
+
+    Args:
+        counts: Images per bin (rows) and class (columns).
+        independent: Share of the images that count as independent, 0..1.
+    """
+    num_rows, num_columns = counts.shape
+    total = int(counts.sum())
+    if num_rows < 2 or num_columns < 2 or total < 2:
+        return 0.0, 1.0
+    statistic, _, freedom, _ = chi2_contingency(counts, correction=False)
+    phi_squared = max(0.0, statistic / total - freedom / (total - 1))
+    rows = num_rows - (num_rows - 1) ** 2 / (total - 1)
+    columns = num_columns - (num_columns - 1) ** 2 / (total - 1)
+    smaller = min(rows, columns) - 1
+    strength = float(np.sqrt(phi_squared / smaller)) if smaller > 0 else 0.0
+    return min(strength, 1.0), float(chi2.sf(statistic * independent, freedom))
+
+
+def _from_error(code: str, error: MedlensError) -> Finding:
+    """An error that `train` would stop with, as a finding."""
+    files = tuple((name,) for name in error.names)
+    message = f"{error.what} {error.got}; needed: {error.expected}."
+    return Finding(code, "error", message, error.fix, len(files), files)
+
+
+def _sets(rows: pd.DataFrame, column: str) -> tuple[tuple[str, ...], ...]:
+    """The paths of rows with the same value in a column, in the order of their first path."""
+    found: dict[str, list[str]] = {}
+    for key, path in zip(rows[column], rows["path"], strict=True):
+        found.setdefault(key, []).append(path)
+    return tuple(tuple(paths) for paths in found.values())
+
+
+def _each(rows: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
+    return tuple((path,) for path in rows["path"])
+
+
+def _counts(values: pd.Series[str]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in values.value_counts().sort_index().items()}
+
+
+def _number(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,128 @@
+"""What reading one image file gives, or why it cannot be used: shared by images.py and dicom.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Four times the largest mammogram, and 300 MB as RGB. A frame above it is taken for an attack.
+MAX_PIXELS = 100_000_000
+
+
+class UnreadableImage(Exception):  # noqa: N818 (it says what is wrong with a file, not with us)
+    """A file that cannot be used.
+
+    Args:
+        reason: One short sentence, without any file name or patient id.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """One image, ready for a network, and how it was stored.
+
+    Args:
+        pixels: RGB, 0 to 255, of shape (height, width, 3).
+        width: Of the stored image, in pixels, after its EXIF orientation was applied.
+        height: The same.
+        mode: As stored: "1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"; colour of 16
+            bits per sample is "RGB;16" or "RGBA;16"; of DICOM, "MONOCHROME2 12-bit" and the like.
+        format: "PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF" or "DICOM".
+        patient: DICOM's PatientID; "" where there is none.
+        scaling: How stored values became 0 to 255: "none", "minimum 12 to maximum 4095",
+            "window 40/400", "VOI LUT", "range -1024 to 1500", "palette".
+        frames: How many the file holds; 1 for a single image.
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+    mode: str
+    format: str
+    patient: str
+    scaling: str
+    frames: int
+
+
+def check_pixel_count(width: int, height: int, max_pixels: int) -> None:
+    """Refuse a frame that is empty or too large, before anything of it is decoded.
+
+    Raises:
+        UnreadableImage: If it has no pixels, or more than `max_pixels`.
+    """
+    if width < 1 or height < 1:
+        raise UnreadableImage("It has no pixels.")
+    if width * height > max_pixels:
+        raise UnreadableImage(
+            f"It has {width} x {height} pixels, more than the limit of {max_pixels:,}."
+        )
+
+
+def paint_by_value(
+    stored: NDArray[Any], paint: Callable[[NDArray[Any]], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """Give every stored value its grey.
+
+    Integers of up to 16 bits go through a table of the values that occur: the same result as
+    painting every pixel, in a fraction of the time and memory.
+
+    Args:
+        stored: Stored values, of any shape and type.
+        paint: Turns a vector (or array) of stored values into greys of the same shape. A grey
+            depends on its own value and on which values there are, never on their places.
+
+    Returns:
+        Greys, 0 to 255, in the shape of `stored`.
+    """
+    if stored.dtype.kind not in "iu" or stored.dtype.itemsize > 2:
+        return paint(stored)
+    lowest = int(stored.min())
+    positions = stored.astype(np.int32) - lowest
+    present = np.flatnonzero(np.bincount(positions.ravel()))
+    table = np.zeros(present[-1] + 1, np.uint8)
+    table[present] = paint(present + lowest)
+    return table[positions]
+
+
+def to_bytes(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Round values on the scale 0 to 255; what lies outside goes to its end, NaN to 0."""
+    greys: NDArray[np.uint8] = np.rint(np.clip(np.nan_to_num(values), 0, 255)).astype(np.uint8)
+    return greys
+
+
+def stretch(
+    values: NDArray[Any], used: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.uint8], float, float]:
+    """Scale values linearly so that the lowest becomes 0 and the highest 255.
+
+    A constant image becomes 0 throughout. NaN becomes 0; an infinity lies beyond the range, so
+    minus infinity becomes 0 and plus infinity 255; none of them moves the range.
+
+    Args:
+        values: Of any shape and real type.
+        used: Which of them set the range, in the same shape; all of them by default.
+
+    Returns:
+        Greys, 0 to 255, in the shape of `values`; the lowest value; the highest.
+
+    Raises:
+        UnreadableImage: If no value is left to set the range.
+    """
+    finite = np.isfinite(values)
+    candidates = values[finite if used is None else finite & used]
+    if candidates.size == 0:
+        raise UnreadableImage("It has no pixel with a usable value.")
+    lowest, highest = float(candidates.min()), float(candidates.max())
+    if lowest == highest:
+        return np.zeros(values.shape, np.uint8), lowest, highest
+    with np.errstate(all="ignore"):
+        scaled = (values.astype(np.float64) - lowest) / (highest - lowest) * 255
+    return to_bytes(scaled), lowest, highest

@@ -1,0 +1,223 @@
+"""One image file -> RGB pixels, or the reason why not. Nothing else knows file formats."""
+
+from __future__ import annotations
+
+import io
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from medlens.data.decoded import MAX_PIXELS, DecodedImage, UnreadableImage
+from medlens.data.dicom import decode_dicom, looks_like_dicom, read_dicom_size
+from medlens.data.pictures import decode_picture, read_picture_size
+
+__all__ = [
+    "FITS",
+    "MAX_PIXELS",
+    "RESIZE_FILTER",
+    "DecodedImage",
+    "UnreadableImage",
+    "decode_image",
+    "fit_to_square",
+    "is_image_name",
+    "read_image",
+    "read_size",
+]
+
+FITS = ("pad", "crop", "stretch")
+RESIZE_FILTER = "bilinear"
+
+_EXTENSIONS = frozenset(
+    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom")
+)
+_DICOM_HEAD = 132  # a preamble of 128 bytes and the letters DICM
+
+
+def decode_image(
+    data: bytes, *, frame: int | None = None, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
+    """Decode the content of an image file; what it is, the content says. Safe in threads.
+
+    EXIF orientation is applied; alpha and transparency go onto black. Grey of more than 8 bits,
+    and colour of 16, are scaled by the image's own lowest and highest value (see `stretch` for
+    constant images and NaN). Of several frames the first is taken; of DICOM's the middle one.
+
+    Args:
+        data: The whole file.
+        frame: Which frame of a DICOM file, from 0. Other formats pay no attention to it.
+        max_pixels: The largest width x height that is decoded.
+
+    Raises:
+        UnreadableImage: Whatever is wrong with it; no other exception.
+    """
+    return _decode(io.BytesIO(data), frame, max_pixels)
+
+
+def read_image(
+    path: Path, *, frame: int | None = None, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
+    """Decode an image file; see `decode_image`. Of a large file only what is needed is read.
+
+    Raises:
+        UnreadableImage: Whatever is wrong with it, also a missing or locked file.
+    """
+    with _open(path) as stream:
+        return _decode(stream, frame, max_pixels)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Read an image's (width, height) after EXIF orientation, from the header alone.
+
+    Raises:
+        UnreadableImage: If the header cannot be read. The pixels may still turn out damaged.
+    """
+    with _open(path) as stream, _reading():
+        if _is_dicom(stream):
+            return read_dicom_size(stream)
+        return read_picture_size(stream)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file counts as an image by its extension; without one, by the mark of DICOM.
+
+    DICOM files are often named by their UID, so a last part of digits is no extension.
+    """
+    extension = path.suffix.lower()
+    if extension and not extension[1:].isdigit():
+        return extension in _EXTENSIONS
+    try:
+        with _open(path) as stream:
+            return stream.read(_DICOM_HEAD)[128:] == b"DICM"
+    except (UnreadableImage, OSError):
+        return False
+
+
+def fit_to_square(pixels: NDArray[np.uint8], *, size: int, fit: str) -> NDArray[np.uint8]:
+    """Resize an image to a square, once, by Pillow's antialiased bilinear filter.
+
+    An image that is size x size already comes back as it is, pixel for pixel.
+
+    Args:
+        pixels: RGB, 0 to 255, of shape (height, width, 3).
+        size: The side of the square, in pixels.
+        fit: "pad" keeps all of the image and its proportions, centred between black borders;
+            "crop" takes the square in its centre; "stretch" keeps all and loses the proportions.
+
+    Returns:
+        RGB, 0 to 255, of shape (size, size, 3).
+    """
+    height, width = pixels.shape[:2]
+    if fit == "stretch":
+        return _resize(pixels, size, size)
+    if fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return _resize(pixels[top : top + side, left : left + side], size, size)
+    if fit != "pad":
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, but is {fit!r}.")
+    longer = max(height, width)
+    inner_height = max(1, round(height * size / longer))
+    inner_width = max(1, round(width * size / longer))
+    top, left = (size - inner_height) // 2, (size - inner_width) // 2
+    square = np.zeros((size, size, 3), np.uint8)
+    square[top : top + inner_height, left : left + inner_width] = _resize(
+        pixels, inner_width, inner_height
+    )
+    return square
+
+
+def _resize(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    if pixels.shape[:2] == (height, width):
+        return pixels.copy()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+class _LibraryWarnings:
+    """Leaves out what Pillow and pydicom warn about while any thread is reading an image.
+
+    A damaged or odd file is reported once, by its reason, not by warnings on the screen.
+    `warnings.catch_warnings` alone is not safe in threads: of two that overlap, the one that ends
+    last leaves its filters behind for good. So the first thread in sets the filters and the last
+    one out restores them. Warnings of all other modules are left as they are.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"(PIL|pydicom|pylibjpeg|openjpeg)(\.|$)")
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_LIBRARY_WARNINGS = _LibraryWarnings()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn everything that goes wrong with a file into UnreadableImage, quietly."""
+    with _LIBRARY_WARNINGS:
+        try:
+            yield
+        except UnreadableImage:
+            raise
+        except UnidentifiedImageError as error:
+            raise UnreadableImage(
+                "It is not a PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM image that can be read."
+            ) from error
+        except Image.DecompressionBombError as error:
+            raise UnreadableImage("It has more pixels than Pillow decodes.") from error
+        except MemoryError as error:
+            raise UnreadableImage("It needs more memory than there is.") from error
+        # Pillow, pydicom and their decoders raise almost any exception at a damaged file: OSError,
+        # SyntaxError, struct.error, AttributeError, RuntimeError, zlib.error and more were seen.
+        except Exception as error:
+            raise UnreadableImage("It is damaged, cut short or of an unknown kind.") from error
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    try:
+        # Opening a pipe, or reading a device, might never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadableImage("It is not a file.")
+        stream = path.open("rb")
+    except OSError as error:
+        raise UnreadableImage(f"It cannot be opened: {error.strerror}.") from None
+    with stream:
+        yield stream
+
+
+def _is_dicom(stream: BinaryIO) -> bool:
+    head = stream.read(_DICOM_HEAD)
+    if not head:
+        raise UnreadableImage("The file is empty.")
+    stream.seek(0)
+    return looks_like_dicom(head)
+
+
+def _decode(stream: BinaryIO, frame: int | None, max_pixels: int) -> DecodedImage:
+    with _reading():
+        if _is_dicom(stream):
+            return decode_dicom(stream, frame=frame, max_pixels=max_pixels)
+        return decode_picture(stream, max_pixels=max_pixels)

@@ -1,0 +1,143 @@
+"""What a run ran on: versions, machine, backend, weights. Also the answer of `medlens doctor`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import platformdirs
+import psutil
+
+from medlens.errors import MedlensError
+from medlens.model.backbone import BACKBONES, keras_models_folder
+
+PACKAGES = (
+    "medlens",
+    "keras",
+    "tensorflow",
+    "ncnn",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pydicom",
+    "scikit-learn",
+    "scipy",
+    "matplotlib",
+    "seaborn",
+)
+
+
+def cache_folder(cache: str) -> Path:
+    """The folder that keeps pictures and features between runs; "auto" is the user's cache."""
+    return platformdirs.user_cache_path("medlens") if cache == "auto" else Path(cache)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on; "" where one is missing."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The machine in plain facts; no host name and no user name."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+
+
+def check_disk_space(folder: Path, needed: int, what: str) -> None:
+    """Stop before a long stage that the disk could not hold.
+
+    Args:
+        folder: Where the files will go; it need not exist yet.
+        needed: Bytes.
+        what: What they are, in the plural.
+
+    Raises:
+        MedlensError: If less is free.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise MedlensError(
+            f"The disk has no room for the {what}.",
+            got=f"{free / 2**30:.1f} GiB free",
+            expected=f"{needed / 2**30:.1f} GiB",
+            fix="Make room, or choose another disk with --out and --cache.",
+            names=[str(folder)],
+        )
+
+
+def environment_json(seed: int, table: pd.DataFrame, weights_sha256: str) -> dict[str, Any]:
+    """The content of environment.json: what a result depends on beside config.toml.
+
+    Args:
+        seed: The run's seed.
+        table: The images found, with path, label and sha256.
+        weights_sha256: Hash of the backbone's weights file.
+    """
+    import keras
+
+    listing = table[["path", "label", "sha256"]].to_csv(index=False).encode()
+    return {
+        "versions": versions(),
+        "machine": machine(),
+        "backend": keras.backend.backend(),
+        "gpus": gpus(),
+        "seed": seed,
+        "data_sha256": hashlib.sha256(listing).hexdigest(),
+        "weights_sha256": weights_sha256,
+    }
+
+
+def gpus() -> list[str]:
+    """The GPUs that Keras's backend sees; imports the backend."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        return [device.name for device in tensorflow.config.list_physical_devices("GPU")]
+    devices = keras.distribution.list_devices("gpu")
+    return [str(device) for device in devices]
+
+
+def describe_machine() -> list[str]:
+    """Lines for `medlens doctor`."""
+    import keras
+
+    lines = [f"{name:14} {number or 'missing'}" for name, number in versions().items()]
+    facts = machine()
+    lines += [
+        "",
+        f"machine        {facts['system']} {facts['architecture']}, {facts['cores']} cores, "
+        f"{facts['memory_gib']} GiB memory",
+        f"backend        {keras.backend.backend()}",
+        f"GPU            {', '.join(gpus()) or 'none: the frozen network runs on the CPU'}",
+        f"fast CPU       {'ncnn' if importlib.util.find_spec('ncnn') else 'no ncnn: Keras is used'}",
+    ]
+    cache = cache_folder("auto")
+    free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
+    lines.append(f"cache          {cache} ({free / 2**30:.1f} GiB free)")
+    lines.append("")
+    for backbone in BACKBONES.values():
+        path = keras_models_folder() / backbone.weights_name
+        state = "there" if path.is_file() else "not here; downloaded on first use"
+        lines.append(f"weights        {backbone.name}: ImageNet {state} ({path})")
+    return lines

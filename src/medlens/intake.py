@@ -1,0 +1,279 @@
+"""The way in: list the images, read them all once, say what is wrong with them. No network yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from medlens.config import DEFAULT_RATIOS, Options, parse_ratios
+from medlens.data.audit import Finding, audit, findings_to_json
+from medlens.data.dataset import Dataset, read_dataset
+from medlens.data.scan import Pictures, choose_image_size, scan
+from medlens.data.split import (
+    SPLITS,
+    Resolved,
+    check_class_sizes,
+    check_split,
+    group_images,
+    has_conflict,
+    read_splits,
+    resolve_leaks,
+    split_by_ratio,
+    use_given_split,
+)
+from medlens.environment import cache_folder
+from medlens.errors import MedlensError
+from medlens.run_dir import RunDir, write_json, write_text
+from medlens.screen import Screen
+
+# What train stops at, unless the option named here tells it how to go on.
+MENDED_BY: Mapping[str, str] = {
+    "conflicting_label": "drop_conflicts",
+    "leak_duplicate": "resolve_leaks",
+    "leak_patient": "resolve_leaks",
+}
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The images of a data set, read and audited.
+
+    Args:
+        dataset: What was listed.
+        table: One row per image with its facts; `split` is the given split, "" where none is used.
+        findings: What the audit found.
+    """
+
+    dataset: Dataset
+    table: pd.DataFrame
+    findings: list[Finding]
+
+    def audit_json(self) -> dict[str, Any]:
+        """The content of audit.json."""
+        content = findings_to_json(self.findings, self.table)
+        return {**content, "passed_over": dict(self.dataset.passed_over)}
+
+
+def ratios(options: Options) -> tuple[float, float, float]:
+    """The shares of train, val and test."""
+    is_file = options.split.lower().endswith(".csv")
+    return DEFAULT_RATIOS if options.split == "auto" or is_file else parse_ratios(options.split)
+
+
+def list_images(options: Options, screen: Screen) -> Dataset:
+    """List the data set and say what was found."""
+    dataset = read_dataset(
+        Path(options.data),
+        cache=cache_folder(options.cache),
+        patient_regex=options.patient_regex,
+        drop_class=options.drop_class,
+    )
+    counts = dataset.table["label"].value_counts()
+    classes = ", ".join(f"{name} {counts[name]:,}" for name in dataset.classes)
+    screen.say(f"Found {len(dataset.table):,} images ({dataset.kind}): {classes}")
+    if dataset.passed_over:
+        said = ", ".join(f"{count:,} {what}" for what, count in dataset.passed_over.items())
+        screen.say(f"Passed over: {said}")
+    return dataset
+
+
+def take_in(
+    dataset: Dataset, options: Options, screen: Screen, pictures: Pictures | None = None
+) -> Intake:
+    """Read every file once, keep its facts (and its picture, where asked for), and audit them."""
+    with screen.progress("Reading the images", len(dataset.table), "images") as progress:
+        table = scan(
+            dataset,
+            cache=cache_folder(options.cache),
+            frame=frame(options),
+            progress=progress,
+            pictures=pictures,
+        )
+    if options.split != "auto":
+        table = table.assign(split="")
+    findings = audit(table, min_per_class=options.min_per_class, ratios=ratios(options))
+    return Intake(dataset, table, findings)
+
+
+def frame(options: Options) -> int | None:
+    """The DICOM frame asked for; None for the middle one."""
+    return None if options.frame == "middle" else int(options.frame)
+
+
+def stopping(findings: list[Finding], options: Options) -> list[Finding]:
+    """The findings that stop `train` with these options."""
+
+    def is_mended(finding: Finding) -> bool:
+        mended_by = MENDED_BY.get(finding.code)
+        return mended_by is not None and bool(getattr(options, mended_by))
+
+    return [one for one in findings if one.severity == "error" and not is_mended(one)]
+
+
+def stop_at_errors(intake: Intake, options: Options) -> None:
+    """Raise the first finding that stops `train`, with the files it is about.
+
+    Raises:
+        MedlensError: If there is one.
+    """
+    found = stopping(intake.findings, options)
+    if found:
+        first = found[0]
+        others = f" There are {len(found) - 1} more such findings." if len(found) > 1 else ""
+        raise MedlensError(
+            "The audit found what would make the results worthless." + others,
+            got=first.message,
+            expected="data that can be split without a leak and learnt from",
+            fix=first.fix + " All findings stand in audit.json.",
+            names=[" = ".join(files) for files in first.files],
+        )
+
+
+def run_audit(options: Options, screen: Screen) -> bool:
+    """The command `audit`: print the findings, write audit.json where --out says.
+
+    Returns:
+        Whether `train` would go on with this data and these options.
+    """
+    intake = take_in(list_images(options, screen), options, screen)
+    show_findings(intake, screen)
+    if options.out:
+        run = RunDir(Path(options.out))
+        write_json(run.audit, intake.audit_json())
+        screen.say(f"All findings with their files: {run.audit}")
+    found = stopping(intake.findings, options)
+    said = "would stop at the findings marked error" if found else "would go on with this data"
+    screen.say(f"`medlens train` {said}.")
+    return not found
+
+
+def show_findings(intake: Intake, screen: Screen, severities: tuple[str, ...] = ()) -> None:
+    """The findings as a table; where severities are named, only those."""
+    wanted = [one for one in intake.findings if not severities or one.severity in severities]
+    if not wanted:
+        screen.say("The audit has nothing to say.")
+        return
+    style: dict[str, str] = {"error": "bold red", "warning": "yellow"}
+    table = Table("", "finding", "what to do", show_lines=True)
+    for finding in wanted:
+        mark = f"[{style.get(finding.severity, 'dim')}]{finding.severity}"
+        table.add_row(mark, _plain(finding.message), _plain(finding.fix))
+    if not screen.quiet:
+        screen.console.print(table)
+
+
+def _plain(text: str) -> str:
+    """Text with rich's markup brackets escaped."""
+    return text.replace("[", "\\[")
+
+
+def divide(intake: Intake, options: Options, screen: Screen) -> pd.DataFrame:
+    """Decide for every image whether it is used, in which group it is, and in which split.
+
+    Returns:
+        The table with `split` ("train", "val", "test", or "" where not used), `group` (a number)
+        and `excluded` ("" or the reason in a few words).
+    """
+    table = intake.table.reset_index(drop=True)
+    excluded = table["unreadable"].where(table["unreadable"] == "", "unreadable")
+    if options.drop_conflicts:
+        excluded = excluded.mask((excluded == "") & has_conflict(table), "conflicting labels")
+    kept = table[excluded == ""]
+    groups = group_images(table)
+    check_class_sizes(kept, groups[kept.index], min_per_class=options.min_per_class)
+    shares = ratios(options)
+    if options.split.lower().endswith(".csv"):
+        split = read_splits(Path(options.split), table)[kept.index]
+        excluded = excluded.mask((excluded == "") & (split.reindex(table.index) == ""), "splits.csv")
+        screen.say("Split: as in the file given with --split.")
+    elif (kept["split"] != "").any():
+        if options.resolve_leaks:
+            resolved = resolve_leaks(kept, groups[kept.index])
+            _say_resolved(resolved, screen)
+            gone = kept.index.difference(resolved.table.index)
+            excluded[gone] = "leak: a copy or the patient is in a later split"
+            kept = resolved.table
+        given = use_given_split(kept, groups[kept.index], ratios=shares, seed=options.seed)
+        split = given.split
+        carved = f"; {' and '.join(given.carved)} carved out of train" if given.carved else ""
+        screen.say(f"Split: the data set's own{carved}.")
+    else:
+        split = split_by_ratio(kept, groups[kept.index], ratios=shares, seed=options.seed)
+        screen.say("Split: by ratio, stratified by class, in whole groups.")
+    used = split.index[split != ""]
+    check_split(table.loc[used], groups[used], split[used], intake.dataset.classes)
+    divided = table.assign(
+        split=split.reindex(table.index).fillna(""), group=groups, excluded=excluded
+    )
+    _say_split(divided, intake.dataset.classes, screen)
+    return divided
+
+
+def _say_resolved(resolved: Resolved, screen: Screen) -> None:
+    for split, counts in resolved.removed.items():
+        if sum(counts.values()):
+            said = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+            screen.say(f"Leaks resolved: {sum(counts.values()):,} images left {split}: {said}")
+    if sum(resolved.moved.values()):
+        said = ", ".join(f"{name} {count:,}" for name, count in resolved.moved.items())
+        screen.say(f"Leaks resolved: {sum(resolved.moved.values()):,} went from val to train: {said}")
+
+
+def _say_split(table: pd.DataFrame, classes: tuple[str, ...], screen: Screen) -> None:
+    for split in SPLITS:
+        rows = table[table["split"] == split]
+        counts = ", ".join(f"{name} {(rows['label'] == name).sum():,}" for name in classes)
+        screen.say(
+            f"  {split:5} {len(rows):,} images, {rows['group'].nunique():,} groups: {counts}"
+        )
+
+
+def dataset_csv(table: pd.DataFrame) -> str:
+    """The text of dataset.csv: one row per image found, its facts, group, and why it is left out."""
+    return table.drop(columns="split").to_csv(index=False)
+
+
+def image_size(dataset: Dataset, options: Options, screen: Screen) -> int:
+    """The side of the network's pictures: as asked, or by the data set's median size."""
+    if options.image_size != "auto":
+        return int(options.image_size)
+    with screen.progress("Reading the sizes", len(dataset.table), "images") as progress:
+        size = choose_image_size(dataset, progress=progress)
+    screen.say(f"Image size: {size} px")
+    return size
+
+
+def choose_positive_class(
+    classes: tuple[str, ...], options: Options, screen: Screen
+) -> str | None:
+    """The class that counts as positive: as named, or the second of two in sorted order.
+
+    Raises:
+        MedlensError: If --positive-class names no class.
+    """
+    if options.positive_class == "auto":
+        chosen = classes[1] if len(classes) == 2 else None
+    elif options.positive_class in classes:
+        chosen = options.positive_class
+    else:
+        raise MedlensError(
+            "--positive-class names a class that is not there.",
+            got=options.positive_class,
+            expected="one of " + ", ".join(classes),
+            fix="Write the name as the folder or the CSV has it.",
+        )
+    if chosen:
+        screen.say(f"Positive class: {chosen}")
+    return chosen
+
+
+def say_baseline(used: pd.DataFrame, screen: Screen) -> None:
+    """Say what always answering the largest class would reach on val."""
+    largest = used.loc[used["split"] == "train", "label"].value_counts().sort_index().idxmax()
+    share = (used.loc[used["split"] == "val", "label"] == largest).mean()
+    screen.say(f"Always answering {largest} is right in {share:.3f} of val: accuracy must beat that.")

@@ -1,0 +1,141 @@
+"""The story of `train`: audit, split, features, head, classifier, evaluation, report."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medlens.config import Options
+from medlens.data.scan import PictureRule, Pictures
+from medlens.data.split import splits_to_csv
+from medlens.data.store import Store
+from medlens.environment import cache_folder, check_disk_space, environment_json
+from medlens.intake import (
+    choose_positive_class,
+    dataset_csv,
+    divide,
+    frame,
+    image_size,
+    list_images,
+    say_baseline,
+    show_findings,
+    stop_at_errors,
+    take_in,
+)
+from medlens.log import log_to
+from medlens.model.backbone import BACKBONES, find_weights
+from medlens.model.classifier import ClassifierFacts, check_saved, feature_columns, save_classifier
+from medlens.model.features import (
+    FrozenPass,
+    choose_engine,
+    extract_features,
+    feature_store,
+    unknown_keys,
+)
+from medlens.model.head import HeadPlan, train_head
+from medlens.report.evaluation import evaluate
+from medlens.report.facts import notices, result_lines, training_facts
+from medlens.report.plots import write_figures
+from medlens.report.predictions import read_predictions, tabulate_predictions, write_predictions
+from medlens.report.render import render_report
+from medlens.run import Run
+from medlens.run_dir import open_run, write_json, write_text
+from medlens.screen import Screen
+
+
+def run_training(options: Options, screen: Screen) -> Run:
+    """Train a classifier and write the run folder, stage by stage.
+
+    Every stage is deterministic and what is slow is kept by content, so that an interrupted run
+    goes on by running this again.
+
+    Raises:
+        MedlensError: If the user can mend what is wrong.
+    """
+    run = open_run(options)
+    with log_to(run.log):
+        # What there is, and whether the weights can be had, before anything slow.
+        dataset = list_images(options, screen)
+        classes = dataset.classes
+        positive_class = choose_positive_class(classes, options, screen)
+        backbone = BACKBONES[options.backbone]
+        weights = find_weights(backbone, options.weights, seed=options.seed)
+
+        # Read every file once: facts for the audit, a picture for the network.
+        rule = PictureRule(image_size(dataset, options, screen), options.fit)
+        frozen_pass = FrozenPass(backbone, weights, rule, choose_engine(backbone, options.engine))
+        features = feature_store(cache_folder(options.cache), frozen_pass)
+        pictures = Pictures(rule, Store(run.pictures), lambda key: key not in features)
+        count = len(dataset.table)
+        check_disk_space(run.root, count * rule.bytes_per_picture, "pictures")
+        check_disk_space(features.folder, count * frozen_pass.bytes_per_image, "features")
+        intake = take_in(dataset, options, screen, pictures)
+        write_json(run.audit, intake.audit_json())
+        show_findings(intake, screen, ("error", "warning"))
+        stop_at_errors(intake, options)
+
+        # Split, in whole groups.
+        table = divide(intake, options, screen)
+        write_text(run.dataset, dataset_csv(table))
+        write_text(run.splits, splits_to_csv(table, table["split"]))
+        used = table[table["split"] != ""].reset_index(drop=True)
+
+        # The frozen network, once per image.
+        keys = list(used["pixels_sha256"])
+        with screen.progress("Frozen network", unknown_keys(keys, features), "images") as progress:
+            extract_features(keys, frozen_pass, pictures.store, features, progress, screen.say)
+        matrix = features.read(keys)[:, feature_columns(backbone, options.features)]
+        pictures.store.remove()
+
+        # The head, on the features.
+        plan = plan_head(options)
+        labels = np.searchsorted(classes, used["label"])
+        fitted = [used["split"] == split for split in ("train", "val")]
+        say_baseline(used, screen)
+        with screen.progress("Training the head", plan.epochs, "epochs") as progress:
+            training = train_head(
+                *[(matrix[rows], labels[rows]) for rows in fitted], len(classes), plan, progress
+            )
+        screen.say(f"{training.stop_text} Best epoch: {training.best_epoch}.")
+        write_text(run.history, training.history.to_csv(index=False))
+
+        # The classifier: one network from raw pixels to probabilities, in a folder of its own.
+        described = ClassifierFacts(classes, options.features, frame(options), positive_class)
+        classifier = save_classifier(run.classifier, frozen_pass, training.head, described)
+
+        # What it says about every image; from that table alone, every number.
+        logits = training.head.logits(matrix)
+        write_predictions(run.predictions, tabulate_predictions(used, logits, classes))
+        predictions = read_predictions(run.predictions)
+        difference = check_saved(classifier, predictions, dataset.root)
+        facts = training_facts(frozen_pass, plan, training, options.features)
+        write_json(run.training, {**facts, "saved_network_difference": difference})
+        evaluation = evaluate(
+            predictions, classes=classes, positive_class=positive_class, seed=options.seed
+        )
+        said = notices(used, weights.kind)
+        write_json(run.evaluation, {"notices": said, **evaluation})
+        write_json(run.environment, environment_json(options.seed, table, weights.sha256))
+
+        # Pictures of it, and the report.
+        write_figures(run)
+        render_report(run)
+        screen.say("\n".join([*said, *result_lines(evaluation), f"Report: {run.report}"]))
+        screen.say("Not a medical device.")
+    return Run(run.root)
+
+
+def plan_head(options: Options) -> HeadPlan:
+    """The head's plan, as the options say it."""
+    stop = options.stop_at_accuracy
+    return HeadPlan(
+        units=0 if options.head == "linear" else int(options.head),
+        dropout=options.dropout,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        stop_at_accuracy=None if isinstance(stop, str) else stop,
+        stop_on=options.stop_on,
+        patience=options.patience,
+        balanced=options.class_weight == "balanced",
+        seed=options.seed,
+    )

@@ -1,0 +1,98 @@
+"""What a report says beside the numbers: how it was trained, and what limits the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from medlens.model.features import FrozenPass
+from medlens.model.head import WEIGHT_DECAY, HeadPlan, Training
+
+# Below this many images a test set gives intervals too wide for most claims.
+SMALL_TEST = 100
+
+
+def training_facts(
+    frozen_pass: FrozenPass, plan: HeadPlan, training: Training, features: str
+) -> dict[str, Any]:
+    """The content of training.json: backbone, features, head, and why training stopped."""
+    hidden = f"Dense({plan.units}, relu), " if plan.units else ""
+    return {
+        "backbone": frozen_pass.backbone.name,
+        "weights": frozen_pass.weights.kind,
+        "weights_sha256": frozen_pass.weights.sha256,
+        "weights_licence": frozen_pass.backbone.licence,
+        "image_size": frozen_pass.rule.size,
+        "fit": frozen_pass.rule.fit,
+        "engine": frozen_pass.engine,
+        "features": features,
+        "columns": int(training.head.layers[0][0].shape[0]),
+        "columns_kept": training.columns_kept,
+        "head": f"{hidden}Dropout({plan.dropout:g}), Dense(softmax)",
+        "optimizer": f"Adam, learning rate {plan.learning_rate:g}, weight decay {WEIGHT_DECAY:g}",
+        "loss": "categorical cross-entropy",
+        "class_weight": "balanced" if plan.balanced else "none",
+        "batch_size": plan.batch_size,
+        "epochs_run": len(training.history),
+        "best_epoch": training.best_epoch,
+        "stop_reason": training.stop_reason,
+        "stop_text": training.stop_text,
+        "seed": plan.seed,
+    }
+
+
+def notices(used: pd.DataFrame, weights_kind: str) -> list[str]:
+    """What a reader must know before any number, in plain sentences.
+
+    Args:
+        used: The images of the three splits, with split, patient and group.
+        weights_kind: "imagenet", "file" or "random".
+    """
+    said = []
+    if weights_kind == "random":
+        said.append(
+            "The backbone has random filters, not pretrained weights. "
+            "These numbers show that the road works; they are not a result."
+        )
+    unknown = int((used["patient"] == "").sum())
+    if unknown == len(used):
+        said.append(
+            "No patient is known: the splits are disjoint by image and its copies only. If several "
+            "images come from one patient, the results are too good."
+        )
+    elif unknown:
+        said.append(
+            f"The patient is unknown for {unknown:,} of {len(used):,} images; these are kept apart "
+            "by image and its copies only."
+        )
+    tested = used[used["split"] == "test"]
+    if len(tested) < SMALL_TEST:
+        said.append(
+            f"The test set is small: {len(tested):,} images of {tested['group'].nunique():,} "
+            "groups. Read the intervals, not the values."
+        )
+    return said
+
+
+SAID_METRICS = ("accuracy", "balanced_accuracy", "recall_macro", "roc_auc_macro")
+
+
+def result_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """The test result in a few lines for the screen.
+
+    Args:
+        evaluation: The content of evaluation.json.
+    """
+    test = evaluation["test"]
+    lines = [f"Test set: {test['n']:,} images, {test['groups']:,} groups"]
+    for name in SAID_METRICS:
+        metric = test[name]
+        label = name.replace("_", " ").replace("roc auc", "ROC AUC")
+        if metric["value"] is None:
+            lines.append(f"  {label:18} not available: {metric['reason']}")
+        else:
+            low, high = metric["ci95"]
+            lines.append(f"  {label:18} {metric['value']:.3f} (95 % interval {low:.3f} to {high:.3f})")
+    return lines
