@@ -27,7 +27,11 @@ def options_page() -> str:
             if field.metadata["group"] == group:
                 typed = "DATA" if name == "data" else f"`{flag_name(name)}`"
                 mark = "*" if name in AUDIT_OPTIONS else ""
-                cells = (field.metadata["kind"].expected, default_text(name), field.metadata["help"])
+                cells = (
+                    field.metadata["kind"].expected,
+                    default_text(name),
+                    field.metadata["help"],
+                )
                 escaped = [cell.replace("|", "\\|") for cell in cells]
                 lines.append(f"| {typed}{mark} | " + " | ".join(escaped) + " |")
     lines += ["", "`--config FILE` reads options from a TOML file; those typed win.", ""]

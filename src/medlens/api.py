@@ -1,4 +1,4 @@
-"""The Python interface: the verbs of the command line. Nothing heavy is imported before it is used."""
+"""The Python interface: the verbs of the command line. Heavy imports wait until they are used."""
 
 from __future__ import annotations
 

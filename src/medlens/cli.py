@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from medlens.api import new_screen
-from medlens.config import AUDIT_OPTIONS, FIELDS, Kind, Options, flag_name, make_options, read_config
+from medlens.config import (
+    AUDIT_OPTIONS,
+    FIELDS,
+    Kind,
+    Options,
+    flag_name,
+    make_options,
+    read_config,
+)
 from medlens.errors import MedlensError
 
 DONE, MENDABLE, OUR_FAULT = 0, 2, 1
@@ -56,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _add(commands, "train", _train, "Audit, split, features, head, evaluation, report.")
     _add_options(train, [name for name in FIELDS if name != "data"])
-    train.add_argument("--config", metavar="FILE", help="TOML file of options; those given here win.")
+    train.add_argument(
+        "--config", metavar="FILE", help="TOML file of options; those given here win."
+    )
     audit = _add(commands, "audit", _audit, "Say what is wrong with a data set.")
     _add_options(audit, [name for name in AUDIT_OPTIONS if name != "data"])
     for command in (train, audit):
@@ -69,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: Any, name: str, run: Callable[[dict[str, Any]], int], help: str) -> Any:
-    parser = commands.add_parser(name, help=help, description=help)
+def _add(commands: Any, name: str, run: Callable[[dict[str, Any]], int], does: str) -> Any:
+    parser = commands.add_parser(name, help=does, description=does)
     parser.set_defaults(command=run)
     return parser
 

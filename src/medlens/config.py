@@ -1,4 +1,4 @@
-"""Every option once: name, default, allowed values, help. TOML, command line and docs come from it."""
+"""Every option once. TOML, command line and docs come from these declarations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _choice(*values: str) -> Kind:
 
 
 def _number(
-    kind: type[int] | type[float], low: float, high: float, *words: str, open_low: bool = False
+    kind: type[int | float], low: float, high: float, *words: str, open_low: bool = False
 ) -> Kind:
     """An int or float from low to high, or one of some words such as `auto`."""
 
@@ -111,17 +111,17 @@ def parse_ratios(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
-def option(default: Any, kind: Kind, group: str, help: str, *, what: bool = True) -> Any:
+def option(default: Any, kind: Kind, group: str, does: str, *, what: bool = True) -> Any:
     """Declare one option as a dataclass field.
 
     Args:
         default: Its value when nobody says otherwise.
         kind: What it accepts.
         group: Its heading in the help and the docs.
-        help: One sentence for the help and the docs.
+        does: One sentence for the help and the docs.
         what: Whether it says what is computed (and so stands in config.toml) or only how to run.
     """
-    metadata = {"kind": kind, "group": group, "help": help, "what": what}
+    metadata = {"kind": kind, "group": group, "help": does, "what": what}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -264,7 +264,10 @@ class Options:
         "The class that counts as positive. auto: the second of two in sorted order.",
     )
     seed: int = option(
-        0, _number(int, 0, 2**31 - 1), RUN, "Seed of split, head and bootstrap: same seed, same files."
+        0,
+        _number(int, 0, 2**31 - 1),
+        RUN,
+        "Seed of split, head and bootstrap: same seed, same files.",
     )
     out: str = option("", _text("a folder", "RUN"), RUN, "The run folder to write.", what=False)
     cache: str = option(
@@ -282,9 +285,13 @@ class Options:
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {
     field.name: field for field in dataclasses.fields(Options)
 }
-AUDIT_OPTIONS = tuple(
-    name for name, field in FIELDS.items() if field.metadata["group"] in (DATA, SPLIT)
-) + ("seed", "cache", "out", "quiet")
+AUDIT_OPTIONS = (
+    *(name for name, field in FIELDS.items() if field.metadata["group"] in (DATA, SPLIT)),
+    "seed",
+    "cache",
+    "out",
+    "quiet",
+)
 
 
 def flag_name(name: str) -> str:
@@ -347,7 +354,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def config_toml(options: Options) -> str:
-    """All options that say what is computed, also the defaults, as TOML with their help as comments."""
+    """All options that say what is computed, also the defaults, as TOML with comments."""
     lines = ["# All options of this run; `medlens train --config FILE --out RUN` repeats it.", ""]
     for name, field in FIELDS.items():
         if field.metadata["what"]:

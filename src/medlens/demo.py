@@ -35,6 +35,8 @@ def run_demo(given: Mapping[str, Any], screen: Screen) -> Run:
         find_weights(BACKBONES["vgg16"], weights, seed=0)
     except MedlensError as error:
         weights = "random"
-        screen.say(f"{error.what}\nThe demo goes on with random filters. Its numbers are no result.")
+        screen.say(
+            f"{error.what}\nThe demo goes on with random filters. Its numbers are no result."
+        )
     options = {**given, "data": str(labels), "out": str(out), "weights": weights}
     return run_training(make_options(options), screen)

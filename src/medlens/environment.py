@@ -130,7 +130,7 @@ def describe_machine() -> list[str]:
         f"{facts['memory_gib']} GiB memory",
         f"backend        {keras.backend.backend()}",
         f"GPU            {', '.join(gpus()) or 'none: the frozen network runs on the CPU'}",
-        f"fast CPU       {'ncnn' if importlib.util.find_spec('ncnn') else 'no ncnn: Keras is used'}",
+        f"fast CPU       {'ncnn' if importlib.util.find_spec('ncnn') else 'Keras (no ncnn)'}",
     ]
     cache = cache_folder("auto")
     free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free

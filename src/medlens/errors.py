@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class MedlensError(Exception):
-    """A mistake that the user can mend: what is wrong, what was got, what was expected, how to mend it.
+    """A mistake that the user can mend: what is wrong, got, expected, and how to mend it.
 
     The four sentences go to the screen and to log.txt, so they never hold a file name or a
     patient id; those go into `names`, which is shown on the screen only.

@@ -20,7 +20,6 @@ from medlens.data.split import (
     check_class_sizes,
     check_split,
     group_images,
-    has_conflict,
     read_splits,
     resolve_leaks,
     split_by_ratio,
@@ -28,7 +27,7 @@ from medlens.data.split import (
 )
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
-from medlens.run_dir import RunDir, write_json, write_text
+from medlens.run_dir import RunDir, write_json
 from medlens.screen import Screen
 
 # What train stops at, unless the option named here tells it how to go on.
@@ -182,14 +181,17 @@ def divide(intake: Intake, options: Options, screen: Screen) -> pd.DataFrame:
     table = intake.table.reset_index(drop=True)
     excluded = table["unreadable"].where(table["unreadable"] == "", "unreadable")
     if options.drop_conflicts:
-        excluded = excluded.mask((excluded == "") & has_conflict(table), "conflicting labels")
+        num_labels = table.groupby("pixels_sha256")["label"].transform("nunique")
+        excluded = excluded.mask((excluded == "") & (num_labels > 1), "conflicting labels")
     kept = table[excluded == ""]
     groups = group_images(table)
     check_class_sizes(kept, groups[kept.index], min_per_class=options.min_per_class)
     shares = ratios(options)
     if options.split.lower().endswith(".csv"):
         split = read_splits(Path(options.split), table)[kept.index]
-        excluded = excluded.mask((excluded == "") & (split.reindex(table.index) == ""), "splits.csv")
+        excluded = excluded.mask(
+            (excluded == "") & (split.reindex(table.index) == ""), "splits.csv"
+        )
         screen.say("Split: as in the file given with --split.")
     elif (kept["split"] != "").any():
         if options.resolve_leaks:
@@ -221,7 +223,9 @@ def _say_resolved(resolved: Resolved, screen: Screen) -> None:
             screen.say(f"Leaks resolved: {sum(counts.values()):,} images left {split}: {said}")
     if sum(resolved.moved.values()):
         said = ", ".join(f"{name} {count:,}" for name, count in resolved.moved.items())
-        screen.say(f"Leaks resolved: {sum(resolved.moved.values()):,} went from val to train: {said}")
+        screen.say(
+            f"Leaks resolved: {sum(resolved.moved.values()):,} went from val to train: {said}"
+        )
 
 
 def _say_split(table: pd.DataFrame, classes: tuple[str, ...], screen: Screen) -> None:
@@ -234,7 +238,7 @@ def _say_split(table: pd.DataFrame, classes: tuple[str, ...], screen: Screen) ->
 
 
 def dataset_csv(table: pd.DataFrame) -> str:
-    """The text of dataset.csv: one row per image found, its facts, group, and why it is left out."""
+    """The text of dataset.csv: one row per image found, its facts, and why it is left out."""
     return table.drop(columns="split").to_csv(index=False)
 
 
@@ -248,9 +252,7 @@ def image_size(dataset: Dataset, options: Options, screen: Screen) -> int:
     return size
 
 
-def choose_positive_class(
-    classes: tuple[str, ...], options: Options, screen: Screen
-) -> str | None:
+def choose_positive_class(classes: tuple[str, ...], options: Options, screen: Screen) -> str | None:
     """The class that counts as positive: as named, or the second of two in sorted order.
 
     Raises:
@@ -276,4 +278,6 @@ def say_baseline(used: pd.DataFrame, screen: Screen) -> None:
     """Say what always answering the largest class would reach on val."""
     largest = used.loc[used["split"] == "train", "label"].value_counts().sort_index().idxmax()
     share = (used.loc[used["split"] == "val", "label"] == largest).mean()
-    screen.say(f"Always answering {largest} is right in {share:.3f} of val: accuracy must beat that.")
+    screen.say(
+        f"Always answering {largest} is right in {share:.3f} of val: accuracy must beat that."
+    )

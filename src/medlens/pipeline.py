@@ -89,12 +89,11 @@ def run_training(options: Options, screen: Screen) -> Run:
         # The head, on the features.
         plan = plan_head(options)
         labels = np.searchsorted(classes, used["label"])
-        fitted = [used["split"] == split for split in ("train", "val")]
+        is_train, is_val = (used["split"].to_numpy() == split for split in ("train", "val"))
         say_baseline(used, screen)
         with screen.progress("Training the head", plan.epochs, "epochs") as progress:
-            training = train_head(
-                *[(matrix[rows], labels[rows]) for rows in fitted], len(classes), plan, progress
-            )
+            examples = [(matrix[rows], labels[rows]) for rows in (is_train, is_val)]
+            training = train_head(examples[0], examples[1], len(classes), plan, progress)
         screen.say(f"{training.stop_text} Best epoch: {training.best_epoch}.")
         write_text(run.history, training.history.to_csv(index=False))
 

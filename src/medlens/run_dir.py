@@ -1,4 +1,4 @@
-"""Every file name in a run folder, and the one way to write a file. Nobody else joins these paths."""
+"""Every file name in a run folder; nobody else joins these paths."""
 
 from __future__ import annotations
 
@@ -25,50 +25,62 @@ class RunDir:
 
     @property
     def config(self) -> Path:
+        """All options, also the defaults."""
         return self.root / "config.toml"
 
     @property
     def environment(self) -> Path:
+        """Versions, machine, backend, hashes."""
         return self.root / "environment.json"
 
     @property
     def dataset(self) -> Path:
+        """One row per image found."""
         return self.root / "dataset.csv"
 
     @property
     def audit(self) -> Path:
+        """The findings."""
         return self.root / "audit.json"
 
     @property
     def splits(self) -> Path:
+        """path,split."""
         return self.root / "splits.csv"
 
     @property
     def history(self) -> Path:
+        """One row per epoch."""
         return self.root / "history.csv"
 
     @property
     def training(self) -> Path:
+        """Backbone, features, head, why training stopped."""
         return self.root / "training.json"
 
     @property
     def classifier(self) -> Path:
+        """The folder that is all a prediction needs."""
         return self.root / "classifier"
 
     @property
     def predictions(self) -> Path:
+        """The only source of every metric."""
         return self.root / "predictions.csv"
 
     @property
     def evaluation(self) -> Path:
+        """Every number with its interval."""
         return self.root / "evaluation.json"
 
     @property
     def figures(self) -> Path:
+        """PNG and SVG, and the CSV behind each."""
         return self.root / "figures"
 
     @property
     def report(self) -> Path:
+        """All of it in one file."""
         return self.root / "report.html"
 
     @property
@@ -78,6 +90,7 @@ class RunDir:
 
     @property
     def log(self) -> Path:
+        """What was said and when."""
         return self.root / "log.txt"
 
     def own(self) -> tuple[Path, ...]:
@@ -123,7 +136,7 @@ def open_run(options: Options) -> RunDir:
         _clear(run, entries)
     elif entries and options.resume:
         _check_same_options(run, options)
-    elif entries or run.root.exists() and not run.root.is_dir():
+    elif entries or run.root.is_file():
         raise MedlensError(
             "The run folder is in use.",
             got=f"{len(entries)} files or folders in it" if entries else "a file of that name",

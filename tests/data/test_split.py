@@ -238,6 +238,21 @@ def test_tangled_classes_reach_each_split_where_any_division_allows_it() -> None
     assert 10 < solvable < 50  # both kinds are there
 
 
+def test_a_division_that_only_another_order_of_the_patients_finds() -> None:
+    """Class d is in three patients and class c in three, two of them the same."""
+    patients = ["bbbbccd", "acccccddddd", "bbbbbccccddd", "aaaaabbb", "bbdd", "aaaaaa"]
+    table = table_of(
+        *(
+            (f"{number}/{image}", label, f"P{number}", "", "")
+            for number, labels in enumerate(patients)
+            for image, label in enumerate(labels)
+        )
+    )
+    for seed in range(10):
+        split = split_by_ratio(table, group_images(table), ratios=RATIOS, seed=seed)
+        check_split(table, group_images(table), split, ["a", "b", "c", "d"])
+
+
 def test_unreadable_files_are_in_no_split() -> None:
     table = large_singles(100, {"a": 0.5, "b": 0.5})
     table.loc[[3, 70], ["unreadable", "pixels_sha256"]] = ["It is cut short.", ""]
@@ -376,6 +391,23 @@ def test_planted_leaks_are_found_counted_and_named() -> None:
     assert "well21" not in str(error)
 
 
+def test_unknown_patients_are_no_leak() -> None:
+    table = given_table().assign(patient="")
+    leaks = find_leaks(table, group_images(table), table["split"])
+    assert leaks.groups == leaks.patients.names == leaks.copies.names == ()
+
+
+def test_a_patient_in_all_three_splits_stays_in_test_alone() -> None:
+    table = given_table()
+    for path in ("train/sick/00.png", "val/sick/40.png", "test/sick/50.png"):
+        table.loc[row(table, path), "patient"] = "everywhere"
+    resolved = resolve_leaks(table, group_images(table))
+    assert resolved.removed == {"train": {"sick": 1}, "val": {"sick": 1}}
+    assert resolved.moved == {}
+    left = resolved.table[resolved.table["patient"] == "everywhere"]
+    assert left["path"].tolist() == ["test/sick/50.png"]
+
+
 def test_a_leak_through_a_chain_is_found() -> None:
     """The test image's patient has a copy in train of another patient's image."""
     table = given_table()
@@ -490,7 +522,9 @@ def test_an_unreadable_file_needs_no_split_and_leaks_nothing() -> None:
     table.loc[broken, "unreadable"] = "It is cut short."
     table.loc[broken, "pixels_sha256"] = ""
     table.loc[row(table, "test/sick/50.png"), "split"] = ""
-    given = use_given_split(table, group_images(table), ratios=RATIOS, seed=0)
+    groups = group_images(table)
+    assert find_leaks(table, groups, table["split"]).groups == ()
+    given = use_given_split(table, groups, ratios=RATIOS, seed=0)
     assert (given.split == "").sum() == 3
 
 

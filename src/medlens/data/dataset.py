@@ -1,4 +1,4 @@
-"""A folder, a CSV or an .npz file -> one table: a row per image with path, label, patient, split, metadata."""
+"""A folder, a CSV or an .npz file -> one table, a row per image: path, label, patient, split."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def read_dataset(
     else:
         raise MedlensError(
             "The data set cannot be found." if not data.exists() else "This is not a data set.",
-            got="nothing at that place" if not data.exists() else f"a {data.suffix or 'plain'} file",
+            got="nothing at that place"
+            if not data.exists()
+            else f"a {data.suffix or 'plain'} file",
             expected="a folder with one sub-folder per class, a .csv or a MedMNIST .npz file",
             fix="Check the path that was given.",
             names=[str(data)],
@@ -197,7 +199,7 @@ def _read_csv(file: Path) -> Dataset:
     _check_rows(table, file)
     table["path"] = table["path"].str.replace("\\", "/", regex=False)
     table["split"] = [_split_name(value, file) for value in table["split"]]
-    for name in given.columns.difference(OWN_COLUMNS, sort=False):
+    for name in [name for name in given.columns if name not in OWN_COLUMNS]:
         table[f"given_{name}" if name in SCAN_COLUMNS else name] = _typed(given[name])
     return Dataset(file.parent, table.sort_values("path", ignore_index=True), "CSV", {})
 

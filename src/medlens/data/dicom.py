@@ -22,20 +22,8 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
 )
-from pydicom.uid import HTJ2K as HTJ2KAny
-from pydicom.uid import JPEG2000 as JPEG2000Any
 
 from medlens.data.decoded import (
     DecodedImage,
@@ -43,6 +31,7 @@ from medlens.data.decoded import (
     check_pixel_count,
 )
 from medlens.data.dicom_display import paint_colour, paint_grey, paint_palette
+from medlens.data.dicom_frames import check_fragments, decode_compressed, has_decoder
 
 # Everything that decides how a frame looks, and the patient; nothing else is kept in memory.
 _TAGS = [
@@ -82,22 +71,6 @@ _PIXEL_KEYWORDS = {
     0x7FE00010: "PixelData",
 }
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-# One decoder for each compression, so that a frame does not depend on what else is installed.
-# GDCM only where there is no other: some damaged JPEG-LS files make it end the whole program.
-_DECODERS = {
-    JPEGBaseline8Bit: "pillow",
-    JPEGExtended12Bit: "pillow",
-    JPEGLossless: "gdcm",
-    JPEGLosslessSV1: "gdcm",
-    JPEGLSLossless: "pyjpegls",
-    JPEGLSNearLossless: "pyjpegls",
-    JPEG2000Lossless: "pylibjpeg",
-    JPEG2000Any: "pylibjpeg",
-    HTJ2KLossless: "pylibjpeg",
-    HTJ2KLosslessRPCL: "pylibjpeg",
-    HTJ2KAny: "pylibjpeg",
-    RLELossless: "pydicom",
-}
 # The largest data set that a deflated file may unfold to.
 _MAX_INFLATED_BYTES = 1 << 30
 
@@ -121,7 +94,6 @@ class _Frames:
     bits_stored: int
     signed: bool
     photometric: str
-    offsets: tuple[bytes, bytes] | None  # the extended offset table, where there is one
 
 
 def looks_like_dicom(head: bytes) -> bool:
@@ -232,8 +204,6 @@ def _find_frames(stream: BinaryIO) -> _Frames:
     count = _integer(dataset, "NumberOfFrames", default=1) or 1  # 0 is a common slip for 1
     if count < 0:
         raise UnreadableImage("Its number of frames is negative.")
-    offsets = dataset.get("ExtendedOffsetTable")
-    lengths = dataset.get("ExtendedOffsetTableLengths")
     return _Frames(
         dataset=dataset,
         stream=stream,
@@ -250,7 +220,6 @@ def _find_frames(stream: BinaryIO) -> _Frames:
         bits_stored=_integer(dataset, "BitsStored", default=bits_allocated),
         signed=_integer(dataset, "PixelRepresentation", default=0) == 1,
         photometric=str(dataset.get("PhotometricInterpretation") or "").strip().upper(),
-        offsets=(offsets, lengths) if offsets and lengths else None,
     )
 
 
@@ -259,7 +228,7 @@ def _transfer_syntax(dataset: Dataset) -> UID:
     stated = dataset.file_meta.get("TransferSyntaxUID")
     if stated:
         syntax = UID(stated)
-        if not _has_decoder(syntax):
+        if not has_decoder(syntax):
             # An unknown UID is its own name, and may be anything.
             name = "" if syntax.name == stated else f" ({syntax.name})"
             raise UnreadableImage(f"Its transfer syntax{name} cannot be decoded.")
@@ -268,14 +237,6 @@ def _transfer_syntax(dataset: Dataset) -> UID:
     if implicit:
         return ImplicitVRLittleEndian
     return ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
-
-
-def _has_decoder(syntax: UID) -> bool:
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        return False
-    return decoder.is_native or _DECODERS.get(syntax) in decoder.available_plugins
 
 
 def _read_pixel_tag(stream: BinaryIO, syntax: UID) -> tuple[str, str, int]:
@@ -295,10 +256,6 @@ def _read_pixel_tag(stream: BinaryIO, syntax: UID) -> tuple[str, str, int]:
 
 def _decode_frame(frames: _Frames, index: int) -> tuple[NDArray[Any], str]:
     """Decode one frame; return it with its colour space, in which YBR has become RGB."""
-    if frames.syntax.is_encapsulated:
-        _check_compressed(frames, index)
-    else:
-        _check_length(frames)
     options: Any = {
         "rows": frames.rows,
         "columns": frames.columns,
@@ -311,15 +268,13 @@ def _decode_frame(frames: _Frames, index: int) -> tuple[NDArray[Any], str]:
         "planar_configuration": _integer(frames.dataset, "PlanarConfiguration", default=0),
         "pixel_keyword": frames.keyword,
         "pixel_vr": frames.representation,
-        "extended_offsets": frames.offsets,
     }
+    if frames.syntax.is_encapsulated:
+        frame = _read_compressed(frames, index)
+        return decode_compressed(frame, frames.syntax, {**options, "number_of_frames": 1})
+    _check_length(frames)
     frames.stream.seek(frames.start)
-    pixels, properties = get_decoder(frames.syntax).as_array(
-        frames.stream,
-        index=index,
-        decoding_plugin=_DECODERS.get(frames.syntax, ""),
-        **options,
-    )
+    pixels, properties = get_decoder(frames.syntax).as_array(frames.stream, index=index, **options)
     return pixels, str(properties["photometric_interpretation"])
 
 
@@ -333,60 +288,19 @@ def _check_length(frames: _Frames) -> None:
         raise UnreadableImage("Its pixel data is shorter than its header says.")
 
 
-def _check_compressed(frames: _Frames, index: int) -> None:
-    """Refuse compressed frames that are cut short, or that unfold to another size than stated."""
+def _read_compressed(frames: _Frames, index: int) -> bytes:
     if frames.length != _UNDEFINED_LENGTH:
         raise UnreadableImage("Its pixel data is not compressed as its header says.")
-    if frames.syntax == JPEGExtended12Bit and frames.bits_stored > 8:
-        raise UnreadableImage("JPEG Extended of more than 8 bits is not supported.")
-    _check_fragments(frames.stream, frames.start)
-    if frames.syntax == RLELossless:
-        return
+    check_fragments(frames.stream, frames.start)
     frames.stream.seek(frames.start)
-    data = get_frame(
-        frames.stream, index, number_of_frames=frames.count, extended_offsets=frames.offsets
+    offsets = frames.dataset.get("ExtendedOffsetTable")
+    lengths = frames.dataset.get("ExtendedOffsetTableLengths")
+    return get_frame(
+        frames.stream,
+        index,
+        number_of_frames=frames.count,
+        extended_offsets=(offsets, lengths) if offsets and lengths else None,
     )
-    if _codestream_shape(data) != (frames.rows, frames.columns, frames.samples):
-        raise UnreadableImage("Its compressed frame is not of the size that its header says.")
-
-
-def _check_fragments(stream: BinaryIO, start: int) -> None:
-    """Walk over the fragments of compressed pixel data: decoders may fill what is missing."""
-    end = stream.seek(0, io.SEEK_END)
-    position = start
-    while position != end:
-        stream.seek(position)
-        item = stream.read(8)
-        if len(item) < 8:
-            raise UnreadableImage("Its compressed pixel data is cut short.")
-        tag, length = item[:4], struct.unpack("<L", item[4:])[0]
-        if tag == b"\xfe\xff\xdd\xe0":
-            return
-        position += 8 + length
-        if tag != b"\xfe\xff\x00\xe0" or position > end:
-            raise UnreadableImage("Its compressed pixel data is damaged or cut short.")
-
-
-def _codestream_shape(data: bytes) -> tuple[int, int, int] | None:
-    """Read (rows, columns, samples) from the head of a JPEG, JPEG-LS or JPEG 2000 frame."""
-    if not data.startswith(b"\xff\xd8"):
-        # The size marker of JPEG 2000 directly follows the start of the codestream, which a
-        # wrongly kept JP2 header may precede.
-        size = data.find(b"\xff\x4f\xff\x51", 0, 4096)
-        if size < 0 or len(data) < size + 42:
-            return None
-        right, bottom, left, top = struct.unpack(">4L", data[size + 8 : size + 24])
-        return bottom - top, right - left, struct.unpack(">H", data[size + 40 : size + 42])[0]
-    position = 2
-    while position + 10 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        # The frame headers SOF0 to SOF15 (but for DHT, JPG and DAC among them) and JPEG-LS's.
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns, samples = struct.unpack(">HHB", data[position + 5 : position + 10])
-            return rows, columns, samples
-        length = struct.unpack(">H", data[position + 2 : position + 4])[0]
-        position += 1 if marker == 0xFF else 2 + length
-    return None
 
 
 def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:

@@ -54,6 +54,7 @@ class PictureRule:
 
     @property
     def name(self) -> str:
+        """The rule as part of a folder's name."""
         return f"{self.size}px-{self.fit}-{RESIZE_FILTER}"
 
     @property
@@ -241,7 +242,9 @@ class FactsCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         with self._connect() as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT)")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT)"
+            )
         connection.close()
         self._known = self._read_all()
 

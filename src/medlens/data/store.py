@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ class Store:
         for row, key in enumerate(keys):
             self._places.setdefault(key, (shard, row))
 
-    def add(self, keys: Sequence[str], rows: NDArray[np.generic]) -> None:
+    def add(self, keys: Sequence[str], rows: NDArray[Any]) -> None:
         """Write one shard.
 
         Args:
@@ -74,7 +75,7 @@ class Store:
         write_bytes(self.folder / f"{shard}{KEYS_SUFFIX}", "\n".join(keys).encode("ascii"))
         self._note(shard, keys)
 
-    def read(self, keys: Sequence[str]) -> NDArray[np.generic]:
+    def read(self, keys: Sequence[str]) -> NDArray[Any]:
         """The rows of these keys, in this order; keys may repeat.
 
         Raises:
@@ -84,7 +85,7 @@ class Store:
         by_shard: dict[str, list[int]] = {}
         for number, (shard, _) in enumerate(places):
             by_shard.setdefault(shard, []).append(number)
-        out: NDArray[np.generic] | None = None
+        out: NDArray[Any] | None = None
         for shard, numbers in by_shard.items():
             rows = np.load(self.folder / f"{shard}.npy", mmap_mode="r", allow_pickle=False)
             if out is None:
@@ -93,10 +94,12 @@ class Store:
         return out if out is not None else np.empty((0,))
 
     def remove(self) -> None:
-        """Delete all shards, keys first."""
+        """Delete all shards, keys first, and the folder if nothing else is in it."""
         for path in (*self._files(KEYS_SUFFIX), *self._files(".npy")):
             path.unlink(missing_ok=True)
         self._places.clear()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _files(self, suffix: str) -> Iterator[Path]:
         yield from self.folder.glob(f"*{suffix}")

@@ -1,4 +1,4 @@
-"""The table of backbones, and a backbone as one flat graph from raw RGB pixels to pooled features."""
+"""The table of backbones, and a backbone as one flat graph from raw pixels to features."""
 
 from __future__ import annotations
 

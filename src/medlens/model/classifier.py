@@ -127,9 +127,7 @@ def build_classifier(
         features: "all" or "last".
         temperature: Divides the logits before the softmax.
     """
-    backbone = build_backbone(
-        frozen_pass.backbone, frozen_pass.weights, size=frozen_pass.rule.size
-    )
+    backbone = build_backbone(frozen_pass.backbone, frozen_pass.weights, size=frozen_pass.rule.size)
     last = f"{frozen_pass.backbone.depths[-1]}_mean"
     values = backbone.get_layer("features" if features == "all" else last).output
     layers = []

@@ -94,11 +94,11 @@ def keras_forward(model: keras.Model) -> Forward:
     def one(picture: Any) -> Any:
         return model(picture[None], training=False)[0]
 
-    @tensorflow.function(reduce_retracing=False)
     def all_of_them(pictures: Any) -> Any:
         return tensorflow.map_fn(one, pictures, parallel_iterations=PARALLEL_PICTURES)
 
-    return lambda pictures: np.asarray(all_of_them(pictures.astype(np.float32)))
+    compiled = tensorflow.function(all_of_them)
+    return lambda pictures: np.asarray(compiled(pictures.astype(np.float32)))
 
 
 def feature_store(cache: Path, frozen_pass: FrozenPass) -> Store:
@@ -168,7 +168,7 @@ def _say_time(images: int, seconds_per_batch: float, say: Callable[[str], None])
         )
 
 
-def run_batch(forward: Forward, pictures: NDArray[np.generic]) -> NDArray[np.float32]:
+def run_batch(forward: Forward, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Features of up to BATCH pictures, computed in a batch of exactly BATCH."""
     full = np.zeros((BATCH, *pictures.shape[1:]), np.uint8)
     full[: len(pictures)] = pictures

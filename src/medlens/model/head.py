@@ -152,7 +152,13 @@ def train_head(
 def _standardisation(
     features: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Mean and spread of the columns that vary, and which these are."""
+    """Mean and scale of the columns that vary, and which these are.
+
+    The scale is the spread times the square root of the number of columns: an image's inputs then
+    have length 1 or so, however many features there are. Otherwise a step of Adam, which moves
+    every weight by the learning rate, would move the logits of a wide head by far too much, and
+    its random starting weights would add noise that training never takes away.
+    """
     mean = features.mean(axis=0, dtype=np.float64)
     scale = features.std(axis=0, dtype=np.float64)
     kept = scale > NEAR_CONSTANT * np.abs(mean) + 1e-6
@@ -163,6 +169,7 @@ def _standardisation(
             expected="images that differ",
             fix="Look at the images: are they blank? Run `medlens audit`.",
         )
+    scale *= np.sqrt(np.count_nonzero(kept))
     return mean[kept].astype(np.float32), scale[kept].astype(np.float32), kept
 
 
@@ -196,7 +203,7 @@ def _build(columns: int, classes: int, plan: HeadPlan) -> keras.Model:
     return model
 
 
-class _Stop(keras.callbacks.Callback):
+class _Stop(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Keeps the history and the best weights, and says when to stop and why."""
 
     def __init__(self, plan: HeadPlan, progress: Callable[[int], None]) -> None:

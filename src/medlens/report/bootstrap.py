@@ -112,7 +112,8 @@ def bootstrap_limits(
         return None
     floor, ceiling = bounds
     share, spread = ((one / (ceiling - floor)) for one in (value - floor, float(kept.std(ddof=1))))
-    if spread <= 1e-9 * share * (1 - share):  # rounding alone
+    rounding = max(1e-9 * share * (1 - share), 1e-15)
+    if not 0 < share < 1 or spread <= rounding:
         return None
     correction = np.sqrt(groups / max(groups - 1, 1))
     low, high = logit_limits(share, spread * correction, groups)

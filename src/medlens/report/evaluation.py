@@ -23,12 +23,14 @@ from medlens.report.measures import (
     score,
     share_measure,
 )
-from medlens.report.metrics import SplitPredictions
+from medlens.report.metrics import FloatArray, SplitPredictions
 
 SPLITS = ("train", "val", "test")
 
 # Probabilities of an image may miss a sum of 1 by this much (they are written with nine digits).
 SUM_TOLERANCE = 1e-3
+
+FEWEST_DRAWS = 100
 
 
 def evaluate(
@@ -61,7 +63,10 @@ def evaluate(
     Raises:
         MedlensError: If the table lacks a column, is empty, or holds an unknown class or split,
             a missing group, or probabilities that are none.
+        ValueError: If there are fewer than 100 draws.
     """
+    if draws < FEWEST_DRAWS:
+        raise ValueError(f"draws is {draws}; an interval needs {FEWEST_DRAWS} at least")
     classes = [str(name) for name in classes]
     positive_class = _choose_positive_class(classes, positive_class)
     _check_table(predictions, classes)
@@ -130,7 +135,7 @@ def _check_table(predictions: pd.DataFrame, classes: Sequence[str]) -> None:
     if groupless.any():
         what = "Images without a group are among the predictions."
         refuse(what, f"{int(groupless.sum())} rows", "a group for each image", groupless)
-    values = predictions[[f"prob_{name}" for name in classes]].to_numpy(dtype=np.float64)
+    values = _probabilities(predictions, classes)
     good = np.isfinite(values).all(1) & (values >= 0).all(1) & (values <= 1).all(1)
     good &= np.abs(values.sum(1) - 1) <= SUM_TOLERANCE
     if not good.all():
@@ -139,16 +144,20 @@ def _check_table(predictions: pd.DataFrame, classes: Sequence[str]) -> None:
         refuse(what, f"{int((~good).sum())} rows", expected, pd.Series(~good, predictions.index))
 
 
+def _probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> FloatArray:
+    """Of shape (images, classes); NaN for what is no number."""
+    columns = [pd.to_numeric(rows[f"prob_{name}"], errors="coerce") for name in classes]
+    return np.stack([column.to_numpy(dtype=np.float64) for column in columns], axis=1)
+
+
 def _as_arrays(rows: pd.DataFrame, classes: Sequence[str]) -> SplitPredictions:
     numbers = {name: number for number, name in enumerate(classes)}
-    return SplitPredictions(
-        truth=np.array([numbers[name] for name in rows["label"].astype(str)], dtype=np.int64),
-        predicted=np.array(
-            [numbers[name] for name in rows["predicted"].astype(str)], dtype=np.int64
-        ),
-        probabilities=rows[[f"prob_{name}" for name in classes]].to_numpy(dtype=np.float64),
-        groups=np.unique(rows["group"].astype(str).to_numpy(), return_inverse=True)[1],
+    truth, predicted = (
+        np.array([numbers[name] for name in rows[column].astype(str)], dtype=np.int64)
+        for column in ("label", "predicted")
     )
+    groups = np.unique(rows["group"].astype(str).to_numpy(), return_inverse=True)[1]
+    return SplitPredictions(truth, predicted, _probabilities(rows, classes), groups)
 
 
 def _evaluate_split(scored: Scored, majority: int | None, positive: int | None) -> dict[str, Any]:

@@ -94,5 +94,7 @@ def result_lines(evaluation: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {label:18} not available: {metric['reason']}")
         else:
             low, high = metric["ci95"]
-            lines.append(f"  {label:18} {metric['value']:.3f} (95 % interval {low:.3f} to {high:.3f})")
+            lines.append(
+                f"  {label:18} {metric['value']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+            )
     return lines

@@ -139,6 +139,11 @@ class AucParts:
         count = len(self.influence)
         return float((self.influence**2).sum()) * (count - 1) / count
 
+    @property
+    def sufficient(self) -> bool:
+        """Whether enough groups overlap for the variance to be trusted."""
+        return self.overlapping >= FEWEST_OVERLAPPING_GROUPS and self.variance > 0
+
 
 def auc_parts(
     positive: BoolArray, scores: FloatArray, groups: IntArray, group_count: int
@@ -177,13 +182,14 @@ def auc_interval(value: float, parts: AucParts) -> Interval:
     effective number of groups of the two sides, less one. Where fewer than
     `FEWEST_OVERLAPPING_GROUPS` groups overlap the other class (an AUC at or near 1) that variance
     is too small or zero; then Newcombe's score method with the effective numbers of groups as
-    sizes. In simulations this covered better than every bootstrap over groups that was tried.
+    sizes. In simulations this covered nearer to 95 % than bootstraps over groups, by percentiles
+    (84 % at an AUC of 0.97 in 50 groups), with or without correction for bias.
 
     Args:
         value: The AUC, 0 to 1.
         parts: From `auc_parts`.
     """
-    if parts.overlapping < FEWEST_OVERLAPPING_GROUPS or parts.variance <= 0:
+    if not parts.sufficient:
         limits = newcombe_auc_limits(value, parts.positives, parts.negatives)
         return Interval(*limits, "Newcombe's score method, groups as observations")
     limits = logit_limits(value, np.sqrt(parts.variance), parts.groups)
@@ -202,11 +208,11 @@ def mean_auc_interval(values: FloatArray, parts: Sequence[AucParts]) -> Interval
         parts: From `auc_parts`, for each class.
     """
     value = float(values.mean())
-    if any(part.overlapping < FEWEST_OVERLAPPING_GROUPS for part in parts):
+    mean = replace(parts[0], influence=np.mean([part.influence for part in parts], axis=0))
+    if not all(part.sufficient for part in [*parts, mean]):
         each = [auc_interval(float(one), part) for one, part in zip(values, parts, strict=True)]
         low, high = np.mean([(one.low, one.high) for one in each], axis=0)
         return Interval(min(float(low), value), max(float(high), value), "mean of class intervals")
-    mean = replace(parts[0], influence=np.mean([part.influence for part in parts], axis=0))
     groups = satterthwaite_groups([part.variance for part in parts], [p.groups for p in parts])
     limits = logit_limits(value, np.sqrt(mean.variance), groups)
     return Interval(*limits, f"DeLong over {len(mean.influence)} groups, logit scale")

@@ -54,5 +54,5 @@ def write_predictions(path: Path, predictions: pd.DataFrame) -> None:
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read predictions.csv as it was written, names and labels as text."""
-    texts = {name: str for name in ("path", "split", "fold", "patient", "label", "predicted")}
+    texts = dict.fromkeys(("path", "split", "fold", "patient", "label", "predicted"), str)
     return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={})

@@ -1,0 +1,7 @@
+"""`python -m medlens`: the same as the command `medlens`."""
+
+import sys
+
+from medlens.cli import main
+
+sys.exit(main())
