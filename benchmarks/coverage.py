@@ -35,9 +35,6 @@ from medlens.report.metrics import (
     confusion_scores,
     count_confusion,
     placements,
-    rank_images,
-    roc_auc,
-    weigh,
 )
 
 WITHIN_PATIENT_CORRELATION = 0.5
@@ -106,8 +103,7 @@ def intervals_by_patient(split: SplitPredictions) -> dict[str, tuple[float, floa
     if positive.any():
         found["recall"] = share_measure(split, split.predicted == 1, positive)["ci95"]
     if positive.any() and not positive.all():
-        ranking = rank_images(positive, scores, split.groups, split.group_count)
-        value = float(roc_auc(weigh(ranking, np.ones((split.group_count, 1))))[0])
+        value = float(placements(positive, scores)[positive].mean())
         parts = auc_parts(positive, scores, split.groups, split.group_count)
         interval = auc_interval(value, parts)
         found["roc_auc"] = (interval.low, interval.high)
@@ -121,14 +117,13 @@ def intervals_by_image(split: SplitPredictions) -> dict[str, tuple[float, float]
     if positive.any():
         share = float(right[positive].mean())
         found["recall"] = wilson_limits(share, int(positive.sum()), NORMAL_QUANTILE)
-    if positive.any() and not positive.all():
+    if min(positive.sum(), (~positive).sum()) > 1:
         shares = placements(positive, split.probabilities[:, 1])
         value = float(shares[positive].mean())
-        error = np.sqrt(
-            sum(shares[side].var(ddof=1) / side.sum() for side in (positive, ~positive))
-        )
-        inside = 0 < value < 1 and error > 0
-        found["roc_auc"] = logit_limits(value, float(error), 10**6) if inside else (value, value)
+        sides = [shares[side] for side in (positive, ~positive)]
+        error = float(np.sqrt(sum(side.var(ddof=1) / len(side) for side in sides)))
+        inside = 0 < value < 1
+        found["roc_auc"] = logit_limits(value, error, 10**6) if inside else (value, value)
     return found
 
 

@@ -265,7 +265,9 @@ def test_a_damaged_file_is_listed_and_many_stop_the_run(
     run = train(labels, tmp_path / "run")
     findings = json.loads((run.path / "audit.json").read_text(encoding="utf-8"))["findings"]
     unreadable = next(one for one in findings if one["code"] == "unreadable")
-    assert sorted(path for group in unreadable["files"] for path in group) == sorted(table["path"].iloc[:2])
+    assert sorted(path for group in unreadable["files"] for path in group) == sorted(
+        table["path"].iloc[:2]
+    )
     assert len(run.predictions) == len(table) - 2
     for path in damaged[:20]:
         path.write_bytes(b"")

@@ -10,7 +10,7 @@ from medlens.config import make_options
 from medlens.run import Run
 
 if TYPE_CHECKING:
-    from medlens.data.audit import Finding
+    from medlens.data.finding import Finding
     from medlens.model.classifier import Classifier
     from medlens.screen import Screen
 

@@ -231,7 +231,7 @@ class Options:
     epochs: int = option(100, _number(int, 1, 100_000), HEAD, "Most epochs to train the head for.")
     batch_size: int = option(64, _number(int, 1, 65_536), HEAD, "Images in a step of training.")
     learning_rate: float = option(
-        1e-3, _number(float, 0, 10, open_low=True), HEAD, "Adam's learning rate."
+        1e-2, _number(float, 0, 10, open_low=True), HEAD, "Adam's learning rate."
     )
     stop_at_accuracy: float | str = option(
         0.98,

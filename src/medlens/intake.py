@@ -11,20 +11,13 @@ import pandas as pd
 from rich.table import Table
 
 from medlens.config import DEFAULT_RATIOS, Options, parse_ratios
-from medlens.data.audit import Finding, audit, findings_to_json
+from medlens.data.audit import audit, findings_to_json
 from medlens.data.dataset import Dataset, read_dataset
+from medlens.data.finding import Finding
+from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
+from medlens.data.leaks import Resolved, resolve_leaks
 from medlens.data.scan import Pictures, choose_image_size, scan
-from medlens.data.split import (
-    SPLITS,
-    Resolved,
-    check_class_sizes,
-    check_split,
-    group_images,
-    read_splits,
-    resolve_leaks,
-    split_by_ratio,
-    use_given_split,
-)
+from medlens.data.split import check_split, read_splits, split_by_ratio, use_given_split
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
 from medlens.run_dir import RunDir, write_json
@@ -181,8 +174,7 @@ def divide(intake: Intake, options: Options, screen: Screen) -> pd.DataFrame:
     table = intake.table.reset_index(drop=True)
     excluded = table["unreadable"].where(table["unreadable"] == "", "unreadable")
     if options.drop_conflicts:
-        num_labels = table.groupby("pixels_sha256")["label"].transform("nunique")
-        excluded = excluded.mask((excluded == "") & (num_labels > 1), "conflicting labels")
+        excluded = excluded.mask((excluded == "") & has_conflict(table), "conflicting labels")
     kept = table[excluded == ""]
     groups = group_images(table)
     check_class_sizes(kept, groups[kept.index], min_per_class=options.min_per_class)

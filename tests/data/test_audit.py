@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medlens.data.audit import SEVERITIES, Finding, audit, findings_to_json
-from medlens.data.split import check_class_sizes, group_images, use_given_split
+from medlens.data.audit import audit, findings_to_json
+from medlens.data.finding import SEVERITIES, Finding
+from medlens.data.groups import check_class_sizes, group_images
+from medlens.data.split import use_given_split
 from medlens.errors import MedlensError
 
 RATIOS = (0.7, 0.15, 0.15)
@@ -127,7 +129,9 @@ def test_the_same_image_with_two_labels_is_an_error() -> None:
     table = clean_table()
     sick, well = table["path"][0], table["path"][150]
     table.loc[150, "pixels_sha256"] = table["pixels_sha256"][0]
-    finding = run(table)["conflicting_label"]
+    found = run(broken(table, [99]))
+    assert list(found) == ["conflicting_label", "unreadable", "duplicate"]
+    finding = found["conflicting_label"]
     assert finding.severity == "error"
     assert finding.files == ((sick, well),)
     assert "1 image with more than one label: 2 identical files" in finding.message
@@ -285,8 +289,10 @@ def test_facts_that_only_follow_the_patient_are_not_taken_for_more_than_they_are
 def test_masks_are_found_by_name_and_by_two_values() -> None:
     table = clean_table()
     table.loc[[4, 120], "path"] = ["sick/a_mask.png", "well/b_mask_1.PNG"]
-    table.loc[[7, 8, 9], "levels"] = 2
-    finding = run(table)["mask"]
+    table.loc[[4, 7, 8, 9], "levels"] = 2
+    found = run(table)
+    assert set(found) == {"mask"}
+    finding = found["mask"]
     assert finding.severity == "warning"
     assert finding.details == {"by_name": 2, "two_valued": 3}
     assert {path for (path,) in finding.files} == set(table["path"][[4, 120, 7, 8, 9]])
@@ -300,8 +306,10 @@ def test_masks_are_found_where_they_are_most_of_the_files() -> None:
     assert run(table)["mask"].details == {"by_name": 120, "two_valued": 0}
 
 
-def test_line_drawings_and_people_who_wear_masks_are_not_masks() -> None:
+def test_what_all_images_have_in_common_makes_no_mask() -> None:
     table = clean_table().assign(levels=2)
+    assert "mask" not in run(table)
+    table["path"] = [name.replace(".png", "_mask.png") for name in table["path"]]
     assert "mask" not in run(table)
     table = clean_table()
     table.loc[4, "path"] = "sick/unmasked_man.png"

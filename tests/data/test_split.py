@@ -12,16 +12,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
+from medlens.data.leaks import find_leaks, refuse_leaks, resolve_leaks
 from medlens.data.split import (
-    SPLITS,
-    check_class_sizes,
     check_split,
-    find_leaks,
-    group_images,
-    has_conflict,
     read_splits,
-    refuse_leaks,
-    resolve_leaks,
     split_by_ratio,
     splits_to_csv,
     use_given_split,
@@ -161,6 +156,13 @@ def test_single_images_meet_the_ratios_to_one_image() -> None:
         for wanted, split_name in zip(RATIOS, SPLITS, strict=True):
             count = (split[own.index] == split_name).sum()
             assert abs(count - wanted * len(own)) < 1, (name, split_name)
+
+
+def test_the_odd_image_of_a_small_class_goes_to_test() -> None:
+    table = large_singles(20, {"a": 0.5, "b": 0.5})
+    split = split_by_ratio(table, group_images(table), ratios=RATIOS, seed=0)
+    for _, own in split.groupby(table["label"]):
+        assert own.value_counts().to_dict() == {"train": 7, "test": 2, "val": 1}
 
 
 def test_large_patients_are_spread_over_all_splits() -> None:

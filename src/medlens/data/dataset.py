@@ -41,6 +41,7 @@ SCAN_COLUMNS = (
     "border",
 )
 OWN_COLUMNS = ("path", "label", "patient", "split")
+RESERVED_COLUMNS = (*SCAN_COLUMNS, "group", "excluded", "fold")
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _read_csv(file: Path) -> Dataset:
     table["path"] = table["path"].str.replace("\\", "/", regex=False)
     table["split"] = [_split_name(value, file) for value in table["split"]]
     for name in [name for name in given.columns if name not in OWN_COLUMNS]:
-        table[f"given_{name}" if name in SCAN_COLUMNS else name] = _typed(given[name])
+        table[f"given_{name}" if name in RESERVED_COLUMNS else name] = _typed(given[name])
     return Dataset(file.parent, table.sort_values("path", ignore_index=True), "CSV", {})
 
 

@@ -72,7 +72,7 @@ _PIXEL_KEYWORDS = {
 }
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 # The largest data set that a deflated file may unfold to.
-_MAX_INFLATED_BYTES = 1 << 30
+_MAX_INFLATED_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,9 @@ _PLUGINS = {
     HTJ2K: "pylibjpeg",
     RLELossless: "pydicom",
 }
-# Far more than the largest sound frame takes on a slow computer.
-_SECONDS_PER_FRAME = 60.0
+# Far more than a sound frame takes on a slow and busy computer, the start of the decoder included.
+_SECONDS_TO_START = 20.0
+_SECONDS_PER_PIXEL = 2e-6
 
 
 def has_decoder(syntax: UID) -> bool:
@@ -68,7 +69,7 @@ def has_decoder(syntax: UID) -> bool:
 
 
 def decode_compressed(
-    frame: bytes, syntax: UID, options: dict[str, Any], *, seconds: float = _SECONDS_PER_FRAME
+    frame: bytes, syntax: UID, options: dict[str, Any], *, seconds: float | None = None
 ) -> tuple[NDArray[Any], str]:
     """Decode one frame.
 
@@ -76,7 +77,8 @@ def decode_compressed(
         frame: Its compressed bytes.
         syntax: The transfer syntax, one that `has_decoder`.
         options: The header's values, by the names of pydicom's decoding options.
-        seconds: After how long decoding is given up, for the compressions that can hang.
+        seconds: After how long decoding is given up, where a decoder can hang; by default, by the
+            size of the frame.
 
     Returns:
         Stored values, of shape (rows, columns) or (rows, columns, 3), and their colour space.
@@ -98,6 +100,8 @@ def decode_compressed(
             encapsulate([frame]), index=0, decoding_plugin=plugin, **options
         )
         return pixels, str(properties["photometric_interpretation"])
+    if seconds is None:
+        seconds = _SECONDS_TO_START + _SECONDS_PER_PIXEL * options["rows"] * options["columns"]
     return _decode_apart(frame, {"syntax": syntax, "plugin": plugin, "options": options}, seconds)
 
 

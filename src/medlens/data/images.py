@@ -202,8 +202,9 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UnreadableImage("It is not a file.")
         stream = path.open("rb")
-    except OSError as error:
-        raise UnreadableImage(f"It cannot be opened: {error.strerror}.") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        cause = getattr(error, "strerror", None) or "its name is not valid"
+        raise UnreadableImage(f"It cannot be opened: {cause}.") from None
     with stream:
         yield stream
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from PIL import Image
 
 from medlens.data.store import write_bytes
 from medlens.errors import MedlensError
+
+Array = NDArray[np.float64]
+Box = tuple[int, int, int, int]
 
 CLASSES = ("healthy", "mass", "microcalcification")
 COLUMNS = (
@@ -25,7 +28,7 @@ SMALLEST_SIZE = 32
 MOST_IMAGES_PER_PATIENT = 4
 # Lengths below are in pixels of an image of this size; others are drawn to scale.
 REFERENCE_SIZE = 64
-# Of the patients with a lesion, the share whose first image shows the other, healthy side.
+# Of the patients with several images, the share of which one shows the other, healthy side.
 HEALTHY_SIDE = 0.2
 # Grey levels, drawn per image whatever its class. With the extremes bent in towards BEND spreads,
 # no pixel reaches black or white, so that nothing is clipped and the drawn values hold.
@@ -52,7 +55,7 @@ class Phantom:
     pixels: NDArray[np.uint8]
     label: str
     patient: str
-    lesion: tuple[int, int, int, int] | None
+    lesion: Box | None
 
 
 def write_phantoms(
@@ -87,31 +90,32 @@ def write_phantoms(
         MedlensError: If an argument is out of range, or the folder holds other PNG files.
     """
     patients = -(-2 * images // 5) if patients is None else patients
-    _check_arguments(images=images, size=size, patients=patients, classes=classes)
+    _check_picture(size, classes)
+    _check_numbers(images=images, classes=len(classes), patients=patients)
     generator = np.random.default_rng([seed])
     counts = _images_per_patient(images, patients, generator)
     labels = _labels(counts, sorted(classes), generator)
     brightness = _spread_evenly(labels, generator)
-    rows: list[dict[str, object]] = []
-    files: dict[str, bytes] = {}
-    for patient, person in enumerate(_people(patients, generator), start=1):
-        for image in range(1, counts[patient - 1] + 1):
-            phantom = draw_phantom(
-                labels[len(rows)],
-                size=size,
-                seed=seed,
-                patient=patient,
-                image=image,
-                brightness=brightness[len(rows)],
-            )
-            path = f"{phantom.label}/{phantom.patient}_{image}.png"
-            files[path] = _png(phantom.pixels)
-            box = dict(zip(COLUMNS[-4:], phantom.lesion or ("",) * 4, strict=True))
-            row = {"path": path, "label": phantom.label, "patient": phantom.patient}
-            rows.append({**row, **person, **box})
-    _check_folder(folder, files)
-    for path, content in files.items():
-        write_bytes(folder / path, content)
+    people = _people(patients, generator)
+    places = [(patient, image) for patient in range(patients) for image in range(counts[patient])]
+    paths = [
+        f"{label}/{_patient_name(patient + 1)}_{image + 1}.png"
+        for (patient, image), label in zip(places, labels, strict=True)
+    ]
+    _check_folder(folder, paths)
+    rows: list[Sequence[object]] = [COLUMNS]
+    for number, (patient, image) in enumerate(places):
+        phantom = draw_phantom(
+            labels[number],
+            size=size,
+            seed=seed,
+            patient=patient + 1,
+            image=image + 1,
+            brightness=brightness[number],
+        )
+        write_bytes(folder / paths[number], _png(phantom.pixels))
+        box = phantom.lesion or ("",) * 4
+        rows.append((paths[number], phantom.label, phantom.patient, *people[patient], *box))
     labels_file = folder / "labels.csv"
     write_bytes(labels_file, _csv(rows))
     return labels_file
@@ -128,8 +132,8 @@ def draw_phantom(
 ) -> Phantom:
     """Draw one image; the same arguments but for the label give the same tissue.
 
-    After the lesion is drawn, the image is brought to a mean and a spread that do not depend on
-    the class.
+    After the lesion is drawn, the image is brought to a mean and a spread that have nothing to do
+    with the label.
 
     Args:
         label: One of `CLASSES`.
@@ -143,23 +147,20 @@ def draw_phantom(
     Raises:
         MedlensError: If the label or the size cannot be drawn.
     """
-    _check_size(size)
-    _check_classes([label])
-    # A seed sequence takes a missing number for 0, so the last one is never 0 but for the patient.
+    _check_picture(size, [label])
+    character = _draw_character(np.random.default_rng([seed, patient]))
     tissue_generator = np.random.default_rng([seed, patient, image, 1])
     lesion_generator = np.random.default_rng([seed, patient, image, 2])
-    character = _draw_character(np.random.default_rng([seed, patient]))
-    if brightness is None:
-        brightness = (tissue_generator.random(), tissue_generator.random())
     picture = _tissue(character, size, tissue_generator)
     box = None
     if label != "healthy":
         draw = _mass if label == "mass" else _microcalcification
         lesion, box = draw(size, lesion_generator)
-        picture = picture + lesion
-    grain = tissue_generator.standard_normal((size, size))
-    picture = picture + character.grain * grain
-    return Phantom(_grey_levels(picture, brightness), label, f"P{patient:04d}", box)
+        picture += lesion
+    picture += character.grain * tissue_generator.standard_normal((size, size))
+    if brightness is None:
+        brightness = (tissue_generator.random(), tissue_generator.random())
+    return Phantom(_grey_levels(picture, brightness), label, _patient_name(patient), box)
 
 
 @dataclass(frozen=True)
@@ -193,9 +194,7 @@ def _draw_character(generator: np.random.Generator) -> _Character:
     )
 
 
-def _tissue(
-    character: _Character, size: int, generator: np.random.Generator
-) -> NDArray[np.float64]:
+def _tissue(character: _Character, size: int, generator: np.random.Generator) -> Array:
     """Lumps, fibres, a slow gradient and a few single bright specks, in spreads of the lumps."""
     along, across = _frequencies(size, character.angle)
     frequency = np.hypot(along * character.stretch, across)
@@ -205,25 +204,20 @@ def _tissue(
     fading = _noise(size, generator, np.exp(-((frequency / 0.03) ** 2)))
     fibres = np.exp(-((field / 0.16) ** 2)) / (1 + np.exp(-2 * fading))
     specks = generator.uniform(2.0, REFERENCE_SIZE - 2.0, (generator.poisson(1.0), 2))
-    return (
-        lumps
-        + character.fibres * fibres
-        + _thickness(size, generator)
-        + _specks(specks, size, generator)
-    )
+    picture: Array = lumps + character.fibres * fibres
+    return picture + _thickness(size, generator) + _specks(specks, size, generator)
 
 
-def _thickness(size: int, generator: np.random.Generator) -> NDArray[np.float64]:
+def _thickness(size: int, generator: np.random.Generator) -> Array:
     """The slow change of brightness with the thickness of the tissue: a plane and a bowl."""
-    y, x = (2 * along / REFERENCE_SIZE - 1 for along in _coordinates(size))
+    y, x = (2 * centres / REFERENCE_SIZE - 1 for centres in _coordinates(size))
     slope = generator.uniform(-0.5, 0.5, 2)
     bowl = generator.uniform(-0.8, 0.8)
-    return np.asarray(slope[0] * x + slope[1] * y + bowl * (x**2 + y**2))
+    thickness: Array = slope[0] * x + slope[1] * y + bowl * (x**2 + y**2)
+    return thickness
 
 
-def _mass(
-    size: int, generator: np.random.Generator
-) -> tuple[NDArray[np.float64], tuple[int, int, int, int]]:
+def _mass(size: int, generator: np.random.Generator) -> tuple[Array, Box]:
     """A round or oval lesion with a smooth edge."""
     radius = generator.uniform(8.0, 14.0)
     flatness = generator.uniform(0.75, 1.0)
@@ -237,18 +231,15 @@ def _mass(
     distance = np.hypot(along, across / flatness) - radius
     contrast = generator.uniform(2.2, 3.6)
     # The extent of a turned ellipse.
-    half_width = np.hypot(np.cos(angle), flatness * np.sin(angle)) * radius
-    half_height = np.hypot(np.sin(angle), flatness * np.cos(angle)) * radius
-    half = np.array([half_width, half_height]) + 2 * edge
+    turned = np.array([[np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    half = radius * np.hypot(turned[:, 0], flatness * turned[:, 1]) + 2 * edge
     core = 1 / (1 + np.exp(distance / edge))
     halo = np.exp(-(((distance - 5.0) / 4.0) ** 2))
     lesion = contrast * (core - HALO * halo * core.sum() / halo.sum())
     return lesion, _box(centre - half, centre + half, size)
 
 
-def _microcalcification(
-    size: int, generator: np.random.Generator
-) -> tuple[NDArray[np.float64], tuple[int, int, int, int]]:
+def _microcalcification(size: int, generator: np.random.Generator) -> tuple[Array, Box]:
     """A cluster of small bright specks."""
     spread = generator.uniform(3.0, 5.0)
     centre = generator.uniform(2.5 * spread, REFERENCE_SIZE - 2.5 * spread, 2)
@@ -258,9 +249,7 @@ def _microcalcification(
     return _specks(centres, size, generator), box
 
 
-def _specks(
-    centres: NDArray[np.float64], size: int, generator: np.random.Generator
-) -> NDArray[np.float64]:
+def _specks(centres: Array, size: int, generator: np.random.Generator) -> Array:
     """Small bright dots at these places (x, y)."""
     width = generator.uniform(0.6, 1.0, len(centres))
     peak = generator.uniform(2.2, 5.0, len(centres))
@@ -270,9 +259,7 @@ def _specks(
     return np.asarray((rows * peak) @ columns.T)
 
 
-def _box(
-    low: NDArray[np.float64], high: NDArray[np.float64], size: int
-) -> tuple[int, int, int, int]:
+def _box(low: Array, high: Array, size: int) -> Box:
     """The pixels between two corners (x, y) given at the reference size."""
     scale = size / REFERENCE_SIZE
     left, top = (max(0, int(value)) for value in np.floor(low * scale))
@@ -280,13 +267,13 @@ def _box(
     return left, top, right, bottom
 
 
-def _coordinates(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _coordinates(size: int) -> tuple[Array, Array]:
     """The centres of the rows and columns, in pixels of the reference size."""
     centres = (np.arange(size) + 0.5) * REFERENCE_SIZE / size
     return centres[:, None], centres[None, :]
 
 
-def _frequencies(size: int, angle: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _frequencies(size: int, angle: float) -> tuple[Array, Array]:
     """Frequencies along a direction and across it, in cycles per pixel of the reference size."""
     scale = size / REFERENCE_SIZE
     canvas = size + size // 2
@@ -295,9 +282,7 @@ def _frequencies(size: int, angle: float) -> tuple[NDArray[np.float64], NDArray[
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
 
-def _noise(
-    size: int, generator: np.random.Generator, amplitude: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _noise(size: int, generator: np.random.Generator, amplitude: Array) -> Array:
     """Gaussian noise with a given spectrum, mean 0 and spread 1.
 
     More than the image is drawn, so that opposite edges do not continue each other.
@@ -314,9 +299,7 @@ def _noise(
     return np.asarray((field - field.mean()) / field.std())
 
 
-def _grey_levels(
-    picture: NDArray[np.float64], brightness: tuple[float, float]
-) -> NDArray[np.uint8]:
+def _grey_levels(picture: Array, brightness: tuple[float, float]) -> NDArray[np.uint8]:
     """Bend the extremes in, then set the mean and the spread."""
     picture = (picture - picture.mean()) / picture.std()
     picture = BEND * np.tanh(picture / BEND)
@@ -326,35 +309,29 @@ def _grey_levels(
     return np.clip(np.rint(mean + spread * picture), 0, 255).astype(np.uint8)
 
 
-def _check_size(size: int) -> None:
+def _check_picture(size: int, classes: Sequence[str]) -> None:
     if size < SMALLEST_SIZE:
         raise MedlensError(
-            "A phantom of this size would not show its lesion.",
+            "Phantoms of this size would not show their lesions.",
             got=f"{size} pixels",
             expected=f"a side of at least {SMALLEST_SIZE} pixels",
             fix="Ask for larger images.",
         )
-
-
-def _check_classes(classes: Sequence[str]) -> None:
-    unknown = [label for label in classes if label not in CLASSES]
-    if unknown or len(set(classes)) < len(classes):
+    if not classes or len(set(classes)) < len(classes) or not set(classes) <= set(CLASSES):
         raise MedlensError(
             "These classes of phantoms cannot be drawn.",
-            got=", ".join(classes),
+            got=", ".join(classes) or "none",
             expected="each once, out of " + ", ".join(CLASSES),
             fix="Write the names as they stand above.",
         )
 
 
-def _check_arguments(*, images: int, size: int, patients: int, classes: Sequence[str]) -> None:
-    _check_size(size)
-    _check_classes(classes)
-    if images < len(classes) or not classes:
+def _check_numbers(*, images: int, classes: int, patients: int) -> None:
+    if images < classes:
         raise MedlensError(
-            "There are too few phantoms for the classes.",
-            got=f"{images} images of {len(classes)} classes",
-            expected="at least one class, and an image for each",
+            "There are fewer phantoms than classes.",
+            got=f"{images} images of {classes} classes",
+            expected="at least an image of each class",
             fix="Ask for more images, or for fewer classes.",
         )
     if not patients <= images <= MOST_IMAGES_PER_PATIENT * patients:
@@ -366,9 +343,9 @@ def _check_arguments(*, images: int, size: int, patients: int, classes: Sequence
         )
 
 
-def _check_folder(folder: Path, files: dict[str, bytes]) -> None:
+def _check_folder(folder: Path, paths: Sequence[str]) -> None:
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
-    others = sorted(there - set(files))
+    others = sorted(there - set(paths))
     if others:
         raise MedlensError(
             "The folder holds pictures that are not of this set of phantoms.",
@@ -389,16 +366,17 @@ def _images_per_patient(images: int, patients: int, generator: np.random.Generat
 def _labels(
     counts: Sequence[int], classes: Sequence[str], generator: np.random.Generator
 ) -> list[str]:
-    """A label per image, patient after patient: equally many of each class, mostly one a patient."""
+    """A label per image, patient after patient: each class as often, a patient mostly one."""
     images = sum(counts)
     left = {name: (images + i) // len(classes) for i, name in enumerate(reversed(classes))}
     labels = []
     for count in counts:
         shares = np.array([left[name] for name in classes])
         label = classes[int(generator.choice(len(classes), p=shares / shares.sum()))]
-        shows_healthy_side = count > 1 and generator.random() < HEALTHY_SIDE
+        has_healthy_side = count > 1 and generator.random() < HEALTHY_SIDE
+        healthy_side = int(generator.integers(count)) if has_healthy_side else None
         for image in range(count):
-            wanted = "healthy" if image == 0 and shows_healthy_side else label
+            wanted = "healthy" if image == healthy_side else label
             if not left.get(wanted):
                 wanted = label if left[label] else max(left, key=lambda name: left[name])
             left[wanted] -= 1
@@ -425,13 +403,16 @@ def _spread_evenly(
     return points
 
 
-def _people(patients: int, generator: np.random.Generator) -> Iterator[dict[str, object]]:
-    for _ in range(patients):
-        yield {
-            "site": SITES[generator.integers(len(SITES))],
-            "age": int(generator.integers(40, 80)),
-            "sex": "FM"[generator.integers(2)],
-        }
+def _people(patients: int, generator: np.random.Generator) -> list[tuple[str, int, str]]:
+    """Site, age and sex of each patient."""
+    sites = generator.integers(len(SITES), size=patients)
+    ages = generator.integers(40, 80, size=patients)
+    sexes = generator.integers(2, size=patients)
+    return [(SITES[sites[i]], int(ages[i]), "FM"[sexes[i]]) for i in range(patients)]
+
+
+def _patient_name(patient: int) -> str:
+    return f"P{patient:04d}"
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
@@ -442,9 +423,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _csv(rows: Sequence[dict[str, object]]) -> bytes:
+def _csv(rows: Sequence[Sequence[object]]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode("utf-8")

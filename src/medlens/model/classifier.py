@@ -108,12 +108,14 @@ def predict_pictures(model: keras.Model, pictures: NDArray[np.uint8]) -> NDArray
     return np.asarray(model.predict_on_batch(full))[: len(pictures)]
 
 
-def feature_columns(backbone: Backbone, features: str) -> NDArray[np.int64]:
+def feature_columns(backbone: Backbone, features: str) -> slice | NDArray[np.int64]:
     """Which columns of the cached features a head sees: all, or the means of the last depth."""
+    if features == "all":
+        return slice(None)
     names = backbone.columns
     last = f"{backbone.depths[-1]}/mean/"
     wanted = [number for number, name in enumerate(names) if name.startswith(last)]
-    return np.arange(len(names)) if features == "all" else np.array(wanted)
+    return np.array(wanted)
 
 
 def build_classifier(

@@ -121,7 +121,9 @@ def train_head(
     def ready(examples: Examples) -> tuple[NDArray[np.float32], ...]:
         """Standardised inputs, one-hot targets, and each image's weight in the loss."""
         features, labels = examples
-        inputs = (features[:, kept] - mean) / scale
+        inputs = features[:, kept]
+        inputs -= mean
+        inputs /= scale
         return inputs, keras.utils.to_categorical(labels, num_classes), class_weights[labels]
 
     inputs, targets, weights = ready(train)

@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from scipy.special import expit, ndtri, stdtrit
 
 from medlens.report.metrics import BoolArray, Counts, FloatArray, IntArray, placements
 
-NORMAL_QUANTILE = float(norm.ppf(0.975))
+NORMAL_QUANTILE = float(ndtri(0.975))
 
 # The variance of an AUC is not trusted where fewer groups of a class than this overlap the other.
 FEWEST_OVERLAPPING_GROUPS = 3
@@ -311,4 +309,4 @@ def satterthwaite_groups(variances: Sequence[float], groups: Sequence[float]) ->
 
 def _t_quantile(groups: float) -> float:
     """The 97.5 % quantile of Student's t for a mean of so many groups."""
-    return float(student_t.ppf(0.975, max(groups - 1, 1)))
+    return float(stdtrit(max(groups - 1, 1), 0.975))

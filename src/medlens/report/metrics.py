@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.stats import rankdata
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -298,8 +297,7 @@ def placements(positive: BoolArray, scores: FloatArray) -> FloatArray:
     """Share of the other class that each image ranks correctly against, a tie counting one half.
 
     The mean over the positives is the ROC AUC, and so is the mean over the negatives.
-    Sources: DeLong, DeLong, Clarke-Pearson, Biometrics 44 (1988), 837-845; computed from ranks as
-    in Sun and Xu, IEEE Signal Processing Letters 21 (2014), 1389-1393.
+    Source: DeLong, DeLong, Clarke-Pearson, Biometrics 44 (1988), 837-845.
 
     Args:
         positive: Whether an image is of the positive class, of shape (images,); both must occur.
@@ -308,12 +306,14 @@ def placements(positive: BoolArray, scores: FloatArray) -> FloatArray:
     Returns:
         Shares, 0 to 1, of shape (images,).
     """
-    ranks = rankdata(scores)
-    share = np.empty(len(scores))
-    positives, negatives = int(positive.sum()), int((~positive).sum())
-    share[positive] = (ranks[positive] - rankdata(scores[positive])) / negatives
-    share[~positive] = 1 - (ranks[~positive] - rankdata(scores[~positive])) / positives
-    return share
+    shares = np.empty(len(scores))
+    for side in (positive, ~positive):
+        others = np.sort(scores[~side])
+        below = np.searchsorted(others, scores[side], side="left")
+        not_above = np.searchsorted(others, scores[side], side="right")
+        shares[side] = (below + not_above) / (2 * len(others))
+    shares[~positive] = 1 - shares[~positive]
+    return shares
 
 
 def _diagonal(confusion: Counts) -> FloatArray:
