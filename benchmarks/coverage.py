@@ -197,7 +197,7 @@ def table(results: list[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="where to write the results as JSON")
-    parser.add_argument("--repeats", type=int, default=2000, help="test sets in each setting")
+    parser.add_argument("--repeats", type=int, default=1000, help="test sets in each setting")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draws", type=int, default=0, help="bootstrap draws for F1, 0: no F1")
     options = parser.parse_args()
