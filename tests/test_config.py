@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from medlens.config import FIELDS, Options, config_toml, differences, make_options, read_config
+from medlens.data.images import FITS
 from medlens.errors import MedlensError
 
 
@@ -81,6 +82,10 @@ def test_a_config_that_is_no_toml(tmp_path: Path) -> None:
     path.write_text("epochs = = 3", encoding="utf-8")
     with pytest.raises(MedlensError, match="--config"):
         read_config(path)
+
+
+def test_every_fit_that_images_know_can_be_asked_for() -> None:
+    assert [make_options({"fit": fit}).fit for fit in FITS] == list(FITS)
 
 
 def test_every_option_has_help_that_ends_in_a_full_stop() -> None:

@@ -25,7 +25,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_imports_only_point_left() -> None:
-    free = {"medlens.errors"}
+    free = {"medlens.errors", "medlens.files"}
     wrong = []
     for rank, layer in enumerate(LAYERS):
         allowed = {f"medlens.{name}" for name in LAYERS[: rank + 1]}
@@ -39,7 +39,7 @@ def test_imports_only_point_left() -> None:
 
 def test_nothing_imports_the_command_line() -> None:
     users = [path.name for path in SOURCE.rglob("*.py") if "medlens.cli" in imported(path)]
-    assert users == []
+    assert users == ["__main__.py"]
 
 
 def test_the_command_line_and_the_audit_start_without_a_network_library() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -126,9 +128,29 @@ def _options(given: dict[str, Any]) -> Options:
     return options
 
 
+@contextmanager
+def _without_start_up_noise() -> Iterator[None]:
+    """Keep what TensorFlow's C++ code writes while it is imported (GPU libraries it misses) away.
+
+    It goes to file descriptor 2, past Python, before any of its settings are read.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
+
+
 def _train(given: dict[str, Any]) -> int:
     options = _options(given)
-    from medlens.pipeline import run_training
+    with _without_start_up_noise():
+        from medlens.pipeline import run_training
 
     run_training(options, new_screen(options.quiet))
     return DONE
@@ -143,7 +165,8 @@ def _audit(given: dict[str, Any]) -> int:
 
 
 def _demo(given: dict[str, Any]) -> int:
-    from medlens.demo import run_demo
+    with _without_start_up_noise():
+        from medlens.demo import run_demo
 
     run_demo(given, new_screen(given.get("quiet", False)))
     return DONE
@@ -152,7 +175,9 @@ def _demo(given: dict[str, Any]) -> int:
 def _doctor(given: dict[str, Any]) -> int:
     from medlens.environment import describe_machine
 
-    print("\n".join(describe_machine()))
+    with _without_start_up_noise():
+        lines = describe_machine()
+    print("\n".join(lines))
     return DONE
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import tomli_w
 
-from medlens.data.images import FITS
 from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES
 
@@ -203,7 +202,7 @@ class Options:
     )
     fit: str = option(
         "pad",
-        _choice(*FITS),
+        _choice("pad", "crop", "stretch"),
         NETWORK,
         "How a picture becomes square: pad with black, crop its centre, or stretch.",
     )

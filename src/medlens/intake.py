@@ -20,7 +20,8 @@ from medlens.data.scan import Pictures, choose_image_size, scan
 from medlens.data.split import check_split, read_splits, split_by_ratio, use_given_split
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
-from medlens.run_dir import RunDir, write_json
+from medlens.files import write_json
+from medlens.run_dir import RunDir
 from medlens.screen import Screen
 
 # What train stops at, unless the option named here tells it how to go on.

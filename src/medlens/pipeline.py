@@ -9,6 +9,7 @@ from medlens.data.scan import PictureRule, Pictures
 from medlens.data.split import splits_to_csv
 from medlens.data.store import Store
 from medlens.environment import cache_folder, check_disk_space, environment_json
+from medlens.files import write_json, write_text
 from medlens.intake import (
     choose_positive_class,
     dataset_csv,
@@ -38,7 +39,7 @@ from medlens.report.plots import write_figures
 from medlens.report.predictions import read_predictions, tabulate_predictions, write_predictions
 from medlens.report.render import render_report
 from medlens.run import Run
-from medlens.run_dir import open_run, write_json, write_text
+from medlens.run_dir import open_run
 from medlens.screen import Screen
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from medlens.errors import MedlensError
 from medlens.run_dir import RunDir
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from medlens.model.classifier import Classifier
 
 
@@ -35,6 +35,8 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """One row per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds."""
+        import pandas as pd
+
         self._read(RunDir(self.path).history)
         return pd.read_csv(RunDir(self.path).history)
 

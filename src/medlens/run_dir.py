@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medlens.config import Options, config_toml, differences, flag_name, read_config
-from medlens.data.store import write_bytes
 from medlens.errors import MedlensError
+from medlens.files import write_text
 
 
 @dataclass(frozen=True)
@@ -184,17 +182,3 @@ def _check_same_options(run: RunDir, options: Options) -> None:
             fix="Give --config RUN/config.toml, or start anew with --overwrite.",
             names=[str(run.config)],
         )
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a UTF-8 text file atomically, with newlines as they are."""
-    write_bytes(path, content.encode("utf-8"))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically: two spaces of indent, keys in the order given, no NaN.
-
-    Raises:
-        ValueError: If `content` holds a NaN or an infinity, which JSON cannot say.
-    """
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -185,6 +185,13 @@ def test_padding_sets_no_range_and_ends_black(photometric: str, voi: dict[str, A
     assert row(decode_image(written(dataset))) == expected
 
 
+def test_values_beyond_all_measure_give_no_warning() -> None:
+    decoded = decode([[0, 1, 65535]], RescaleSlope="1e308", RescaleIntercept="1e308")
+    assert row(decoded) == [0, 0, 0]  # all but the first overflow: one value sets no range
+    steep = decode([[0, 1000]], WindowCenter=500, WindowWidth="1e-300", VOILUTFunction="SIGMOID")
+    assert row(steep) == [0, 255]
+
+
 def test_a_range_of_padding() -> None:
     dataset = make([[4000, 4050, 4095, 0, 100]])
     dataset.add_new("PixelPaddingValue", "US", 4095)

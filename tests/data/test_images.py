@@ -59,16 +59,20 @@ def png(values: NDArray[np.uint16], colour: int, *extra: bytes) -> bytes:
     )
 
 
-def tiff(values: NDArray[Any], order: str, *, photometric: int, kind: int = 1) -> bytes:
-    """An uncompressed TIFF of any sample type; kind 1 unsigned, 2 signed, 3 float."""
+def tiff(
+    values: NDArray[Any], order: str, *, photometric: int, kind: int = 1, deflated: bool = False
+) -> bytes:
+    """A TIFF of any sample type; kind 1 unsigned, 2 signed, 3 float."""
     height, width, samples = values.shape if values.ndim == 3 else (*values.shape, 1)
     content = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    content = zlib.compress(content) if deflated else content
+    content += bytes(len(content) % 2)
     bits = 8 * values.dtype.itemsize
     tags = [
         (256, 4, width),
         (257, 4, height),
         (258, 3, bits),
-        (259, 3, 1),
+        (259, 3, 8 if deflated else 1),
         (262, 3, photometric),
         (273, 4, 8),
         (277, 3, samples),
@@ -212,6 +216,8 @@ def test_colour_of_16_bits_is_scaled_by_one_range() -> None:
         png(values, 2),
         tiff(values, "<", photometric=2),
         tiff(values, ">", photometric=2),
+        tiff(values, "<", photometric=2, deflated=True),
+        tiff(values, ">", photometric=2, deflated=True),
     ):
         decoded = decode_image(data)
         assert decoded.pixels.tolist() == expected
@@ -221,15 +227,18 @@ def test_colour_of_16_bits_is_scaled_by_one_range() -> None:
     see_through = decode_image(png(np.concatenate([values, alpha], axis=2), 6))
     assert see_through.pixels.tolist() == [[[0, 64, 255], [0, 0, 0]]]
     assert see_through.mode == "RGBA;16"
+    both = decode_image(png(np.array([[[0x8000, 65535], [0xFF00, 0]]], np.uint16), 4))
+    assert rows(both) == [[128, 0]]
+    assert (both.mode, both.scaling) == ("RGBA;16", "high byte of 16 bits")
 
 
-@pytest.mark.parametrize("kind", ["GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "MPO"])
 def test_the_first_of_several_frames(kind: str) -> None:
     frames = [Image.new("L", (2, 2), value) for value in (40, 90, 200)]
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
     decoded = decode_image(data, frame=2)
     assert rows(decoded) == [[40, 40], [40, 40]]
-    assert (decoded.frames, decoded.format) == (3, kind)
+    assert (decoded.frames, decoded.format) == (3, "JPEG" if kind == "MPO" else kind)
 
 
 TURNED = {

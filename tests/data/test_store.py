@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medlens.data.store import Store, write_bytes
+from medlens.data.store import Store
+from medlens.files import write_bytes
 
 
 def test_rows_come_back_in_the_order_asked_for_and_from_a_new_store(tmp_path: Path) -> None:

@@ -291,6 +291,19 @@ def test_the_same_seed_gives_the_same_bytes_in_any_order_of_rows():
     assert json.dumps(evaluate_table(table, seed=4)) != expected
 
 
+def test_a_table_that_was_written_and_read_again_gives_the_same(tmp_path):
+    table = random_table(7, 2)
+    digits = {"class0": "0", "class1": "1"}
+    table = table.replace({"label": digits, "predicted": digits})
+    table.columns = [name.replace("_class", "_") for name in table.columns]
+    table["prob_1"] = np.round(table["prob_1"] * 64) / 64  # exact in few decimal digits
+    table["prob_0"] = 1 - table["prob_1"]
+    table.to_csv(tmp_path / "predictions.csv", index=False)
+    again = pd.read_csv(tmp_path / "predictions.csv")
+    assert again["label"].dtype != table["label"].dtype
+    assert evaluate_table(again) == evaluate_table(table)
+
+
 def test_other_names_and_another_order_of_the_classes_change_no_value():
     table = random_table(6, 3)
     new = {"class0": "zebra", "class1": "apple", "class2": "mango"}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import pytest
 
@@ -44,6 +49,15 @@ def test_a_share_of_one_takes_the_images_of_a_group_as_one():
     assert intervals.design_effect(sizes, sizes) == pytest.approx(10 / (100 / 66))
     alone = intervals.proportion_interval(np.array([9]), np.array([9]))
     assert (alone.low, alone.high) == pytest.approx(intervals.wilson_limits(1.0, 1.0, 1.959964))
+
+
+def test_few_groups_make_a_share_less_certain():
+    # Forty images with the same share in every group: no design effect, but how sure is that?
+    few = intervals.proportion_interval(np.full(4, 8), np.full(4, 10))
+    many = intervals.proportion_interval(np.full(20, 8), np.full(20, 10))
+    plain = intervals.wilson_limits(0.8, 40, intervals.NORMAL_QUANTILE)
+    assert few.low < plain[0] < 0.8 < plain[1] < few.high
+    assert few.high - few.low > 2 * (many.high - many.low)
 
 
 def test_copies_in_a_group_do_not_shrink_the_interval_of_a_share():
@@ -183,3 +197,36 @@ def test_logit_limits_hold_the_value_and_stay_inside():
     assert 0 < low < 0.97 < high < 1
     wide = intervals.logit_limits(0.5, 100.0, 2)
     assert 0 <= wide[0] < wide[1] <= 1
+
+
+@pytest.fixture(scope="module")
+def simulation() -> ModuleType:
+    """The simulation of benchmarks/coverage.py."""
+    path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("benchmark_coverage", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_intervals_by_patient_hold_the_truth_where_those_by_image_do_not(simulation):
+    setting = simulation.Setting(200, "patients", 0.8, 0.5)
+    shares = simulation.coverage(setting, repeats=250, seed=1)["coverage"]
+    for name in ("accuracy", "recall", "roc_auc"):
+        assert shares[f"{name} by patient"] > 0.91
+        assert shares[f"{name} by image"] < 0.89
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("auc", "prevalence"), [(0.8, 0.5), (0.95, 0.3)])
+@pytest.mark.parametrize("kind", ["independent", "patients", "mixed"])
+@pytest.mark.parametrize("images", [200, 500])
+def test_intervals_cover_as_they_claim(simulation, images, kind, auc, prevalence):
+    setting = simulation.Setting(images, kind, auc, prevalence)
+    result = simulation.coverage(setting, repeats=2000, seed=0)
+    for name in ("accuracy", "recall", "roc_auc"):
+        assert result["computed"][f"{name} by patient"] >= 1990
+        assert 0.93 <= result["coverage"][f"{name} by patient"] <= 0.97, name
+        if kind == "patients":
+            assert result["coverage"][f"{name} by image"] < 0.90, name

@@ -123,6 +123,5 @@ def stretch(
     lowest, highest = float(candidates.min()), float(candidates.max())
     if lowest == highest:
         return np.zeros(values.shape, np.uint8), lowest, highest
-    with np.errstate(all="ignore"):
-        scaled = (values.astype(np.float64) - lowest) / (highest - lowest) * 255
+    scaled = (values.astype(np.float64) - lowest) / (highest - lowest) * 255
     return to_bytes(scaled), lowest, highest

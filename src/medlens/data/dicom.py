@@ -159,7 +159,7 @@ def decode_dicom(stream: BinaryIO, *, frame: int | None, max_pixels: int) -> Dec
         raise UnreadableImage("Its DICOM colour space is not supported.")
     kind = "bit" if frames.keyword == "PixelData" else "bit float"
     return DecodedImage(
-        pixels=np.ascontiguousarray(pixels),
+        pixels=np.require(pixels, np.uint8, ["C", "W"]),
         width=frames.columns,
         height=frames.rows,
         mode=f"{frames.photometric} {frames.bits_stored}-{kind}",

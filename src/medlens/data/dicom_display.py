@@ -119,8 +119,7 @@ def _apply_voi(
     window.VOILUTFunction = function
     window.add(item["WindowCenter"])
     window.add(item["WindowWidth"])
-    with np.errstate(all="ignore"):
-        grey = to_bytes(apply_windowing(values, window))
+    grey = to_bytes(apply_windowing(values, window))
     named = "" if function == "LINEAR" else f" {function}"
     return grey, f"window {center:.10g}/{width:.10g}{named}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import sys
 from typing import IO, Any
@@ -51,6 +52,8 @@ def _decode(head: dict[str, Any], frame: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _serve() -> None:
+    # Ctrl-C is the parent's; this process ends when its input does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Decoders written in C may print: keep the way back to the parent to ourselves.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -176,7 +176,7 @@ _LIBRARY_WARNINGS = _LibraryWarnings()
 @contextmanager
 def _reading() -> Iterator[None]:
     """Turn everything that goes wrong with a file into UnreadableImage, quietly."""
-    with _LIBRARY_WARNINGS:
+    with _LIBRARY_WARNINGS, np.errstate(all="ignore"):  # absurd values overflow
         try:
             yield
         except UnreadableImage:

@@ -14,8 +14,8 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from PIL import Image
 
-from medlens.data.store import write_bytes
 from medlens.errors import MedlensError
+from medlens.files import write_bytes
 
 SPLITS = ("train", "val", "test")
 

@@ -74,7 +74,10 @@ def decode_picture(stream: BinaryIO, *, max_pixels: int) -> DecodedImage:
             mode = f"{mode};16"
             pixels, scaling = _paint_wide_colour(stream, image, raw_mode)
         elif mode in _COLOUR_MODES:
-            pixels, scaling = np.array(_put_on_black(image)), "none"
+            wide = ";16" in raw_mode  # grey with alpha, CMYK: Pillow keeps the high byte
+            mode = f"{mode};16" if wide else mode
+            scaling = "high byte of 16 bits" if wide else "none"
+            pixels = np.array(_put_on_black(image))
         else:
             raise UnreadableImage(f"Its colour mode {mode} is not supported.")
         # After loading: Pillow then has turned a TIFF itself, and knows all chunks of a PNG.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medlens.files import write_bytes
+
 KEYS_SUFFIX = ".keys"
-
-
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part.
-
-    Args:
-        path: The file; its folder is made where it is missing.
-        content: The whole content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class Store:

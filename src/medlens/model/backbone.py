@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from medlens.errors import MedlensError
 
 if TYPE_CHECKING:
@@ -271,6 +269,8 @@ def pool(activation: Any, depth: str) -> tuple[Any, Any]:
 
 def _draw_filters(network: keras.Model, seed: int) -> None:
     """Random filters that keep the scale of the signal (He et al. 2015, arXiv:1502.01852)."""
+    import numpy as np
+
     generator = np.random.default_rng(seed)
     for layer in network.layers:
         values = layer.get_weights()

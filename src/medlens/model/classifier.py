@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
 from medlens.data.scan import PictureRule, in_order
-from medlens.data.store import write_bytes
 from medlens.errors import MedlensError
+from medlens.files import write_bytes
 from medlens.model.backbone import Backbone, build_backbone
 from medlens.model.features import BATCH, FrozenPass
 from medlens.model.head import Head

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medlens.data.store import write_bytes
+from medlens.files import write_bytes
 
 
 def tabulate_predictions(
