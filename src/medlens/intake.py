@@ -149,7 +149,7 @@ def show_findings(intake: Intake, screen: Screen, severities: tuple[str, ...] = 
     """The findings as a table; where severities are named, only those."""
     wanted = [one for one in intake.findings if not severities or one.severity in severities]
     if not wanted:
-        screen.say("The audit has nothing to say.")
+        screen.say("Audit: nothing found that stops or warns.")
         return
     style: dict[str, str] = {"error": "bold red", "warning": "yellow"}
     table = Table("", "finding", "what to do", show_lines=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pydicom.data
 import pytest
 from numpy.typing import NDArray
@@ -143,7 +145,9 @@ def test_a_negative_slope_does_not_turn_the_window_round() -> None:
     assert row(decoded) == [0, 64, 191, 255]
 
 
-@pytest.mark.parametrize("window", [{"WindowWidth": 0}, {"WindowWidth": None}, {}])
+@pytest.mark.parametrize(
+    "window", [{"WindowWidth": 0}, {"WindowWidth": 0.5}, {"WindowWidth": None}, {}]
+)
 def test_a_window_without_a_width_counts_as_none(window: dict[str, Any]) -> None:
     decoded = decode([[0, 10, 20, 30]], **RESCALE, WindowCenter=20, **window)
     assert row(decoded) == [0, 85, 170, 255]
@@ -165,6 +169,19 @@ def test_a_voi_table_goes_before_a_window_and_after_the_modality() -> None:
 def test_a_voi_table_of_8_bits_may_have_more_than_256_entries() -> None:
     lut = table(0, 8, [value // 16 for value in range(4096)])
     assert row(decode([[0, 160, 2048, 4095]], VOILUTSequence=lut)) == [0, 10, 128, 255]
+
+
+def test_tables_of_words_and_of_bytes() -> None:
+    words = table(0, 16, [0])
+    words[0].LUTDescriptor = [0, 0, 16]  # 0 stands for 65536 entries
+    words[0].add_new("LUTData", "OW", np.arange(65536, dtype="<u2").tobytes())
+    assert row(decode([[0, 32768, 65535]], VOILUTSequence=words)) == [0, 128, 255]
+    packed = table(10, 8, [0])
+    packed[0].LUTDescriptor = [4, 10, 8]
+    packed[0].add_new("LUTData", "OW", bytes([0, 50, 200, 255]))
+    assert row(decode([[9, 11, 12, 99]], VOILUTSequence=packed)) == [0, 50, 200, 255]
+    packed[0].LUTData = b""
+    assert "lookup table" in reason(written(make([[1, 2]], VOILUTSequence=packed)))
 
 
 def test_a_modality_table_goes_before_the_window() -> None:
@@ -345,12 +362,19 @@ def test_lossless_compression_changes_nothing(syntax: str, kind: str) -> None:
 
 def jpeg(markers: str) -> bytes:
     """A JPEG of one colour, whose markers say of it what `markers` says."""
+    raw = markers in ("named", "raw")  # stored as R, G and B
     stream = io.BytesIO()
-    Image.new("RGB", (16, 16), (200, 60, 20)).save(stream, "JPEG", quality=95)
-    plain = stream.getvalue()
-    rest = plain[4 + struct.unpack(">H", plain[4:6])[0] :]
+    image = Image.new("RGB", (16, 16), (200, 60, 20))
+    image.save(stream, "JPEG", quality=95, keep_rgb=raw)
+    start, rest = stream.getvalue()[:2], stream.getvalue()[2:]
+    bare = rest[2 + struct.unpack(">H", rest[2:4])[0] :]
+    if markers == "raw":
+        for number, name in enumerate(b"RGB", 1):  # in the frame header and in the scan header
+            bare = bare.replace(bytes([name, 0x11]), bytes([number, 0x11]), 1)
+            scan = bare.index(b"\xff\xda") + 3 + 2 * number
+            bare = bare[:scan] + bytes([number]) + bare[scan + 1 :]
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01"
-    return {"jfif": plain, "none": plain[:2] + rest, "adobe": plain[:2] + adobe + rest}[markers]
+    return start + {"jfif": rest, "adobe": adobe + bare}.get(markers, bare)
 
 
 @pytest.mark.parametrize(
@@ -361,6 +385,8 @@ def jpeg(markers: str) -> bytes:
         ("none", "YBR_FULL_422"),
         ("adobe", "YBR_FULL_422"),
         ("adobe", "RGB"),
+        ("named", "RGB"),
+        ("raw", "RGB"),
     ],
 )
 def test_the_colours_of_a_jpeg_frame(markers: str, photometric: str) -> None:
@@ -499,6 +525,16 @@ def test_a_file_cut_short_is_unreadable(syntax: str) -> None:
         reason(data[:length])
 
 
+def test_pixel_data_shorter_than_its_header_says() -> None:
+    dataset = make([[1, 2], [3, 4]], Rows=3)
+    dataset.add_new("DataSetTrailingPadding", "OB", bytes(100))  # not to be taken for pixels
+    assert "shorter than its header" in reason(written(dataset))
+    several = make(np.zeros((60, 65)), Rows=20, NumberOfFrames=3)
+    several.compress(RLELossless)
+    cut = written(several)[:-30]  # in the last frame: the middle one is whole
+    assert "cut short" in reason(cut)
+
+
 def test_a_frame_that_unfolds_to_more_than_the_header_says() -> None:
     small = make(np.zeros((64, 64)), "u2")
     small.compress(JPEG2000Lossless)
@@ -560,6 +596,21 @@ def test_a_decoder_that_does_not_end_is_given_up() -> None:
         decode_compressed(lossless_frame(), JPEGLosslessSV1, LOSSLESS, seconds=0.0)
     pixels, _ = decode_compressed(lossless_frame(), JPEGLosslessSV1, LOSSLESS)
     assert pixels.shape == (100, 100, 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="this system cannot wait without reaping")
+def test_a_decoder_that_was_killed_while_idle_costs_no_image() -> None:
+    decode_compressed(lossless_frame(), JPEGLosslessSV1, LOSSLESS)
+    idle = [
+        child
+        for child in psutil.Process().children()
+        if any(part.endswith("dicom_worker.py") for part in child.cmdline())
+    ]
+    assert idle
+    for child in idle:
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is gone, and not yet reaped
+    assert decode_compressed(lossless_frame(), JPEGLosslessSV1, LOSSLESS)[1] == "RGB"
 
 
 def test_the_child_processes_end_with_the_program() -> None:

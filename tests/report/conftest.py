@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medlens.files import write_json, write_text
 from medlens.report.evaluation import evaluate
 from medlens.report.predictions import tabulate_predictions, write_predictions
-from medlens.run_dir import RunDir, write_json, write_text
+from medlens.run_dir import RunDir
 
 SPLIT_SIZES = {"train": 210, "val": 45, "test": 60}
 

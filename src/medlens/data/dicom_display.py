@@ -134,7 +134,7 @@ def _look_up(
     """
     count, first, bits = (int(number) for number in item.LUTDescriptor)
     count = count % 65536 or 65536  # written as 0; or as negative, where it is taken for signed
-    data = item.LUTData
+    data = item.LUTData or b""
     if isinstance(data, bytes):
         order = "<" if little_endian else ">"
         packed = len(data) < 2 * count  # tables of 8 bits may have two entries in a word

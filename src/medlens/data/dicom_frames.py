@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
@@ -153,12 +154,17 @@ def _decode_jpeg(frame: bytes, photometric: str) -> tuple[NDArray[Any], str]:
     """Decode a JPEG frame of 8 bits.
 
     Not through pydicom, which takes the colours for YBR even where the Adobe marker made Pillow
-    turn them into RGB. The markers in the frame decide; the header only where there are none.
+    turn them into RGB. The frame's markers and the names of its components decide; the header
+    only where there are none.
     """
     with Image.open(io.BytesIO(frame), formats=("JPEG",)) as image:
         if image.mode == "L":
             return np.array(image), photometric
-        if photometric == "RGB" and not {"jfif", "adobe_transform"} & image.info.keys():
+        named = (
+            isinstance(image, JpegImageFile) and bytes(part[0] for part in image.layer) == b"RGB"
+        )
+        marked = bool({"jfif", "adobe_transform"} & image.info.keys())
+        if photometric == "RGB" and not named and not marked:
             image.draft("YCbCr", image.size)  # no conversion: the three components are R, G and B
             return np.array(image), "RGB"
         return np.array(image.convert("RGB")), "RGB"

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medlens.data.store import write_bytes
 from medlens.errors import MedlensError
+from medlens.files import write_bytes
 
 Array = NDArray[np.float64]
 Box = tuple[int, int, int, int]

@@ -22,8 +22,8 @@ from medlens.report.metrics import (
 # A bootstrap is not used where more than this share of its draws leaves the metric undefined.
 LARGEST_LOST_SHARE = 0.05
 
-# Weights (groups times draws) in one piece of a bootstrap; a piece needs about 100 bytes for each.
-WEIGHTS_AT_ONCE = 2_000_000
+# Weights (groups times draws) in one piece of a bootstrap, few enough to stay near the processor.
+WEIGHTS_AT_ONCE = 500_000
 
 
 def bootstrap_metrics(

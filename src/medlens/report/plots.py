@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from medlens.data.store import write_bytes
+from medlens.files import write_bytes
 from medlens.report.metrics import FloatArray, IntArray
 from medlens.report.predictions import read_predictions
 from medlens.run_dir import RunDir
