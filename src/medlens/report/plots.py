@@ -184,7 +184,8 @@ def draw_accuracy(
         baseline: Share of the val images that are of the majority class; None where not known.
         majority_class: The most frequent class of train.
     """
-    figure, axes = _new_figure(WIDTH, 3.9)
+    # One more line of legend than that of the loss, so that the two stand level side by side.
+    figure, axes = _new_figure(WIDTH, 4.08)
     _draw_curves(axes, history, "accuracy", "val_accuracy", epochs)
     if baseline is not None:
         label = f"always {short_names([majority_class])[0]} (val)"

@@ -120,7 +120,10 @@ def report_content(run: RunDir) -> dict[str, Any]:
         "findings": [describe_finding(finding) for finding in audit["findings"]],
         "training_facts": list_facts(training),
         "environment_facts": list_facts({**environment.get("machine", {}), **environment}),
-        "versions": environment.get("versions", {}),
+        "versions": {
+            name: version or "not installed"
+            for name, version in environment.get("versions", {}).items()
+        },
         "numbers": show_numbers(test),
         "class_numbers": {
             name: [show_number(metric, block[metric]) for metric in CLASS_METRICS]
@@ -200,7 +203,7 @@ def describe_split(used: pd.DataFrame, name: str, classes: Sequence[str]) -> dic
         "without_patient": len(rows) - len(patients),
         "groups": rows["group"].nunique(),
         "classes": {
-            one: (count, f"{100 * count / max(len(rows), 1):.1f} %")
+            one: (count, f"{100 * count / max(len(rows), 1):.1f}\N{NO-BREAK SPACE}%")
             for one in classes
             for count in [int((rows["label"] == one).sum())]
         },

@@ -135,7 +135,7 @@ def per_cent(share: float) -> str:
     digits = 1
     while 0 < share < 1 and round(100 * share, digits) in (0, 100) and digits < 4:
         digits += 1
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def summarise(evaluation: Mapping[str, Any], used: pd.DataFrame) -> list[str]:
@@ -319,7 +319,11 @@ def _with_interval(measure: Mapping[str, Any]) -> str:
 
 def _limits_text(interval: Sequence[float], is_share: bool) -> str:
     low, high = interval
-    return f"{100 * low:.1f} to {100 * high:.1f} %" if is_share else f"{low:.3f} to {high:.3f}"
+    return (
+        f"{100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%"
+        if is_share
+        else f"{low:.3f} to {high:.3f}"
+    )
 
 
 def _is_measure(value: Any) -> bool:
