@@ -316,6 +316,21 @@ def test_the_command_line_says_what_got_expected_and_how_to_mend(
         assert part in result.stderr
 
 
+def test_an_error_is_said_once_and_logged_without_names(
+    phantoms: Path, tmp_path: Path, cache: Path
+) -> None:
+    labels, table = copy_of(phantoms, tmp_path / "data")
+    table["split"] = ["train", "test"] * (len(table) // 2)
+    table.to_csv(labels, index=False)
+    result = command(*arguments(labels, tmp_path / "run", cache))
+    assert result.returncode == 2
+    assert result.stderr.count("how to mend:") == 1
+    assert Path(table["path"][0]).suffix in result.stderr
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert "how to mend:" in log
+    assert [path for path in table["path"] if path in log] == []
+
+
 def test_the_audit_command_exits_with_2_where_train_would_stop(
     phantoms: Path, tmp_path: Path, cache: Path
 ) -> None:

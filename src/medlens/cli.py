@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -31,6 +30,8 @@ NAMES_SHOWN = 10
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0 (done), 2 (the user can mend it) or 1 (our fault)."""
+    # Pillow's own complaints about a damaged file would come on top of ours.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     given = vars(_parser().parse_args(arguments))
     command: Callable[[dict[str, Any]], int] = given.pop("command")
     try:
@@ -44,15 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
-    except Exception as error:  # the last net: a traceback is for the log, not for the person
-        logging.getLogger("medlens").error(_without_names(error))
+    except Exception as error:  # the last net: the person gets a sentence, not a traceback
+        from medlens.log import describe_failure
+
         print(
             f"medlens failed ({type(error).__name__}). This is our fault, not yours.\n"
-            "  The details are in log.txt of the run; please report them.",
+            "  Please report what follows; it stands in log.txt of the run as well.\n"
+            + describe_failure(error),
             file=sys.stderr,
         )
-        if not logging.getLogger("medlens").handlers:
-            print(_without_names(error), file=sys.stderr)
         return OUR_FAULT
 
 
@@ -182,15 +183,8 @@ def _doctor(given: dict[str, Any]) -> int:
 
 
 def _print_error(error: MedlensError) -> None:
-    logging.getLogger("medlens").error("%s", error)
     print(f"medlens: {error}", file=sys.stderr)
     for name in error.names[:NAMES_SHOWN]:
         print(f"    {name}", file=sys.stderr)
     if len(error.names) > NAMES_SHOWN:
         print(f"    and {len(error.names) - NAMES_SHOWN:,} more", file=sys.stderr)
-
-
-def _without_names(error: BaseException) -> str:
-    """A traceback without the error's text, which could hold a file name or a patient id."""
-    frames = traceback.format_tb(error.__traceback__)
-    return "".join(frames) + type(error).__name__

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medlens.errors import MedlensError
+
 LOG = logging.getLogger("medlens")
+# Without a handler, Python would print warnings and errors on the screen, once more.
+LOG.addHandler(logging.NullHandler())
 
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Send medlens's log to a file while the block runs; an existing log is continued."""
+    """Send medlens's log to a file while the block runs; an existing log is continued.
+
+    An error that ends the block is logged, without the names it is about, and goes on.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -21,7 +29,19 @@ def log_to(path: Path) -> Iterator[None]:
     LOG.setLevel(logging.INFO)
     try:
         yield
+    except MedlensError as error:
+        LOG.error("%s", error)
+        raise
+    except Exception as error:
+        LOG.error("%s", describe_failure(error))
+        raise
     finally:
         LOG.removeHandler(handler)
         LOG.setLevel(level)
         handler.close()
+
+
+def describe_failure(error: BaseException) -> str:
+    """A traceback without the error's text, which could hold a file name or a patient id."""
+    frames = traceback.format_tb(error.__traceback__)
+    return "".join(frames) + type(error).__name__

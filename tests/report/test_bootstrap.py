@@ -82,6 +82,14 @@ def test_the_spread_of_the_draws_gives_the_interval():
     assert halved == pytest.approx((2 * low - 1, 2 * high - 1))
 
 
+def test_few_groups_widen_by_student_and_by_what_a_bootstrap_lacks():
+    drawn = np.random.default_rng(0).normal(0.5, 0.01, 1000)
+    low, high = bootstrap.bootstrap_limits(0.5, drawn, 5)
+    reach = 2.776445 * np.sqrt(5 / 4) * drawn.std(ddof=1) / 0.25  # Student's t, 4 degrees
+    assert np.log(high / (1 - high)) == pytest.approx(reach, rel=1e-6)
+    assert low == pytest.approx(1 - high)
+
+
 @pytest.mark.parametrize(
     ("value", "drawn"),
     [

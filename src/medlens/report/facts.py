@@ -23,7 +23,9 @@ def training_facts(
         "backbone": frozen_pass.backbone.name,
         "weights": frozen_pass.weights.kind,
         "weights_sha256": frozen_pass.weights.sha256,
-        "weights_licence": frozen_pass.backbone.licence,
+        "weights_licence": frozen_pass.backbone.licence
+        if frozen_pass.weights.kind == "imagenet"
+        else "not known to medlens",
         "image_size": frozen_pass.rule.size,
         "fit": frozen_pass.rule.fit,
         "engine": frozen_pass.engine,

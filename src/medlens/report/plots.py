@@ -28,7 +28,7 @@ from medlens.run_dir import RunDir
 
 FIGURES = ("loss", "accuracy", "confusion_matrix", "confusion_matrix_percent", "roc")
 
-# The report exchanges these three for colours of a dark page; nothing else may use them.
+# The report exchanges these three for colours of a dark page; nothing else may have them.
 INK = "#1b2733"
 FAINT = "#d3dae0"
 PAPER = "#fefefe"
@@ -49,7 +49,7 @@ FURTHER_FONTS = (
     "Arial Unicode MS",
 )
 
-WIDTH = 4.8  # inches; at this size the letters stay legible on a phone
+WIDTH = 4.3  # inches; at this size the letters stay legible on a phone
 LONGEST_NAME = 28
 MOST_CLASSES_WITH_DECIMALS = 8
 
@@ -64,10 +64,10 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "figure.constrained_layout.h_pad": 0.08,
     "figure.facecolor": PAPER,
-    "font.size": 10.0,
+    "font.size": 10.5,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
-    "legend.fontsize": 9.0,
+    "legend.fontsize": 9.5,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "savefig.dpi": 200.0,
@@ -165,7 +165,7 @@ def draw_loss(history: pd.DataFrame, epochs: Epochs) -> Figure:
         history: Columns epoch, loss and val_loss; one row per epoch.
         epochs: What to mark.
     """
-    figure, axes = _new_figure(WIDTH, 3.9)
+    figure, axes = _new_figure(WIDTH, 3.8)
     _draw_curves(axes, history, "loss", "val_loss", epochs)
     axes.set_ylabel("Loss (cross-entropy, nats)")
     axes.set_ylim(bottom=0)
@@ -185,7 +185,7 @@ def draw_accuracy(
         majority_class: The most frequent class of train.
     """
     # One more line of legend than that of the loss, so that the two stand level side by side.
-    figure, axes = _new_figure(WIDTH, 4.08)
+    figure, axes = _new_figure(WIDTH, 4.0)
     _draw_curves(axes, history, "accuracy", "val_accuracy", epochs)
     if baseline is not None:
         label = f"always {short_names([majority_class])[0]} (val)"
@@ -217,10 +217,10 @@ def draw_confusion(counts: IntArray, classes: Sequence[str], *, per_cent: bool =
     letters = 12.0 if number <= 4 else 10.0 if number <= 10 else 8.0
     cell = max(np.interp(number, (2, 5, 10, 20), (1.0, 0.72, 0.52, 0.42)), _cell(texts, letters))
     names = short_names(classes)
-    margin = 0.35 + 0.085 * max(map(len, names))
-    upright = max(map(len, names)) * 0.085 > cell
-    height = number * cell + (margin if upright else 0.5) + 0.5
-    figure, axes = _new_figure(max(3.6, number * cell + margin + 0.4), height)
+    longest = max(map(len, names)) * 0.085  # inches, about
+    turned = longest > cell
+    height = number * cell + (0.72 * longest + 0.3 if turned else 0.25) + 0.75
+    figure, axes = _new_figure(max(3.6, number * cell + longest + 0.75), height)
     seaborn.heatmap(
         shares if per_cent else counts,
         mask=np.isnan(shares) if per_cent else None,
@@ -245,10 +245,10 @@ def draw_confusion(counts: IntArray, classes: Sequence[str], *, per_cent: bool =
     axes.grid(visible=False)
     axes.tick_params(length=0, pad=4)
     # Turned about an anchor, SVG viewers with another font keep the labels in place.
-    turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.tick_params(axis="y", rotation=0)
     for label in axes.get_xticklabels():
-        label.set(**(turned if upright else {"rotation": 0, "ha": "center"}))
+        label.set(rotation=45 if turned else 0, ha="right" if turned else "center")
+        label.set_rotation_mode("anchor")
+    axes.tick_params(axis="y", rotation=0)
     axes.set_title(
         "Test images, % of each row" if per_cent else "Test images", loc="left", fontsize=10
     )
@@ -265,7 +265,7 @@ def draw_roc(curves: Sequence[RocCurve], left_out: Mapping[str, str]) -> Figure:
         left_out: Classes without a curve, with the reason in a few words.
     """
     rows = len(curves) + len(left_out) + 1
-    figure, axes = _new_figure(WIDTH, 4.95 + 0.19 * rows)
+    figure, axes = _new_figure(WIDTH, 4.5 + 0.2 * rows)
     names = short_names([*(curve.name for curve in curves), *left_out])
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=STROKES[2], label="chance: 0.500")
     for number, (curve, name) in enumerate(zip(curves, names, strict=False)):
@@ -290,7 +290,7 @@ def draw_roc(curves: Sequence[RocCurve], left_out: Mapping[str, str]) -> Figure:
         labels=[str(line.get_label()) for line in (*drawn, chance)],
         loc="outside lower center",
         title="Area under the curve (95 % interval)",
-        title_fontsize=9,
+        title_fontsize=9.5,
         alignment="left",
         handlelength=2.6,
     )

@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from medlens.files import write_text
-from medlens.report.plots import FAINT, FIGURES, INK, PAPER, curves_left_out
+from medlens.report.plots import COLOURS, FAINT, FIGURES, INK, PAPER, curves_left_out
 from medlens.report.wording import (
     METRICS,
     first_numbers,
@@ -27,11 +28,20 @@ from medlens.run_dir import RunDir
 
 SPLITS: Mapping[str, str] = {
     "train": "fitted on",
-    "val": "stopped and chosen on",
+    "val": "chosen on",
     "test": "looked at once",
 }
 CLASS_METRICS = ("recall", "precision", "specificity", "f1", "roc_auc", "average_precision")
 COMPARED = ("accuracy", "balanced_accuracy", "f1_macro", "roc_auc_macro", "log_loss")
+
+# What a screen reader says of each figure.
+FIGURE_LABELS: Mapping[str, str] = {
+    "loss": "Loss of train and val in each epoch",
+    "accuracy": "Accuracy of train and val in each epoch",
+    "confusion_matrix": "Confusion matrix, counts",
+    "confusion_matrix_percent": "Confusion matrix, per cent of each row",
+    "roc": "ROC curves of the test split",
+}
 
 # File names shown of a finding; all of them are in audit.json.
 MOST_FILES = 20
@@ -74,6 +84,19 @@ FACT_WORDS: Mapping[tuple[str, str], str] = {
 }
 # The page says these in other places.
 SAID_ELSEWHERE = frozenset({"split_text", "stop_reason", "versions", "machine"})
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as a part of the page.
+
+    Args:
+        svg: The SVG element.
+        is_wide: Whether it needs a row of its own.
+    """
+
+    svg: Markup
+    is_wide: bool
 
 
 def render_report(run: RunDir) -> Path:
@@ -140,9 +163,9 @@ def report_content(run: RunDir) -> dict[str, Any]:
         },
         "left_out_curves": curves_left_out(evaluation),
         "figures": {
-            name: (run.figures / f"{name}.svg").read_text(encoding="utf-8") for name in FIGURES
+            name: inline_figure((run.figures / f"{name}.svg").read_text(encoding="utf-8"), name)
+            for name in FIGURES
         },
-        "inline_figure": inline_figure,
     }
 
 
@@ -253,15 +276,19 @@ def _fact_text(name: str, value: Any) -> str:
     return FACT_WORDS.get((name, str(value)), "none" if value in (None, "") else str(value))
 
 
-def inline_figure(svg: str, name: str, label: str) -> Markup:
+def inline_figure(svg: str, name: str) -> Drawing:
     """An SVG of Matplotlib as a part of the page, in the page's colours and letters.
 
     Args:
         svg: The content of the file.
         name: Put before every id, so that the ids of several figures differ.
-        label: What a screen reader says.
     """
-    colours = {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--card)"}
+    colours = {
+        INK: "var(--ink)",
+        FAINT: "var(--line)",
+        PAPER: "var(--card)",
+        f"stroke: {COLOURS[0]}": "stroke: var(--first)",  # a line; a cell of this colour stays
+    }
 
     def adapt(tag: re.Match[str]) -> str:
         text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", tag[0]).replace("xlink:href=", "href=")
@@ -278,10 +305,14 @@ def inline_figure(svg: str, name: str, label: str) -> Markup:
     size = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', drawing)
     if size is None:
         raise ValueError(f"the figure {name} has no width and height in points")
-    width = round(float(size[1]) * 4 / 3)
-    least = f"; min-width: {round(0.8 * width)}px" if width > WIDEST_SHRUNK else ""
-    shown = Markup('role="img" aria-label="{}" style="width: {}px{}"').format(label, width, least)
-    return Markup(drawing.replace(size[0], shown, 1))  # noqa: S704  # escaped by Matplotlib
+    width = float(size[1]) * 4 / 3
+    is_wide = width > WIDEST_SHRUNK
+    style = f"max-width: {1.15 * width:.0f}px" + f"; min-width: {0.8 * width:.0f}px" * is_wide
+    shown = Markup('role="img" aria-label="{}" style="{}"').format(FIGURE_LABELS[name], style)
+    return Drawing(
+        svg=Markup(drawing.replace(size[0], shown, 1)),  # noqa: S704  # escaped by Matplotlib
+        is_wide=is_wide,
+    )
 
 
 def _counts(values: pd.Series[str]) -> dict[str, int]:
