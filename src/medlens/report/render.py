@@ -307,7 +307,8 @@ def inline_figure(svg: str, name: str) -> Drawing:
         raise ValueError(f"the figure {name} has no width and height in points")
     width = float(size[1]) * 4 / 3
     is_wide = width > WIDEST_SHRUNK
-    style = f"max-width: {1.15 * width:.0f}px" + f"; min-width: {0.8 * width:.0f}px" * is_wide
+    style = f"max-width: {width if is_wide else 1.15 * width:.0f}px"
+    style += f"; min-width: {0.8 * width:.0f}px" if is_wide else ""
     shown = Markup('role="img" aria-label="{}" style="{}"').format(FIGURE_LABELS[name], style)
     return Drawing(
         svg=Markup(drawing.replace(size[0], shown, 1)),  # noqa: S704  # escaped by Matplotlib
