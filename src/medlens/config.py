@@ -214,23 +214,23 @@ class Options:
     )
     engine: str = option(
         "auto",
-        _choice("auto", "keras", "ncnn"),
+        _choice("auto", "keras"),
         NETWORK,
-        "What runs the frozen network. auto: ncnn for the VGG family on CPUs, else Keras.",
+        "What runs the frozen network. auto: the fastest that gives Keras's features; now Keras.",
     )
     head: int | str = option(
-        "linear",
+        256,
         _number(int, 1, 8192, "linear"),
         HEAD,
         "Units of the head's hidden Dense layer; linear: no hidden layer.",
     )
     dropout: float = option(
-        0.3, _number(float, 0, 0.95), HEAD, "Share of the head's inputs dropped while it trains."
+        0.5, _number(float, 0, 0.95), HEAD, "Share of the head's inputs dropped while it trains."
     )
     epochs: int = option(100, _number(int, 1, 100_000), HEAD, "Most epochs to train the head for.")
     batch_size: int = option(64, _number(int, 1, 65_536), HEAD, "Images in a step of training.")
     learning_rate: float = option(
-        1e-2, _number(float, 0, 10, open_low=True), HEAD, "Adam's learning rate."
+        1e-3, _number(float, 0, 10, open_low=True), HEAD, "Adam's learning rate."
     )
     stop_at_accuracy: float | str = option(
         0.98,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,12 @@ from medlens.run_dir import RunDir
 SPLIT_SIZES = {"train": 210, "val": 45, "test": 60}
 
 
-@pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., RunDir]:
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDir]:
+    """Writes a run folder, its figures and report excepted."""
+
     def make(classes: Sequence[str] = ("normal", "pneumonia"), **changes: Any) -> RunDir:
-        run = RunDir(tmp_path / f"run{len(list(tmp_path.iterdir()))}")
+        run = RunDir(tmp_path_factory.mktemp("run"))
         write_run(run, tuple(classes), **changes)
         return run
 

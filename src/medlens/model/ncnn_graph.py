@@ -24,8 +24,10 @@ ADD, SUBTRACT, DIVIDE = 0, 1, 3
 SQUARE_ROOT = 5
 SUM_OF_SQUARES, MEAN = 2, 3
 NO_MATRIX_PRODUCT, NO_WINOGRAD = 32, 64
-# With so few channels a direct convolution is faster than Winograd's.
+# With so few channels a direct 3x3 convolution is faster than Winograd's.
 FEW_CHANNELS = 8
+# On maps of so few pixels reading Winograd's larger weights takes longer than it saves.
+SMALL_MAP = 6 * 6
 
 Shape = tuple[int, int, int]
 Value = int | float | tuple[int, ...]
@@ -222,8 +224,10 @@ def _convolution(node: _Node) -> _Line:
     values |= {4: left, 15: right, 14: top, 16: bottom}
     if activation == "relu":
         values[9] = 1
-    if inputs < FEW_CHANNELS:
+    if inputs < FEW_CHANNELS and (kernel_height, kernel_width, stride_height) == (3, 3, 1):
         values[31] = NO_MATRIX_PRODUCT + NO_WINOGRAD
+    elif height * width <= SMALL_MAP:
+        values[31] = NO_WINOGRAD
     return _Line("Convolution", node.inputs, node.name, values, (kernel, bias))
 
 

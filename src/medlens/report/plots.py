@@ -352,7 +352,7 @@ def short_names(names: Sequence[str]) -> list[str]:
         if len(text) > LONGEST_NAME:
             text = f"{text[: LONGEST_NAME - 13]}\N{HORIZONTAL ELLIPSIS}{text[-12:]}"
         if text in short or not text:
-            text = f"{text[: LONGEST_NAME - 5]} ({number + 1})"
+            text = f"{text[: LONGEST_NAME - 5]} ({number + 1})".strip()
         short.append(text)
     return short
 

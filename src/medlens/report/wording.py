@@ -102,7 +102,7 @@ def show_number(name: str, measure: Mapping[str, Any]) -> Number:
         bar = (low, at, high)
     return Number(
         label=label,
-        value=per_cent(value) if name in SHARES else f"{value:.3f}",
+        value=per_cent(value) if name in SHARES else _decimal(value),
         interval=_limits_text(interval, name in SHARES) if interval else "",
         images=f"{measure['n']:,}" if "n" in measure else "",
         groups=f"{measure['groups']:,}" if "groups" in measure else "",
@@ -153,11 +153,9 @@ def summarise(evaluation: Mapping[str, Any], used: pd.DataFrame) -> list[str]:
         f"On {test['n']:,} test images of {test['groups']:,} groups ({group}) the classifier was "
         f"right in {_with_interval(test['accuracy'])}. {_compare_with_baseline(test)}".rstrip(),
     ]
-    if "recall" in test:
-        sentences.append(_say_binary(test, str(evaluation["positive_class"])))
-    else:
-        sentences.append(_say_classes(test))
-    return [*sentences, _say_ranking(test)]
+    positive = str(evaluation["positive_class"])
+    sentences.append(_say_binary(test, positive) if "recall" in test else _say_classes(test))
+    return [*sentences, _say_ranking(test, positive)]
 
 
 def list_limits(
@@ -252,7 +250,7 @@ def _compare_with_baseline(test: Mapping[str, Any]) -> str:
     if baseline is None:
         return ""
     said = (
-        f"Always answering \N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}, "
+        f"Always answering {_quote(name)}, "
         f"the commonest class in training, would be right in {per_cent(baseline)}."
     )
     if test["accuracy"]["value"] <= baseline:
@@ -265,18 +263,17 @@ def _compare_with_baseline(test: Mapping[str, Any]) -> str:
 
 
 def _say_binary(test: Mapping[str, Any], positive: str) -> str:
-    found = (
-        f"It found {_with_interval(test['recall'])} of the images of "
-        f"\N{LEFT DOUBLE QUOTATION MARK}{positive}\N{RIGHT DOUBLE QUOTATION MARK} (sensitivity)"
-        if test["recall"]["value"] is not None
-        else f"Sensitivity is not available: {test['recall']['reason']}"
-    )
-    spared = (
-        f"it left {_with_interval(test['specificity'])} of the other images unflagged (specificity)"
-        if test["specificity"]["value"] is not None
-        else f"specificity is not available: {test['specificity']['reason']}"
-    )
-    return f"{found}; {spared}."
+    """Sensitivity and specificity, and what they are shares of."""
+    said = []
+    for name, measure, meaning in (
+        ("Sensitivity", test["recall"], f"share of the images of {_quote(positive)} that it found"),
+        ("Specificity", test["specificity"], "share of the others that it did not take for that"),
+    ):
+        if measure["value"] is None:
+            said.append(f"{name} is not available: {measure['reason']}.")
+        else:
+            said.append(f"{name}, the {meaning}: {_with_interval(measure)}.")
+    return " ".join(said)
 
 
 def _say_classes(test: Mapping[str, Any]) -> str:
@@ -294,23 +291,27 @@ def _say_classes(test: Mapping[str, Any]) -> str:
     }
     worst = min(recalls, key=lambda name: recalls[name]["value"])
     return (
-        f"{said} It was weakest on \N{LEFT DOUBLE QUOTATION MARK}{worst}"
-        f"\N{RIGHT DOUBLE QUOTATION MARK}: of its {recalls[worst]['n']:,} images it recognised "
-        f"{_with_interval(recalls[worst])}."
+        f"{said} It was weakest on {_quote(worst)}: of its {recalls[worst]['n']:,} images it "
+        f"recognised {_with_interval(recalls[worst])}."
     )
 
 
-def _say_ranking(test: Mapping[str, Any]) -> str:
+def _say_ranking(test: Mapping[str, Any], positive: str) -> str:
     area = test["roc_auc_macro"]
     if area["value"] is None:
         return f"ROC AUC is not available: {area['reason']}."
-    low, high = area["ci95"]
-    over = "" if "roc_auc" in test else ", mean over the classes, each against the rest"
+    over, image = ", mean over the classes, each against the rest", "an image of a class"
+    if "roc_auc" in test:
+        over, image = "", f"an image of {_quote(positive)}"
     return (
-        f"ROC AUC{over}: {area['value']:.3f} (95 % interval {low:.3f} to {high:.3f}). That is the "
-        "chance that an image of the class gets a higher probability of it than an image of "
-        "another class; 0.5 is guessing."
+        f"ROC AUC{over}: {_decimal(area['value'])} (95 % interval "
+        f"{_limits_text(area['ci95'], False)}). That is the chance that {image} gets a higher "
+        "probability of it than another image does; 0.5 is guessing."
     )
+
+
+def _quote(name: str) -> str:
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
 
 
 def _with_interval(measure: Mapping[str, Any]) -> str:
@@ -319,11 +320,13 @@ def _with_interval(measure: Mapping[str, Any]) -> str:
 
 def _limits_text(interval: Sequence[float], is_share: bool) -> str:
     low, high = interval
-    return (
-        f"{100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%"
-        if is_share
-        else f"{low:.3f} to {high:.3f}"
-    )
+    if is_share:
+        return f"{100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%"
+    return f"{_decimal(low)} to {_decimal(high)}"
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _is_measure(value: Any) -> bool:
