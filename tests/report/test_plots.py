@@ -200,6 +200,15 @@ def test_the_baseline_is_a_dashed_line_at_its_height() -> None:
     assert not any("always" in text for text in legend(draw_accuracy(HISTORY, epochs, None, "")))
 
 
+def test_the_legend_of_the_accuracy_fits_whatever_the_class_is_called() -> None:
+    epochs = Epochs(best=2, last=3, reason="accuracy reached")
+    for name in ("normal", "fourteen signs", "adenocarcinoma of the lung"):
+        figure = draw_accuracy(HISTORY, epochs, 0.25, name)
+        figure.draw_without_rendering()
+        box, frame = figure.legends[0].get_window_extent(), figure.bbox
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1, name
+
+
 @pytest.mark.parametrize("number", [2, 7, 20])
 def test_every_cell_is_annotated_and_wide_enough(number: int) -> None:
     generator = np.random.default_rng(number)

@@ -51,6 +51,7 @@ FURTHER_FONTS = (
 
 WIDTH = 4.3  # inches; at this size the letters stay legible on a phone
 LONGEST_NAME = 28
+LONGEST_IN_PAIR = 14  # of a legend with two columns
 MOST_CLASSES_WITH_DECIMALS = 8
 
 STYLE: dict[Any, Any] = {
@@ -188,7 +189,8 @@ def draw_accuracy(
     figure, axes = _new_figure(WIDTH, 4.0)
     _draw_curves(axes, history, "accuracy", "val_accuracy", epochs)
     if baseline is not None:
-        label = f"always {short_names([majority_class])[0]} (val)"
+        name = short_names([majority_class])[0]
+        label = f"always {name if len(name) <= LONGEST_IN_PAIR else 'the same'} (val)"
         axes.axhline(baseline, color=INK, linestyle=STROKES[1], linewidth=1.2, label=label)
     axes.set_ylabel("Accuracy (% of images)")
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
