@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # First line of every param file.
 NCNN_MAGIC = 7767517
-# Name of the last blob; no layer of Keras has a slash in its name.
-FEATURES = "/features"
+# Names of the first and the last blob.
+PIXELS, FEATURES = "pixels", "features"
 # Values of ncnn's BinaryOp, UnaryOp, Reduction and layer mask (its parameter 31).
 ADD, SUBTRACT, DIVIDE = 0, 1, 3
 SQUARE_ROOT = 5
@@ -71,8 +71,8 @@ def translate(model: keras.Model, depths: Sequence[str]) -> NcnnGraph:
     for depth in depths:
         lines += _statistics(depth, height=shapes[depth][0])
     statistics = tuple(f"{depth}/{name}" for depth in depths for name in ("mean", "spread"))
-    lines.append(_Line("Concat", statistics, "/statistics", {0: 0}))
-    lines.append(_Line("Flatten", ("/statistics",), FEATURES, {}))
+    lines.append(_Line("Concat", statistics, "/joined", {0: 0}))
+    lines.append(_Line("Flatten", ("/joined",), "/flat", {}))
     return NcnnGraph(
         param=_param_text(lines),
         weights=b"".join(chunk for line in lines for chunk in line.weights),
@@ -150,6 +150,8 @@ def _read_graph(model: keras.Model, depths: Sequence[str]) -> list[_Node]:
         if name not in nodes:
             nodes[name] = _read_node(entries[name], operations[name])
             waiting += nodes[name].inputs
+    if sum(node.kind == "InputLayer" for node in nodes.values()) != 1:
+        raise UnsupportedLayer("the model has more than one input")
     return [nodes[name] for name in entries if name in nodes]  # Keras saves inputs first
 
 
@@ -160,8 +162,8 @@ def _read_node(entry: Mapping[str, Any], operation: Any) -> _Node:
         ("keras.layers", "keras.src.ops")
     ):
         raise UnsupportedLayer(f"{name} ({kind})")
-    if len(calls) > 1 or name.split() != [name]:
-        raise UnsupportedLayer(f"{name} ({kind}): used more than once, or a name with spaces")
+    if len(calls) > 1:
+        raise UnsupportedLayer(f"{name} ({kind}): used more than once")
     arguments = calls[0]["args"] if calls else []
     tensors = [tensor["config"] for tensor in _tensors(arguments)]
     shapes = [tuple(tensor["shape"][1:]) for tensor in tensors]
@@ -382,24 +384,27 @@ def _statistics(depth: str, *, height: int) -> list[_Line]:
 
 
 def _param_text(lines: Sequence[_Line]) -> str:
-    """The param file: a blob with several readers goes through a Split layer."""
+    """The param file: a blob with several readers goes through a Split layer.
+
+    Blobs are numbered: the names that Keras makes up differ from process to process.
+    """
+    names = {line.output: f"{line.kind}{number}" for number, line in enumerate(lines)}
+    names |= {lines[0].output: PIXELS, lines[-1].output: FEATURES}
     readers = Counter(blob for line in lines for blob in line.inputs)
-    copies = {
-        blob: [f"{blob}/copy{number}" for number in range(count)]
-        for blob, count in readers.items()
-        if count > 1
-    }
+    unread: dict[str, Iterator[str]] = {}
     rows: list[str] = []
     blobs = 0
-    unread = {blob: iter(names) for blob, names in copies.items()}
     for line in lines:
-        inputs = [next(unread[blob]) if blob in copies else blob for blob in line.inputs]
-        rows.append(_row(line.kind, line.output, inputs, [line.output], line.values))
+        inputs = [next(unread[blob]) for blob in line.inputs]
+        output = names[line.output]
+        rows.append(_row(line.kind, output, inputs, [output], line.values))
+        copies = [output]
+        if readers[line.output] > 1:
+            copies = [f"{output}/{number}" for number in range(readers[line.output])]
+            rows.append(_row("Split", f"{output}/split", [output], copies, {}))
+            blobs += len(copies)
+        unread[line.output] = iter(copies)
         blobs += 1
-        if line.output in copies:
-            names = copies[line.output]
-            rows.append(_row("Split", f"{line.output}/split", [line.output], names, {}))
-            blobs += len(names)
     return "\n".join([str(NCNN_MAGIC), f"{len(rows)} {blobs}", *rows]) + "\n"
 
 
