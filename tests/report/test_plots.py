@@ -17,6 +17,7 @@ from PIL import Image
 
 from medlens.report.plots import (
     FIGURES,
+    STYLE,
     Epochs,
     RocCurve,
     curves_left_out,
@@ -203,10 +204,11 @@ def test_the_baseline_is_a_dashed_line_at_its_height() -> None:
 def test_the_legend_of_the_accuracy_fits_whatever_the_class_is_called() -> None:
     epochs = Epochs(best=2, last=3, reason="accuracy reached")
     for name in ("normal", "fourteen signs", "adenocarcinoma of the lung"):
-        figure = draw_accuracy(HISTORY, epochs, 0.25, name)
-        figure.draw_without_rendering()
+        with matplotlib.rc_context(STYLE):
+            figure = draw_accuracy(HISTORY, epochs, 0.25, name)
+            figure.draw_without_rendering()
         box, frame = figure.legends[0].get_window_extent(), figure.bbox
-        assert frame.x0 <= box.x0 and box.x1 <= frame.x1, name
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1, (name, box.width, frame.width)
 
 
 @pytest.mark.parametrize("number", [2, 7, 20])

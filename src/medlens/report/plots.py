@@ -68,6 +68,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
+    "legend.columnspacing": 1.4,
     "legend.fontsize": 9.5,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
