@@ -1,5 +1,5 @@
 # The two commands are `make demo` and `make test`; each makes its own environment in .venv.
-.PHONY: demo test test-slow check docs bench clean
+.PHONY: demo test test-slow check docs clean
 
 demo: .venv/base
 	.venv/bin/medlens demo --out demo-run --overwrite
@@ -15,9 +15,6 @@ check: .venv/test
 
 docs: .venv/test
 	.venv/bin/python scripts/write_options.py
-
-bench: .venv/test
-	scripts/bench
 
 .venv/base: pyproject.toml constraints.txt
 	scripts/install .
