@@ -50,6 +50,7 @@ def test_a_value_that_is_not_allowed_is_named(name: str, value: Any) -> None:
     ("name", "value", "expected"),
     [
         ("split", (0.6, 0.2, 0.2), "0.6,0.2,0.2"),
+        ("split", (1 / 3, 1 / 3, 1 / 3), ",".join([repr(1 / 3)] * 3)),
         ("split", "my/splits.csv", "my/splits.csv"),
         ("stop_at_accuracy", "none", "none"),
         ("stop_at_accuracy", "0.9", 0.9),

@@ -203,6 +203,41 @@ def test_an_existing_folder_is_refused_and_other_files_are_never_deleted(
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
+def test_what_a_killed_writer_left_is_cleared_away(
+    train: Callable[..., medlens.Run], phantoms: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    (out / "classifier").mkdir(parents=True)
+    for name in (".config.toml.99.part", ".splits.csv.99.part", "classifier/.99.part.keras"):
+        (out / name).write_bytes(b"half")
+    run = train(phantoms, out, resume=True)
+    assert [path.name for path in run.path.rglob("*.part*")] == []
+
+
+def test_overwrite_keeps_the_old_run_where_the_new_one_cannot_start(
+    run: medlens.Run, train: Callable[..., medlens.Run], phantoms: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    splits = tmp_path / "run" / "splits.csv"
+    for data, options in (
+        (tmp_path / "nothing", {}),
+        (phantoms, {"weights": "no/such.h5"}),
+        (phantoms, {"split": str(splits)}),
+        (phantoms, {"resume": True}),
+    ):
+        with pytest.raises(MedlensError):
+            train(data, tmp_path / "run", overwrite=True, **options)
+    assert splits.read_bytes() == (run.path / "splits.csv").read_bytes()
+
+
+def test_a_place_that_cannot_be_written_is_an_error_to_mend(phantoms: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = command(*arguments(phantoms, tmp_path / "file" / "run", tmp_path / "cache"))
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "how to mend:" in result.stderr
+
+
 def test_resuming_with_other_options_is_refused(
     run: medlens.Run, train: Callable[..., medlens.Run], phantoms: Path
 ) -> None:

@@ -56,7 +56,7 @@ def audit(data: PathLike, **options: Any) -> list[Finding]:
 
     chosen = make_options({"data": os.fspath(data), "quiet": True, **options})
     screen = new_screen(chosen.quiet)
-    return take_in(list_images(chosen, screen), chosen, screen).findings
+    return take_in(list_images(chosen), chosen, screen).findings
 
 
 def load(path: PathLike) -> Classifier:

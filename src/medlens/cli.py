@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
+    except OSError as error:
+        _print_error(_from_system(error))
+        return MENDABLE
     except Exception as error:  # the last net: the person gets a sentence, not a traceback
         from medlens.log import describe_failure
 
@@ -180,6 +183,17 @@ def _doctor(given: dict[str, Any]) -> int:
         lines = describe_machine()
     print("\n".join(lines))
     return DONE
+
+
+def _from_system(error: OSError) -> MedlensError:
+    """What the operating system refused, as an error that a person can mend."""
+    return MedlensError(
+        "A file or folder cannot be used.",
+        got=error.strerror or type(error).__name__,
+        expected="a disk with room, and folders that can be read and written",
+        fix="Check the path, its permissions and the free space; then go on with --resume.",
+        names=[str(error.filename)] if error.filename else [],
+    )
 
 
 def _print_error(error: MedlensError) -> None:

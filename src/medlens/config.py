@@ -85,7 +85,7 @@ def _names(expected: str) -> Kind:
 def _split() -> Kind:
     def parse(value: Any) -> str:
         if isinstance(value, list | tuple):
-            value = ",".join(f"{ratio:g}" for ratio in value)
+            value = ",".join(repr(float(ratio)) for ratio in value)
         if str(value) == "auto" or str(value).lower().endswith(".csv"):
             return str(value)
         ratios = parse_ratios(str(value))

@@ -58,21 +58,26 @@ def ratios(options: Options) -> tuple[float, float, float]:
     return DEFAULT_RATIOS if options.split == "auto" or is_file else parse_ratios(options.split)
 
 
-def list_images(options: Options, screen: Screen) -> Dataset:
-    """List the data set and say what was found."""
-    dataset = read_dataset(
+def list_images(options: Options) -> Dataset:
+    """List the data set; nothing is opened yet."""
+    return read_dataset(
         Path(options.data),
         cache=cache_folder(options.cache),
         patient_regex=options.patient_regex,
         drop_class=options.drop_class,
     )
+
+
+def say_images(dataset: Dataset, positive_class: str | None, screen: Screen) -> None:
+    """Say what was found."""
     counts = dataset.table["label"].value_counts()
     classes = ", ".join(f"{name} {counts[name]:,}" for name in dataset.classes)
     screen.say(f"Found {len(dataset.table):,} images ({dataset.kind}): {classes}")
     if dataset.passed_over:
         said = ", ".join(f"{count:,} {what}" for what, count in dataset.passed_over.items())
         screen.say(f"Passed over: {said}")
-    return dataset
+    if positive_class:
+        screen.say(f"Positive class: {positive_class}")
 
 
 def take_in(
@@ -87,9 +92,15 @@ def take_in(
             progress=progress,
             pictures=pictures,
         )
-    if options.split != "auto":
+    if options.split.lower().endswith(".csv"):
+        table = table.assign(split=read_splits(Path(options.split), table))
+    elif options.split != "auto":
         table = table.assign(split="")
-    findings = audit(table, min_per_class=options.min_per_class, ratios=ratios(options))
+    # Images that are left out by an option are none of the audit's business.
+    kept = table[~has_conflict(table)] if options.drop_conflicts else table
+    if options.split.lower().endswith(".csv"):
+        kept = kept[(kept["split"] != "") | (kept["unreadable"] != "")]
+    findings = audit(kept, min_per_class=options.min_per_class, ratios=ratios(options))
     return Intake(dataset, table, findings)
 
 
@@ -133,10 +144,20 @@ def run_audit(options: Options, screen: Screen) -> bool:
     Returns:
         Whether `train` would go on with this data and these options.
     """
-    intake = take_in(list_images(options, screen), options, screen)
+    dataset = list_images(options)
+    say_images(dataset, choose_positive_class(dataset.classes, options), screen)
+    intake = take_in(dataset, options, screen)
     show_findings(intake, screen)
     if options.out:
         run = RunDir(Path(options.out))
+        if run.config.exists():
+            raise MedlensError(
+                "The folder given with --out holds a run.",
+                got="a folder with config.toml",
+                expected="a new folder for audit.json",
+                fix="Name another --out.",
+                names=[options.out],
+            )
         write_json(run.audit, intake.audit_json())
         screen.say(f"All findings with their files: {run.audit}")
     found = stopping(intake.findings, options)
@@ -181,10 +202,9 @@ def divide(intake: Intake, options: Options, screen: Screen) -> pd.DataFrame:
     check_class_sizes(kept, groups[kept.index], min_per_class=options.min_per_class)
     shares = ratios(options)
     if options.split.lower().endswith(".csv"):
-        split = read_splits(Path(options.split), table)[kept.index]
-        excluded = excluded.mask(
-            (excluded == "") & (split.reindex(table.index) == ""), "splits.csv"
-        )
+        split = kept["split"]
+        left_out = (excluded == "") & (table["split"] == "")
+        excluded = excluded.mask(left_out, "excluded in the file given with --split")
         screen.say("Split: as in the file given with --split.")
     elif (kept["split"] != "").any():
         if options.resolve_leaks:
@@ -245,7 +265,7 @@ def image_size(dataset: Dataset, options: Options, screen: Screen) -> int:
     return size
 
 
-def choose_positive_class(classes: tuple[str, ...], options: Options, screen: Screen) -> str | None:
+def choose_positive_class(classes: tuple[str, ...], options: Options) -> str | None:
     """The class that counts as positive: as named, or the second of two in sorted order.
 
     Raises:
@@ -262,8 +282,6 @@ def choose_positive_class(classes: tuple[str, ...], options: Options, screen: Sc
             expected="one of " + ", ".join(classes),
             fix="Write the name as the folder or the CSV has it.",
         )
-    if chosen:
-        screen.say(f"Positive class: {chosen}")
     return chosen
 
 

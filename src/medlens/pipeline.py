@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 
 from medlens.config import Options
@@ -18,6 +20,7 @@ from medlens.intake import (
     image_size,
     list_images,
     say_baseline,
+    say_images,
     show_findings,
     stop_at_errors,
     take_in,
@@ -52,20 +55,21 @@ def run_training(options: Options, screen: Screen) -> Run:
     Raises:
         MedlensError: If the user can mend what is wrong.
     """
+    # What there is, and whether the weights can be had, before anything is slow or replaced.
+    dataset = list_images(options)
+    classes = dataset.classes
+    positive_class = choose_positive_class(classes, options)
+    backbone = BACKBONES[options.backbone]
+    weights = find_weights(backbone, options.weights, seed=options.seed)
     run = open_run(options)
     with log_to(run.log):
-        # What there is, and whether the weights can be had, before anything slow.
-        dataset = list_images(options, screen)
-        classes = dataset.classes
-        positive_class = choose_positive_class(classes, options, screen)
-        backbone = BACKBONES[options.backbone]
-        weights = find_weights(backbone, options.weights, seed=options.seed)
+        say_images(dataset, positive_class, screen)
 
         # Read every file once: facts for the audit, a picture for the network.
         rule = PictureRule(image_size(dataset, options, screen), options.fit)
         frozen_pass = FrozenPass(backbone, weights, rule, choose_engine(backbone, options.engine))
         features = feature_store(cache_folder(options.cache), frozen_pass)
-        pictures = Pictures(rule, Store(run.pictures), lambda key: key not in features)
+        pictures = Pictures(rule, Store(run.pictures / rule.name), lambda key: key not in features)
         count = len(dataset.table)
         check_disk_space(run.root, count * rule.bytes_per_picture, "pictures")
         check_disk_space(features.folder, count * frozen_pass.bytes_per_image, "features")
@@ -85,7 +89,7 @@ def run_training(options: Options, screen: Screen) -> Run:
         with screen.progress("Frozen network", unknown_keys(keys, features), "images") as progress:
             extract_features(keys, frozen_pass, pictures.store, features, progress, screen.say)
         matrix = features.read(keys)[:, feature_columns(backbone, options.features)]
-        pictures.store.remove()
+        shutil.rmtree(run.pictures, ignore_errors=True)
 
         # The head, on the features.
         plan = plan_head(options)

@@ -129,9 +129,20 @@ def open_run(options: Options) -> RunDir:
             fix="Add --out RUN, for example --out runs/first.",
         )
     run = RunDir(Path(options.out))
+    if options.resume and options.overwrite:
+        raise MedlensError(
+            "--resume and --overwrite exclude each other.",
+            got="both",
+            expected="one of them",
+            fix="--resume goes on with the run; --overwrite starts it anew.",
+        )
+    for part in run.root.rglob(".*.part*"):
+        part.unlink()  # left by a process that was killed while it wrote
     entries = list(run.root.iterdir()) if run.root.is_dir() else []
+    if entries == [run.audit]:
+        entries = []  # left by `medlens audit --out`
     if entries and options.overwrite:
-        _clear(run, entries)
+        _clear(run, entries, options)
     elif entries and options.resume:
         _check_same_options(run, options)
     elif entries or run.root.is_file():
@@ -147,8 +158,16 @@ def open_run(options: Options) -> RunDir:
     return run
 
 
-def _clear(run: RunDir, entries: list[Path]) -> None:
+def _clear(run: RunDir, entries: list[Path], options: Options) -> None:
     foreign = sorted(set(entries) - set(run.own()) - {run.root / "external"})
+    if run.root.resolve() in Path(options.split).resolve().parents:
+        raise MedlensError(
+            "--overwrite would delete the file given with --split.",
+            got="a splits.csv inside the run folder",
+            expected="a file outside of it",
+            fix="Copy the file to another place first.",
+            names=[options.split],
+        )
     if foreign or not run.config.exists():
         raise MedlensError(
             "--overwrite deletes only a run of medlens.",

@@ -56,6 +56,34 @@ def test_splits_beside_classes_are_refused(tmp_path: Path) -> None:
         read_dataset(tmp_path, cache=tmp_path)
 
 
+def test_splits_without_train_are_refused(tmp_path: Path) -> None:
+    for folder in ("val/a", "val/b", "test/a"):
+        draw(tmp_path / folder / "1.png")
+    with pytest.raises(MedlensError, match="no train folder"):
+        read_dataset(tmp_path, cache=tmp_path)
+
+
+def test_a_run_below_the_data_is_no_class(tmp_path: Path) -> None:
+    for folder in ("a", "b", "run/figures", "runs/one/figures"):
+        draw(tmp_path / folder / "1.png")
+    for run in ("run", "runs/one"):
+        (tmp_path / run / "config.toml").touch()
+        (tmp_path / run / "audit.json").touch()
+    assert read_dataset(tmp_path, cache=tmp_path).classes == ("a", "b")
+
+
+def test_a_comma_at_the_end_of_each_row_moves_no_column(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "l.csv", "Path,Label,\na.png,x,\nb.png,y,\n")
+    assert list(read_dataset(file, cache=tmp_path).table["label"]) == ["x", "y"]
+
+
+def test_codes_stay_text(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "l.csv", "path,label,site,age\na.png,x,007,50\nb.png,y,1E5,60.5\n")
+    table = read_dataset(file, cache=tmp_path).table
+    assert list(table["site"]) == ["007", "1E5"]
+    assert list(table["age"]) == [50, 60.5]
+
+
 def test_a_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
     draw(tmp_path / "data/a/1.png")
     draw(tmp_path / "data/b/1.png")

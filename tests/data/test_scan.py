@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -10,7 +11,14 @@ from PIL import Image
 
 from medlens.data.dataset import read_dataset
 from medlens.data.images import fit_to_square
-from medlens.data.scan import PictureRule, Pictures, choose_image_size, in_order, scan
+from medlens.data.scan import (
+    PictureRule,
+    Pictures,
+    choose_image_size,
+    in_order,
+    join_patients,
+    scan,
+)
 from medlens.data.store import Store
 
 
@@ -126,6 +134,25 @@ def test_results_come_in_order_and_an_error_ends_the_work() -> None:
     assert list(in_order(lambda number: number * 2, range(200))) == list(range(0, 400, 2))
     with pytest.raises(ZeroDivisionError):
         list(in_order(lambda number: 1 // number, [1, 1, 0, 1]))
+
+
+def test_a_patient_named_for_some_images_is_known_on_the_others_by_the_tag() -> None:
+    named = pd.Series(["Ann", "", "", "Bob", "Cem", ""])
+    tagged = pd.Series(["1", "1", "2", "ANON", "ANON", "ANON"])
+    # The third has only its tag; ANON stands beside two names and tells nobody apart.
+    assert list(join_patients(named, tagged)) == ["Ann", "Ann", "2", "Bob", "Cem", ""]
+
+
+def test_a_pipe_among_the_files_does_not_hang(data: Path, tmp_path: Path) -> None:
+    (data.parent / "b.png").unlink()
+    os.mkfifo(data.parent / "b.png")
+    assert read(data, tmp_path).loc["b.png", "unreadable"] != ""
+
+
+def test_a_damaged_facts_cache_is_made_anew(data: Path, tmp_path: Path) -> None:
+    first = read(data, tmp_path)
+    next((tmp_path / "cache" / "facts").iterdir()).write_bytes(b"no database" * 100)
+    pd.testing.assert_frame_equal(first, read(data, tmp_path))
 
 
 @pytest.mark.shared_data

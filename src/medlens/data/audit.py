@@ -150,7 +150,11 @@ def find_unreadable(table: pd.DataFrame) -> list[Finding]:
             fix=fix,
             count=len(broken),
             files=_each(broken),
-            details={"reasons": reasons, "classes": _counts(broken["label"])},
+            details={
+                "reasons": reasons,
+                "classes": _counts(broken["label"]),
+                "reason_of_file": dict(zip(broken["path"], broken["unreadable"], strict=True)),
+            },
         )
     ]
 

@@ -120,10 +120,17 @@ def _read_folder(folder: Path) -> Dataset:
     if "train" in splits.values() and len(splits) < len(names):
         raise MedlensError(
             "The folder mixes splits and classes.",
-            got=f"the splits {', '.join(splits)} beside "
-            + ", ".join(name for name in names if name not in splits),
+            got=f"{len(splits)} split folders beside {len(names) - len(splits)} others",
             expected="either train/val/test folders with the classes inside, or classes alone",
             fix="Move the other folders out, or list the images in a CSV.",
+            names=[name for name in names if name not in splits],
+        )
+    if splits and len(splits) == len(names) and "train" not in splits.values():
+        raise MedlensError(
+            "The folder has splits but no train folder.",
+            got=f"the folders {', '.join(splits)}",
+            expected="a folder train (or training) beside them, or one sub-folder per class",
+            fix="Add the train folder, or point to the folder whose sub-folders are the classes.",
             names=[str(folder)],
         )
     is_split = "train" in splits.values()
@@ -148,7 +155,9 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name == "__MACOSX"
+    """Whether a folder or file is no data: hidden, an archive's leftovers, or a run of medlens."""
+    is_run = (path / "config.toml").exists() and (path / "audit.json").exists()
+    return path.name.startswith(".") or path.name == "__MACOSX" or is_run
 
 
 def _image_files(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
@@ -160,22 +169,34 @@ def _image_files(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add(real)
-        hidden = [name for name in folders if _is_hidden(Path(name))]
+        hidden = [name for name in folders if _is_hidden(Path(here, name))]
         passed_over["hidden folder"] += len(hidden)
         folders[:] = sorted(name for name in folders if name not in hidden)
         for name in sorted(files):
             path = Path(here, name)
-            if _is_hidden(path):
+            if name.startswith("."):
                 passed_over["hidden file"] += 1
+            elif not _is_utf8(name):
+                passed_over["name that is not UTF-8"] += 1
             elif not is_image_name(path):
                 passed_over["not an image"] += 1
             else:
                 yield path
 
 
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_csv(file: Path) -> Dataset:
     try:
-        given = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        given = pd.read_csv(
+            file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        )
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise MedlensError(
             "The CSV cannot be read.",
@@ -184,6 +205,14 @@ def _read_csv(file: Path) -> Dataset:
             fix="Save it again as CSV (UTF-8).",
             names=[str(file)],
         ) from None
+    known = {*OWN_COLUMNS, "file"}
+    given = given.rename(
+        columns={
+            name: name.strip().lower()
+            for name in map(str, given.columns)
+            if name.strip().lower() in known
+        }
+    )
     given = given.rename(columns={"file": "path"} if "path" not in given else {})
     missing = [name for name in ("path", "label") if name not in given]
     if missing:
@@ -236,9 +265,13 @@ def _split_name(value: str, file: Path) -> str:
 
 
 def _typed(column: pd.Series[str]) -> pd.Series[str] | pd.Series[float]:
-    """A column of numbers as numbers, so that it can be a subgroup by range; else as text."""
-    numbers = pd.to_numeric(column.where(column != ""), errors="coerce")
-    return numbers if numbers.notna().sum() == (column != "").sum() > 0 else column
+    """A column of plain numbers as numbers, for subgroups by range; else as text.
+
+    `007` and `1E5` stay text: they are codes more often than numbers.
+    """
+    filled = column[column != ""]
+    is_number = len(filled) > 0 and filled.str.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?").all()
+    return pd.to_numeric(column.where(column != "")) if is_number else column
 
 
 def _find_patients(table: pd.DataFrame, patient_regex: str) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -42,7 +43,7 @@ def unpack_medmnist(file: Path, cache: Path) -> tuple[Path, pd.DataFrame]:
     if not index.exists():
         try:
             rows = list(_unpack(file, folder))
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
             raise MedlensError(
                 "The .npz file is not in MedMNIST's format.",
                 got=str(error.args[0]) if error.args else type(error).__name__,
@@ -79,6 +80,8 @@ def _labels(archive: zipfile.ZipFile, split: str) -> NDArray[np.int64]:
         labels = labels[:, 0]
     if labels.ndim != 1 or len(labels) == 0:
         raise ValueError(f"{split}_labels of shape {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{split}_labels of type {labels.dtype}")
     return labels.astype(np.int64)
 
 

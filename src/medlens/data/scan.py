@@ -145,10 +145,30 @@ def scan(
             pending = []
     _keep(pending, facts, pictures)
     found = pd.DataFrame(rows, columns=[*SCAN_COLUMNS, "patient"], index=dataset.table.index)
-    patient = dataset.table["patient"].where(dataset.table["patient"] != "", found["patient"])
+    patient = join_patients(dataset.table["patient"], found["patient"])
     return pd.concat(
         [dataset.table.assign(patient=patient), found[list(SCAN_COLUMNS)]], axis="columns"
     )
+
+
+def join_patients(named: pd.Series[str], tagged: pd.Series[str]) -> pd.Series[str]:
+    """One patient per image, from what the user named and from DICOM's PatientID.
+
+    What the user named counts. An image without a name takes the name that its PatientID has on
+    other images, or the PatientID itself. A PatientID that stands beside several names tells no
+    patients apart (such as ANONYMOUS) and is not used.
+
+    Args:
+        named: The patient of each image by CSV or path, "" where not named.
+        tagged: PatientID of each image, "" where there is none.
+    """
+    known = pd.DataFrame({"named": named, "tagged": tagged})
+    known = known[(named != "") & (tagged != "")].drop_duplicates()
+    names = known.groupby("tagged")["named"].agg(["first", "size"])
+    patients = {
+        str(tag): str(row["first"]) if row["size"] == 1 else "" for tag, row in names.iterrows()
+    }
+    return named.where(named != "", tagged.map(lambda tag: patients.get(tag, tag)))
 
 
 @dataclass(frozen=True)
@@ -162,7 +182,11 @@ def _scan_file(
     path: Path, *, frame: int | None, facts: FactsCache, pictures: Pictures | None
 ) -> _Scanned:
     try:
+        if path.exists() and not path.is_file():
+            return _Scanned(_unreadable("", 0, "it is not a regular file"), False, None)
         data = path.read_bytes()
+    except ValueError:
+        return _Scanned(_unreadable("", 0, "its path is not valid"), False, None)
     except OSError as error:
         reason = f"the file cannot be opened: {error.strerror or type(error).__name__}"
         return _Scanned(_unreadable("", 0, reason), False, None)
@@ -241,22 +265,26 @@ class FactsCache:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        with self._connect() as connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT)"
-            )
-        connection.close()
-        self._known = self._read_all()
+        try:
+            self._known = self._open()
+        except sqlite3.DatabaseError:
+            # Only a cache: a damaged one is as good as none.
+            path.unlink(missing_ok=True)
+            self._known = self._open()
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=60)
-
-    def _read_all(self) -> dict[str, str]:
+    def _open(self) -> dict[str, str]:
         connection = self._connect()
         try:
+            with connection:
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT)"
+                )
             return dict(connection.execute("SELECT key, value FROM facts"))
         finally:
             connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=60)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The facts of a file, or None."""

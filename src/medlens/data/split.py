@@ -144,7 +144,9 @@ def read_splits(path: Path, table: pd.DataFrame) -> pd.Series[str]:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        given = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        given = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        )
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise MedlensError(
             "The splits file cannot be read.",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,8 @@ class Store:
         return out if out is not None else np.empty((0,))
 
     def remove(self) -> None:
-        """Delete all shards, keys first, and the folder if nothing else is in it."""
-        for path in (*self._files(KEYS_SUFFIX), *self._files(".npy")):
-            path.unlink(missing_ok=True)
+        """Delete the folder and all shards in it, keys first."""
+        for keys in self.folder.glob(f"*{KEYS_SUFFIX}"):
+            keys.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
         self._places.clear()
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
-
-    def _files(self, suffix: str) -> Iterator[Path]:
-        yield from self.folder.glob(f"*{suffix}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,7 +287,7 @@ def _draw_filters(network: keras.Model, seed: int) -> None:
 def _load_weights(network: keras.Model, backbone: Backbone, path: Path) -> None:
     try:
         network.load_weights(path)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise MedlensError(
             f"The weights file does not fit {backbone.name}.",
             got=type(error).__name__ + " while loading",

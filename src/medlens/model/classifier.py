@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from medlens.model.head import Head
 MODEL_FILE = "classifier.keras"
 FACTS_FILE = "classifier.json"
 FORMAT_VERSION = 1
-CHECKED_IMAGES = 4
+CHECKED_PER_CLASS = 2
 LARGEST_DIFFERENCE = 1e-4
 DICOM_RULE = (
     "modality LUT, then VOI LUT or first window (without one, the frame's own range without "
@@ -211,7 +212,7 @@ def save_classifier(
 
 
 def check_saved(classifier: Classifier, predictions: pd.DataFrame, root: Path) -> float:
-    """Read the first test images again and compare the saved network with the cached features.
+    """Compare the saved network with the cached features on some test images of each class.
 
     Args:
         classifier: The classifier as saved.
@@ -224,7 +225,8 @@ def check_saved(classifier: Classifier, predictions: pd.DataFrame, root: Path) -
     Raises:
         RuntimeError: If it is above 1e-4: the saved network would not be the one that was tested.
     """
-    tested = predictions[predictions["split"] == "test"].head(CHECKED_IMAGES)
+    tested = predictions[predictions["split"] == "test"]
+    tested = tested.groupby("label").head(CHECKED_PER_CLASS)
     names = [f"prob_{name}" for name in classifier.classes]
     again = classifier.predict([root / path for path in tested["path"]])
     difference = float(np.abs(again[names].to_numpy() - tested[names].to_numpy()).max())
@@ -254,7 +256,7 @@ def load_classifier(folder: Path) -> Classifier:
         frame = None if facts["frame"] == "middle" else int(facts["frame"])
         rule = PictureRule(facts["image_size"], facts["fit"])
         return Classifier(model, tuple(facts["classes"]), rule, frame, facts)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise MedlensError(
             "There is no whole classifier in this folder.",
             got=f"{type(error).__name__} while reading it",

@@ -51,7 +51,11 @@ class FrozenPass:
 
     def key(self) -> str:
         """Name of the folder that keeps these features."""
+        from keras import backend
+
         facts = {
+            "backend": backend.backend(),
+            "backend_version": importlib.metadata.version(backend.backend()),
             "backbone": self.backbone.name,
             "weights": self.weights.sha256,
             "size": self.rule.size,

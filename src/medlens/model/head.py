@@ -228,10 +228,10 @@ class _Stop(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no typ
         seconds = round(time.monotonic() - self.started, 4)
         self.rows.append({"epoch": epoch + 1, **row, "seconds": seconds})
         self.progress(1)
-        if not np.isfinite(row["loss"]):
+        if not np.isfinite([row["loss"], row["val_loss"]]).all():
             raise MedlensError(
                 "Training went astray: the loss is not a number.",
-                got=f"loss {row['loss']} in epoch {epoch + 1}",
+                got=f"loss {row['loss']}, validation loss {row['val_loss']} in epoch {epoch + 1}",
                 expected="a finite loss",
                 fix="Lower --learning-rate.",
             )
