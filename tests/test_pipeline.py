@@ -204,14 +204,17 @@ def test_an_existing_folder_is_refused_and_other_files_are_never_deleted(
 
 
 def test_what_a_killed_writer_left_is_cleared_away(
-    train: Callable[..., medlens.Run], phantoms: Path, tmp_path: Path
+    run: medlens.Run, train: Callable[..., medlens.Run], phantoms: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    (out / "classifier").mkdir(parents=True)
-    for name in (".config.toml.99.part", ".splits.csv.99.part", "classifier/.99.part.keras"):
-        (out / name).write_bytes(b"half")
-    run = train(phantoms, out, resume=True)
-    assert [path.name for path in run.path.rglob("*.part*")] == []
+    shutil.copytree(run.path, tmp_path / "run")
+    pictures = tmp_path / "run" / ".pictures" / "32px-pad-bilinear"
+    pictures.mkdir(parents=True)
+    parts = (".config.toml.99.part", ".splits.csv.99.part", "classifier/.99.part.keras")
+    for path in (*(tmp_path / "run" / part for part in parts), pictures / ".a.npy.99.part"):
+        path.write_bytes(b"half")
+    again = train(phantoms, tmp_path / "run", resume=True)
+    before, after = ({p.relative_to(r.path) for p in r.path.rglob("*")} for r in (run, again))
+    assert before == after
 
 
 def test_overwrite_keeps_the_old_run_where_the_new_one_cannot_start(

@@ -285,13 +285,27 @@ def _draw_filters(network: keras.Model, seed: int) -> None:
 
 
 def _load_weights(network: keras.Model, backbone: Backbone, path: Path) -> None:
+    before = _kernel_sums(network)
     try:
         network.load_weights(path)
+        unchanged = sum(a == b for a, b in zip(before, _kernel_sums(network), strict=True))
+        got = f"a file without weights for {unchanged} layers" if unchanged else ""
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        got = f"{type(error).__name__} while loading"
+    if got:
         raise MedlensError(
             f"The weights file does not fit {backbone.name}.",
-            got=type(error).__name__ + " while loading",
+            got=got,
             expected=f"Keras weights of {backbone.builder} with include_top=False",
             fix="Check that file and --backbone belong together and the file is whole.",
             names=[str(path)],
-        ) from error
+        )
+
+
+def _kernel_sums(network: keras.Model) -> list[float]:
+    """A number per layer with a kernel that changes with its weights.
+
+    Keras only warns where a file has nothing for a layer, and leaves it random.
+    """
+    values = [layer.get_weights() for layer in network.layers]
+    return [float(arrays[0].sum()) for arrays in values if arrays and arrays[0].ndim == 4]
