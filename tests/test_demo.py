@@ -9,7 +9,7 @@ from pathlib import Path
 
 def test_the_demo_goes_on_without_weights_and_says_so(tmp_path: Path) -> None:
     # No weights in Keras's folder, and a proxy that nobody answers: they cannot be had.
-    nobody = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+    nobody = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
     environment = {**os.environ, **nobody, "KERAS_HOME": str(tmp_path / "keras")}
     command = [sys.executable, "-m", "medlens", "demo", "--out", str(tmp_path / "demo")]
     result = subprocess.run(
