@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -17,6 +16,8 @@ import psutil
 
 from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES, keras_models_folder
+from medlens.model.engine import gpus
+from medlens.model.fast_cpu import why_not
 
 PACKAGES = (
     "medlens",
@@ -105,19 +106,6 @@ def environment_json(seed: int, table: pd.DataFrame, weights_sha256: str) -> dic
     }
 
 
-def gpus() -> list[str]:
-    """The GPUs that Keras's backend sees; imports the backend."""
-    import keras
-
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow
-
-        return [device.name for device in tensorflow.config.list_physical_devices("GPU")]
-    devices = keras.distribution.list_devices("gpu")
-    return [str(device) for device in devices]
-
-
 def describe_machine() -> list[str]:
     """Lines for `medlens doctor`."""
     import keras
@@ -130,7 +118,7 @@ def describe_machine() -> list[str]:
         f"{facts['memory_gib']} GiB memory",
         f"backend        {keras.backend.backend()}",
         f"GPU            {', '.join(gpus()) or 'none: the frozen network runs on the CPU'}",
-        f"fast CPU       {'ncnn' if importlib.util.find_spec('ncnn') else 'Keras (no ncnn)'}",
+        f"fast CPU       {'Keras: ' + why_not() if why_not() else 'ncnn'}",
     ]
     cache = cache_folder("auto")
     free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.table import Table
 
 from medlens.config import DEFAULT_RATIOS, Options, parse_ratios
@@ -15,8 +18,9 @@ from medlens.data.audit import audit, findings_to_json
 from medlens.data.dataset import Dataset, read_dataset
 from medlens.data.finding import Finding
 from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
+from medlens.data.images import UnreadableImage, read_image
 from medlens.data.leaks import Resolved, resolve_leaks
-from medlens.data.scan import Pictures, choose_image_size, scan
+from medlens.data.scan import PictureRule, Pictures, choose_image_size, scan
 from medlens.data.split import check_split, read_splits, split_by_ratio, use_given_split
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
@@ -30,6 +34,8 @@ MENDED_BY: Mapping[str, str] = {
     "leak_duplicate": "resolve_leaks",
     "leak_patient": "resolve_leaks",
 }
+# How many pictures the self-check of the network looks at.
+SAMPLED = 4
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,18 @@ def take_in(
         kept = kept[(kept["split"] != "") | (kept["unreadable"] != "")]
     findings = audit(kept, min_per_class=options.min_per_class, ratios=ratios(options))
     return Intake(dataset, table, findings)
+
+
+def sample_pictures(dataset: Dataset, rule: PictureRule, frame: int | None) -> NDArray[np.uint8]:
+    """A few pictures from all over the data set, those that can be read: (n, size, size, 3)."""
+    paths = list(dataset.table["path"])
+    step = max(1, len(paths) // SAMPLED)
+    pictures: list[NDArray[np.uint8]] = []
+    for path in paths[::step][: 2 * SAMPLED]:
+        if len(pictures) < SAMPLED:
+            with suppress(UnreadableImage):
+                pictures.append(rule.apply(read_image(dataset.root / path, frame=frame).pixels))
+    return np.array(pictures, np.uint8).reshape(-1, rule.size, rule.size, 3)
 
 
 def frame(options: Options) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from medlens.intake import (
     frame,
     image_size,
     list_images,
+    sample_pictures,
     say_baseline,
     say_images,
     show_findings,
@@ -28,13 +30,8 @@ from medlens.intake import (
 from medlens.log import log_to
 from medlens.model.backbone import BACKBONES, find_weights
 from medlens.model.classifier import ClassifierFacts, check_saved, feature_columns, save_classifier
-from medlens.model.features import (
-    FrozenPass,
-    choose_engine,
-    extract_features,
-    feature_store,
-    unknown_keys,
-)
+from medlens.model.engine import choose_pass
+from medlens.model.features import extract_features, feature_store, unknown_keys
 from medlens.model.head import HeadPlan, train_head
 from medlens.report.evaluation import evaluate
 from medlens.report.facts import notices, result_lines, training_facts
@@ -67,8 +64,12 @@ def run_training(options: Options, screen: Screen) -> Run:
 
         # Read every file once: facts for the audit, a picture for the network.
         rule = PictureRule(image_size(dataset, options, screen), options.fit)
-        frozen_pass = FrozenPass(backbone, weights, rule, choose_engine(backbone, options.engine))
-        features = feature_store(cache_folder(options.cache), frozen_pass)
+        cache = cache_folder(options.cache)
+        sample = partial(sample_pictures, dataset, rule, frame(options))
+        frozen_pass = choose_pass(
+            backbone, weights, rule, options.engine, cache, sample, screen.say
+        )
+        features = feature_store(cache, frozen_pass)
         pictures = Pictures(rule, Store(run.pictures / rule.name), lambda key: key not in features)
         count = len(dataset.table)
         check_disk_space(run.root, count * rule.bytes_per_picture, "pictures")
@@ -87,7 +88,8 @@ def run_training(options: Options, screen: Screen) -> Run:
         # The frozen network, once per image.
         keys = list(used["pixels_sha256"])
         with screen.progress("Frozen network", unknown_keys(keys, features), "images") as progress:
-            extract_features(keys, frozen_pass, pictures.store, features, progress, screen.say)
+            load = partial(frozen_pass.forward, cache)
+            extract_features(keys, load, pictures.store, features, progress, screen.say)
         matrix = features.read(keys)[:, feature_columns(backbone, options.features)]
         shutil.rmtree(run.pictures, ignore_errors=True)
 
@@ -110,7 +112,7 @@ def run_training(options: Options, screen: Screen) -> Run:
         logits = training.head.logits(matrix)
         write_predictions(run.predictions, tabulate_predictions(used, logits, classes))
         predictions = read_predictions(run.predictions)
-        difference = check_saved(classifier, predictions, dataset.root)
+        difference = check_saved(classifier, predictions, dataset.root, frozen_pass.precision)
         facts = training_facts(frozen_pass, plan, training, options.features)
         write_json(run.training, {**facts, "saved_network_difference": difference})
         evaluation = evaluate(

@@ -48,6 +48,7 @@ class Backbone:
         weights_url: Where Keras downloads them.
         weights_md5: Their MD5, or "" where Keras publishes none.
         licence: Licence of the weights, as far as stated.
+        cpu_engine: What runs it on a processor: "ncnn" where it measures at least 1.3 times Keras.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Backbone:
     weights_url: str
     weights_md5: str
     licence: str
+    cpu_engine: str = "keras"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -86,6 +88,7 @@ BACKBONES: Mapping[str, Backbone] = {
             weights_url=f"{_KERAS_FILES}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
             weights_md5="6d6bbae143d832006294945121d1f1fc",
             licence="CC BY 4.0 (Visual Geometry Group, Oxford)",
+            cpu_engine="ncnn",
         ),
         Backbone(
             name="mobilenet_v2",
@@ -259,13 +262,23 @@ def pool(activation: Any, depth: str) -> tuple[Any, Any]:
     """
     import keras
 
-    average = keras.layers.GlobalAveragePooling2D
-    mean = average(keepdims=True, name=f"{depth}_mean_map")(activation)
+    activation = keras.ops.cast(activation, "float32")
+    mean = _average(activation)
     difference = keras.layers.Subtract(name=f"{depth}_difference")([activation, mean])
     squared = keras.layers.Multiply(name=f"{depth}_squared")([difference, difference])
-    variance = average(name=f"{depth}_variance")(squared)
-    spread = keras.ops.sqrt(variance + SPREAD_FLOOR)
-    return keras.layers.Flatten(name=f"{depth}_mean")(mean), spread
+    spread = keras.ops.sqrt(_average(squared) + SPREAD_FLOOR)
+    flatten = keras.layers.Flatten
+    return flatten(name=f"{depth}_mean")(mean), flatten(name=f"{depth}_spread")(spread)
+
+
+def _average(activation: Any) -> Any:
+    """Mean over height, then over width; (batch, 1, 1, channels).
+
+    In two steps, because one sum of 224 x 224 float32 values is wrong in the fifth digit.
+    """
+    import keras
+
+    return keras.ops.mean(keras.ops.mean(activation, axis=1, keepdims=True), axis=2, keepdims=True)
 
 
 def _draw_filters(network: keras.Model, seed: int) -> None:

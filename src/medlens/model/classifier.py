@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
 from medlens.data.scan import PictureRule, in_order
 from medlens.errors import MedlensError
 from medlens.files import write_bytes
-from medlens.model.backbone import Backbone, build_backbone
-from medlens.model.features import BATCH, FrozenPass
+from medlens.model.backbone import Backbone
+from medlens.model.engine import Forward, FrozenPass, compile_forward
 from medlens.model.head import Head
 
 MODEL_FILE = "classifier.keras"
 FACTS_FILE = "classifier.json"
 FORMAT_VERSION = 1
-CHECKED_PER_CLASS = 2
-LARGEST_DIFFERENCE = 1e-4
+CHECKED_PER_CLASS = 1
+CHECKED = 8
+# Of a probability, between the saved network in float32 and the features that were cached.
+LARGEST_DIFFERENCE = {"float32": 1e-4, "bfloat16": 5e-2}
 DICOM_RULE = (
     "modality LUT, then VOI LUT or first window (without one, the frame's own range without "
     "padding), then MONOCHROME1 inverted"
@@ -74,7 +77,7 @@ class Classifier:
                 reasons[number] = picture
             else:
                 waiting.append((number, picture))
-            if len(waiting) == BATCH:
+            if len(waiting) == self._forward.batch:
                 self._run(waiting, probabilities)
                 waiting = []
         if waiting:
@@ -99,14 +102,11 @@ class Classifier:
     ) -> None:
         pictures = np.stack([picture for _, picture in waiting])
         numbers = [number for number, _ in waiting]
-        probabilities[numbers] = predict_pictures(self.model, pictures)
+        probabilities[numbers] = self._forward.run(pictures)
 
-
-def predict_pictures(model: keras.Model, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probabilities (n, classes) of up to BATCH pictures, in a batch of exactly BATCH."""
-    full = np.zeros((BATCH, *pictures.shape[1:]), np.float32)
-    full[: len(pictures)] = pictures
-    return np.asarray(model.predict_on_batch(full))[: len(pictures)]
+    @cached_property
+    def _forward(self) -> Forward:
+        return compile_forward(self.model)
 
 
 def feature_columns(backbone: Backbone, features: str) -> slice | NDArray[np.int64]:
@@ -130,7 +130,7 @@ def build_classifier(
         features: "all" or "last".
         temperature: Divides the logits before the softmax.
     """
-    backbone = build_backbone(frozen_pass.backbone, frozen_pass.weights, size=frozen_pass.rule.size)
+    backbone = frozen_pass.model
     last = f"{frozen_pass.backbone.depths[-1]}_mean"
     values = backbone.get_layer("features" if features == "all" else last).output
     layers = []
@@ -211,26 +211,32 @@ def save_classifier(
     return Classifier(model, facts.classes, frozen_pass.rule, facts.frame, content)
 
 
-def check_saved(classifier: Classifier, predictions: pd.DataFrame, root: Path) -> float:
+def check_saved(
+    classifier: Classifier, predictions: pd.DataFrame, root: Path, precision: str
+) -> float:
     """Compare the saved network with the cached features on some test images of each class.
 
     Args:
         classifier: The classifier as saved.
         predictions: The table predictions.csv.
         root: The folder its paths are relative to.
+        precision: Of the cached features: "float32" or "bfloat16".
 
     Returns:
         The largest difference of a probability.
 
     Raises:
-        RuntimeError: If it is above 1e-4: the saved network would not be the one that was tested.
+        RuntimeError: If it is above 1e-4 (5e-2 for bfloat16): the saved network would not be the one that was tested.
     """
     tested = predictions[predictions["split"] == "test"]
-    tested = tested.groupby("label").head(CHECKED_PER_CLASS)
-    names = [f"prob_{name}" for name in classifier.classes]
-    again = classifier.predict([root / path for path in tested["path"]])
-    difference = float(np.abs(again[names].to_numpy() - tested[names].to_numpy()).max())
-    if not difference <= LARGEST_DIFFERENCE:
+    tested = tested.groupby("label").head(CHECKED_PER_CLASS).head(CHECKED)
+    read = [read_image(root / path, frame=classifier.frame).pixels for path in tested["path"]]
+    pictures = np.stack([classifier.rule.apply(pixels) for pixels in read])
+    # Called once: compiling would take longer than running.
+    again = np.asarray(classifier.model(pictures.astype(np.float32), training=False))
+    expected = tested[[f"prob_{name}" for name in classifier.classes]].to_numpy()
+    difference = float(np.abs(again - expected).max())
+    if not difference <= LARGEST_DIFFERENCE[precision]:
         raise RuntimeError(f"saved network and cached features differ by {difference:.2g}")
     return difference
 

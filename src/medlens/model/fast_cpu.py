@@ -151,7 +151,7 @@ class Network:
 
         _check(files)
         self.files = files
-        self._threads = threads or usable_cores()
+        self.threads = threads or usable_cores()
         self._ncnn = ncnn
         self._net = ncnn.Net()
         options = self._net.opt
@@ -184,7 +184,7 @@ class Network:
                 f"not uint8 of shape (n, {size}, {size}, 3)"
             )
         features = np.empty((len(pictures), self.files.columns), np.float32)
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             for number, row in enumerate(pool.map(self._run, pictures)):
                 features[number] = row
         return features

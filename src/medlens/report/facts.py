@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from medlens.model.features import FrozenPass
+from medlens.model.engine import FrozenPass
 from medlens.model.head import WEIGHT_DECAY, HeadPlan, Training
 
 # Below this many images a test set gives intervals too wide for most claims.
@@ -29,6 +29,7 @@ def training_facts(
         "image_size": frozen_pass.rule.size,
         "fit": frozen_pass.rule.fit,
         "engine": frozen_pass.engine,
+        "precision": frozen_pass.precision,
         "features": features,
         "columns": int(training.head.layers[0][0].shape[0]),
         "columns_kept": training.columns_kept,

@@ -1,0 +1,390 @@
+"""What runs the frozen network: Keras on its backend, or ncnn on a processor."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medlens.data.images import RESIZE_FILTER
+from medlens.data.scan import PictureRule
+from medlens.errors import MedlensError
+from medlens.files import write_json
+from medlens.model import fast_cpu
+from medlens.model.backbone import Backbone, Weights, build_backbone
+
+if TYPE_CHECKING:
+    import keras
+
+CPU_BATCH = 32
+PARALLEL_PICTURES = 4
+# On a GPU: as many pixels in a batch as 64 pictures of 224 px have; VGG16 then needs some 3 GiB.
+GPU_BATCH_PIXELS = 64 * 224**2
+LARGEST_GPU_BATCH = 512
+# GPUs of this compute capability and above have matrix units for bfloat16.
+NATIVE_BFLOAT16 = (8, 0)
+# ncnn's features count as Keras's up to this difference, relative to the mean of their kind.
+LARGEST_DIFFERENCE = 1e-4
+# Raise it when the features of the same picture change.
+FEATURES_VERSION = 2
+NOT_A_NUMBER = 1e9
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A loaded network.
+
+    Args:
+        batch: How many pictures it takes at a time.
+        run: Pictures, uint8 of shape (up to batch, size, size, 3) -> float32 of shape (as many,
+            columns): features, or what the model gives.
+    """
+
+    batch: int
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class FrozenPass:
+    """Everything that decides the value of a feature, apart from the picture's pixels.
+
+    Args:
+        backbone: The network.
+        weights: Its weights.
+        rule: How an image becomes a picture.
+        engine: "keras" or "ncnn".
+        precision: Of the convolutions: "float32", or "bfloat16" on GPUs. Features are float32.
+    """
+
+    backbone: Backbone
+    weights: Weights
+    rule: PictureRule
+    engine: str
+    precision: str = "float32"
+
+    def key(self) -> str:
+        """Name of the folder that keeps these features."""
+        facts = {
+            "backbone": self.backbone.name,
+            "weights": self.weights.sha256,
+            "size": self.rule.size,
+            "fit": self.rule.fit,
+            "resize": RESIZE_FILTER,
+            "engine": _engine_versions(self.engine),
+            "precision": self.precision,
+            "version": FEATURES_VERSION,
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{self.backbone.name}-{self.rule.name}-{self.engine}-{digest}"
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Disk space of one image's features."""
+        return 4 * len(self.backbone.columns)
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """The backbone in Keras, from raw pixels to features; built when it is first asked for."""
+        return build_backbone(self.backbone, self.weights, size=self.rule.size)
+
+    def forward(self, cache: Path) -> Forward:
+        """Load the network.
+
+        Args:
+            cache: The cache folder; it keeps the network in ncnn's form.
+        """
+        if self.engine == "ncnn":
+            network = _open_network(self, cache)
+            # So that the last picture of a batch does not keep many cores waiting.
+            return Forward(max(CPU_BATCH, 8 * network.threads), network)
+        is_wide = self.precision == "float32"
+        return compile_forward(self.model if is_wide else in_bfloat16(self.model))
+
+
+def choose_pass(
+    backbone: Backbone,
+    weights: Weights,
+    rule: PictureRule,
+    engine: str,
+    cache: Path,
+    read_pictures: Callable[[], NDArray[np.uint8]],
+    say: Callable[[str], None],
+) -> FrozenPass:
+    """Choose the engine; ncnn only where it gives Keras's features on a few of the user's images.
+
+    Args:
+        backbone: The network.
+        weights: Its weights.
+        rule: How an image becomes a picture.
+        engine: "auto", "keras" or "ncnn", as the user asked.
+        cache: The cache folder; it keeps the outcome of the comparison.
+        read_pictures: Gives a few pictures.
+        say: Told when ncnn is passed over.
+
+    Raises:
+        MedlensError: If ncnn was asked for and cannot be used.
+    """
+    chosen = choose_engine(backbone, engine)
+    frozen_pass = FrozenPass(backbone, weights, rule, chosen, choose_precision(chosen))
+    reason = check_ncnn(frozen_pass, cache, read_pictures) if chosen == "ncnn" else ""
+    if not reason:
+        return frozen_pass
+    if engine == "ncnn":
+        raise MedlensError(
+            f"The engine ncnn cannot run {backbone.name} here.",
+            got=reason,
+            expected="features within 1e-4 of Keras's",
+            fix="Leave --engine at auto, or ask for keras.",
+        )
+    say(f"The frozen network runs in Keras, not in ncnn: {reason}.")
+    return FrozenPass(backbone, weights, rule, "keras", choose_precision("keras"))
+
+
+def choose_engine(backbone: Backbone, engine: str) -> str:
+    """The engine by rule, not by timing: features must be the same bytes in every run.
+
+    Args:
+        backbone: The network.
+        engine: "keras", "ncnn", or "auto": ncnn where it is much faster and there is no GPU.
+
+    Raises:
+        MedlensError: If ncnn is asked for and cannot be used.
+    """
+    if engine == "ncnn" and (reason := fast_cpu.why_not()):
+        raise MedlensError(
+            "The engine ncnn cannot be used.",
+            got=reason,
+            expected="the package ncnn, 1.0.20261020 or newer",
+            fix="pip install --upgrade ncnn, or leave --engine at auto.",
+        )
+    if engine != "auto":
+        return engine
+    is_fast = backbone.cpu_engine == "ncnn" and not fast_cpu.why_not() and not gpus()
+    return "ncnn" if is_fast else "keras"
+
+
+def gpus() -> list[str]:
+    """The GPUs that Keras's backend sees; imports the backend."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        return [device.name for device in tensorflow.config.list_physical_devices("GPU")]
+    return [str(device) for device in keras.distribution.list_devices("gpu")]
+
+
+def choose_precision(engine: str) -> str:
+    """Say "bfloat16" for Keras on a GPU that multiplies it natively, else "float32"."""
+    if engine != "keras" or not gpus():
+        return "float32"
+    return "bfloat16" if _compute_capability() >= NATIVE_BFLOAT16 else "float32"
+
+
+def _compute_capability() -> tuple[int, int]:
+    """That of the first GPU; (0, 0) where the backend does not say."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        first = tensorflow.config.list_physical_devices("GPU")[0]
+        details = tensorflow.config.experimental.get_device_details(first)
+        major, minor = details.get("compute_capability", (0, 0))
+    elif backend == "torch":
+        import torch
+
+        major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
+    else:
+        import jax
+
+        said = str(getattr(jax.devices("gpu")[0], "compute_capability", "0.0"))
+        major, minor = said.split(".")[:2] if said.replace(".", "").isdigit() else (0, 0)
+    return int(major), int(minor)
+
+
+def compile_forward(model: keras.Model) -> Forward:
+    """The forward pass of a Keras model from pixels, compiled once for one shape.
+
+    On a CPU with TensorFlow the pictures of a batch run one by one, some side by side, inside one
+    compiled graph: as fast as a batch, and a picture's output does not depend on its place in it.
+    (In a batched matrix product it does, in the last digit: the last rows go another way.)
+    """
+    import keras
+
+    if gpus():
+        batch = max(GPU_BATCH_PIXELS // model.input_shape[1] ** 2, 1)
+        return _in_full_batches(model, min(batch, LARGEST_GPU_BATCH))
+    if keras.backend.backend() == "tensorflow":
+        return _picture_by_picture(model)
+    return _in_full_batches(model, CPU_BATCH)
+
+
+def _in_full_batches(model: keras.Model, batch: int) -> Forward:
+    """Batches are filled up with zeros: another shape would be compiled anew."""
+
+    def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        full = np.zeros((batch, *pictures.shape[1:]), np.uint8)
+        full[: len(pictures)] = pictures
+        return np.asarray(model.predict_on_batch(full), np.float32)[: len(pictures)]
+
+    return Forward(batch, run)
+
+
+def _picture_by_picture(model: keras.Model) -> Forward:
+    import tensorflow
+
+    def one(picture: Any) -> Any:
+        return model(tensorflow.cast(picture[None], "float32"), training=False)[0]
+
+    def all_of_them(pictures: Any) -> Any:
+        return tensorflow.map_fn(
+            one, pictures, parallel_iterations=PARALLEL_PICTURES, fn_output_signature="float32"
+        )
+
+    # One signature for any number of pictures, so that the last batch is not traced anew.
+    pictures = tensorflow.TensorSpec((None, *model.input_shape[1:]), "uint8")
+    compiled = tensorflow.function(all_of_them, input_signature=[pictures])
+    return Forward(CPU_BATCH, lambda pictures: np.asarray(compiled(tensorflow.constant(pictures))))
+
+
+def in_bfloat16(model: keras.Model) -> keras.Model:
+    """The same network with its convolutions in bfloat16; input and pooling stay in float32."""
+    import keras
+
+    layers = keras.layers
+    kinds: tuple[type, ...] = (layers.Conv2D, layers.DepthwiseConv2D, layers.BatchNormalization)
+    kinds += (layers.Activation, layers.ReLU, layers.MaxPooling2D, layers.AveragePooling2D)
+
+    def recast(layer: Any) -> Any:
+        config = layer.get_config()
+        # Only what has weights or a large map: neither plain operations nor what pools.
+        if isinstance(layer, kinds):
+            config["dtype"] = "mixed_bfloat16"
+        return type(layer).from_config(config)
+
+    recast_model = keras.models.clone_model(model, clone_function=recast)
+    recast_model.set_weights(model.get_weights())
+    recast_model.trainable = False
+    return recast_model
+
+
+def _open_network(frozen_pass: FrozenPass, cache: Path) -> fast_cpu.Network:
+    """Load ncnn's files, which are written into the cache on first use.
+
+    Raises:
+        UnsupportedLayer: If ncnn would not compute the same as Keras.
+    """
+    folder = _ncnn_folder(frozen_pass, cache)
+    try:
+        return fast_cpu.Network(fast_cpu.read_ncnn(folder))
+    except fast_cpu.DamagedFiles:
+        depths, size = frozen_pass.backbone.depths, frozen_pass.rule.size
+        files = fast_cpu.write_ncnn(frozen_pass.model, depths=depths, size=size, folder=folder)
+        return fast_cpu.Network(files)
+
+
+def _ncnn_folder(frozen_pass: FrozenPass, cache: Path) -> Path:
+    backbone = frozen_pass.backbone
+    facts = [fast_cpu.FORMAT_VERSION, frozen_pass.weights.sha256, *backbone.depths]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return cache / "ncnn" / f"{backbone.name}-{frozen_pass.rule.size}px-{digest}"
+
+
+def check_ncnn(
+    frozen_pass: FrozenPass, cache: Path, read_pictures: Callable[[], NDArray[np.uint8]]
+) -> str:
+    """Compare ncnn with Keras on real pictures, once for these weights on this machine.
+
+    Args:
+        frozen_pass: The network.
+        cache: The cache folder; it keeps the outcome.
+        read_pictures: Gives a few pictures; called only if the comparison is still to be made.
+
+    Returns:
+        Why ncnn must not be used, or "".
+    """
+    outcome = _ncnn_folder(frozen_pass, cache) / f"checked-{_this_machine()}.json"
+    known = _read_difference(outcome)
+    if known is not None:
+        return _judge(known)
+    pictures = read_pictures()
+    if not len(pictures):
+        return "there is no picture to check it on"
+    try:
+        features = _open_network(frozen_pass, cache)(pictures)
+    except fast_cpu.UnsupportedLayer as error:
+        return f"it does not know the layer {error}"
+    # Called once: compiling would take longer than running.
+    expected = np.asarray(frozen_pass.model(pictures.astype(np.float32), training=False))
+    difference = relative_difference(features, expected, frozen_pass.backbone)
+    write_json(outcome, {"pictures": len(pictures), "difference": difference})
+    return _judge(difference)
+
+
+def relative_difference(
+    features: NDArray[np.float32], expected: NDArray[np.float32], backbone: Backbone
+) -> float:
+    """The largest difference of a feature, relative to the mean of its depth and statistic.
+
+    Args:
+        features: Shape (pictures, columns).
+        expected: The same by Keras.
+        backbone: Says which columns belong together.
+
+    Returns:
+        0 or more; 1e9 where one of them is not a number.
+    """
+    largest = 0.0
+    start = 0
+    for count in backbone.channels:
+        for _ in ("mean", "spread"):
+            columns = slice(start, start + count)
+            scale = float(np.abs(expected[:, columns]).mean())
+            difference = float(np.abs(features[:, columns] - expected[:, columns]).max())
+            # A depth that is dead in every picture has no scale; then any difference is too much.
+            relative = difference / scale if scale > 0 else difference
+            largest = max(largest, relative if np.isfinite(relative) else NOT_A_NUMBER)
+            start += count
+    return largest
+
+
+def _judge(difference: float) -> str:
+    if difference < LARGEST_DIFFERENCE:
+        return ""
+    return f"its features differ from Keras's by {difference:.2g} (relative)"
+
+
+def _read_difference(outcome: Path) -> float | None:
+    try:
+        return float(json.loads(outcome.read_text(encoding="utf-8"))["difference"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _this_machine() -> str:
+    """Changes with the processor and with ncnn; a cache may be shared by machines."""
+    import ncnn
+
+    facts = [ncnn.__version__, platform.machine(), platform.processor(), platform.node()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _engine_versions(engine: str) -> dict[str, str]:
+    """Whatever computes the features, with its version."""
+    names = ["ncnn"]
+    if engine == "keras":
+        from keras import backend
+
+        names = ["keras", backend.backend()]
+    return {name: importlib.metadata.version(name) for name in names}
