@@ -16,8 +16,8 @@ import psutil
 
 from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES, keras_models_folder
-from medlens.model.engine import gpus
 from medlens.model.fast_cpu import why_not
+from medlens.model.gpu import gpus
 
 PACKAGES = (
     "medlens",
@@ -99,7 +99,7 @@ def environment_json(seed: int, table: pd.DataFrame, weights_sha256: str) -> dic
         "versions": versions(),
         "machine": machine(),
         "backend": keras.backend.backend(),
-        "gpus": gpus(),
+        "gpus": [gpu.name for gpu in gpus()],
         "seed": seed,
         "data_sha256": hashlib.sha256(listing).hexdigest(),
         "weights_sha256": weights_sha256,
@@ -112,12 +112,13 @@ def describe_machine() -> list[str]:
 
     lines = [f"{name:14} {number or 'missing'}" for name, number in versions().items()]
     facts = machine()
+    found = ", ".join(gpu.name for gpu in gpus())
     lines += [
         "",
         f"machine        {facts['system']} {facts['architecture']}, {facts['cores']} cores, "
         f"{facts['memory_gib']} GiB memory",
         f"backend        {keras.backend.backend()}",
-        f"GPU            {', '.join(gpus()) or 'none: the frozen network runs on the CPU'}",
+        f"GPU            {found or 'none: the frozen network runs on the CPU'}",
         f"fast CPU       {'Keras: ' + why_not() if why_not() else 'ncnn'}",
     ]
     cache = cache_folder("auto")

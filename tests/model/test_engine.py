@@ -15,11 +15,11 @@ from medlens.model.engine import (
     FrozenPass,
     choose_engine,
     choose_pass,
-    gpus,
     in_bfloat16,
     relative_difference,
 )
 from medlens.model.fast_cpu import why_not
+from medlens.model.gpu import gpus
 
 RANDOM = Weights("random", None, 0, "random filters, seed 0")
 RULE = PictureRule(32, "pad")

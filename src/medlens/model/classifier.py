@@ -226,7 +226,8 @@ def check_saved(
         The largest difference of a probability.
 
     Raises:
-        RuntimeError: If it is above 1e-4 (5e-2 for bfloat16): the saved network would not be the one that was tested.
+        RuntimeError: If it is above 1e-4 (5e-2 for bfloat16): the saved network would not be the
+            one that was tested.
     """
     tested = predictions[predictions["split"] == "test"]
     tested = tested.groupby("label").head(CHECKED_PER_CLASS).head(CHECKED)

@@ -21,6 +21,7 @@ from medlens.errors import MedlensError
 from medlens.files import write_json
 from medlens.model import fast_cpu
 from medlens.model.backbone import Backbone, Weights, build_backbone
+from medlens.model.gpu import gpus
 
 if TYPE_CHECKING:
     import keras
@@ -30,8 +31,6 @@ PARALLEL_PICTURES = 4
 # On a GPU: as many pixels in a batch as 64 pictures of 224 px have; VGG16 then needs some 3 GiB.
 GPU_BATCH_PIXELS = 64 * 224**2
 LARGEST_GPU_BATCH = 512
-# GPUs of this compute capability and above have matrix units for bfloat16.
-NATIVE_BFLOAT16 = (8, 0)
 # ncnn's features count as Keras's up to this difference, relative to the mean of their kind.
 LARGEST_DIFFERENCE = 1e-4
 # Raise it when the features of the same picture change.
@@ -149,6 +148,12 @@ def choose_pass(
     return FrozenPass(backbone, weights, rule, "keras", choose_precision("keras"))
 
 
+def choose_precision(engine: str) -> str:
+    """Say "bfloat16" for Keras on a GPU that multiplies it natively, else "float32"."""
+    found = gpus() if engine == "keras" else []
+    return "bfloat16" if found and found[0].has_bfloat16 else "float32"
+
+
 def choose_engine(backbone: Backbone, engine: str) -> str:
     """The engine by rule, not by timing: features must be the same bytes in every run.
 
@@ -170,47 +175,6 @@ def choose_engine(backbone: Backbone, engine: str) -> str:
         return engine
     is_fast = backbone.cpu_engine == "ncnn" and not fast_cpu.why_not() and not gpus()
     return "ncnn" if is_fast else "keras"
-
-
-def gpus() -> list[str]:
-    """The GPUs that Keras's backend sees; imports the backend."""
-    import keras
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow
-
-        return [device.name for device in tensorflow.config.list_physical_devices("GPU")]
-    return [str(device) for device in keras.distribution.list_devices("gpu")]
-
-
-def choose_precision(engine: str) -> str:
-    """Say "bfloat16" for Keras on a GPU that multiplies it natively, else "float32"."""
-    if engine != "keras" or not gpus():
-        return "float32"
-    return "bfloat16" if _compute_capability() >= NATIVE_BFLOAT16 else "float32"
-
-
-def _compute_capability() -> tuple[int, int]:
-    """That of the first GPU; (0, 0) where the backend does not say."""
-    import keras
-
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow
-
-        first = tensorflow.config.list_physical_devices("GPU")[0]
-        details = tensorflow.config.experimental.get_device_details(first)
-        major, minor = details.get("compute_capability", (0, 0))
-    elif backend == "torch":
-        import torch
-
-        major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
-    else:
-        import jax
-
-        said = str(getattr(jax.devices("gpu")[0], "compute_capability", "0.0"))
-        major, minor = said.split(".")[:2] if said.replace(".", "").isdigit() else (0, 0)
-    return int(major), int(minor)
 
 
 def compile_forward(model: keras.Model) -> Forward:
