@@ -59,7 +59,7 @@ def test_both_engines_give_the_same_features(tmp_path: Path) -> None:
     )
     assert keras.shape == ncnn.shape == (9, len(VGG16.columns))
     assert not np.array_equal(keras, ncnn)  # two engines, not one
-    assert relative_difference(ncnn, keras, VGG16) < 1e-5
+    assert relative_difference(ncnn, keras, VGG16) < 3e-5
 
 
 @needs_ncnn
