@@ -1,5 +1,5 @@
 # The two commands are `make demo` and `make test`; each makes its own environment in .venv.
-.PHONY: demo test test-slow check docs clean
+.PHONY: demo test test-slow check docs bench clean
 
 demo: .venv/base
 	.venv/bin/medlens demo --out demo-run --overwrite
@@ -24,5 +24,12 @@ docs: .venv/test
 	scripts/install '.[test]'
 	touch $@ .venv/base
 
+bench: .venv/bench
+	scripts/bench
+
+.venv/bench: pyproject.toml constraints.txt
+	scripts/install '.[bench]'
+	touch $@ .venv/base
+
 clean:
-	rm -rf .venv demo-run demo-run-data build dist
+	rm -rf .venv demo-run demo-run-data bench-results build dist
