@@ -11,6 +11,7 @@ import medlens
 
 SOURCE = Path(medlens.__file__).parent
 LAYERS = ["data", "model", "report", "serve", "scale"]
+NETWORK_LIBRARIES = {"tensorflow", "keras", "torch", "jax", "ncnn", "sklearn"}
 
 
 def imported(path: Path) -> set[str]:
@@ -42,12 +43,32 @@ def test_nothing_imports_the_command_line() -> None:
     assert users == ["__main__.py"]
 
 
-def test_the_command_line_and_the_audit_start_without_a_network_library() -> None:
+def loaded_by(*arguments: str) -> set[str]:
+    """The packages that a process holds once it has run a command."""
     code = (
-        "import sys, medlens, medlens.cli, medlens.intake\n"
-        "sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'torch', 'jax')))"
+        "import sys\n"
+        "from medlens.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print('loaded:', *{name.split('.')[0] for name in sys.modules})\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    command = [sys.executable, "-c", code, *arguments]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return set(said.rpartition("loaded:")[2].split())
+
+
+def test_help_loads_nothing_that_takes_time() -> None:
+    loaded = loaded_by("--help")
+    assert "medlens" in loaded
+    assert not loaded & {*NETWORK_LIBRARIES, "numpy", "pandas", "scipy", "PIL", "pydicom"}
+
+
+def test_an_audit_loads_no_network_library(phantoms: Path, tmp_path: Path) -> None:
+    loaded = loaded_by("audit", str(phantoms), "--cache", str(tmp_path))
+    assert {"medlens", "pandas"} <= loaded
+    assert not loaded & NETWORK_LIBRARIES
 
 
 def test_all_public_names_are_there_and_sorted() -> None:

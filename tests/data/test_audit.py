@@ -336,6 +336,30 @@ def test_unknown_patients_are_said() -> None:
     assert "unknown for 3 of 200 images" in some.message
 
 
+def test_one_patient_for_all_images_is_the_cause_that_is_named() -> None:
+    """As where anonymising gave all files one PatientID."""
+    table = clean_table().assign(patient="removed")
+    found = run(table)
+    assert next(iter(found)) == "one_patient"
+    finding = found["one_patient"]
+    assert finding.severity == "error"
+    assert "200 of 200 images (100.0 %)" in finding.message
+    assert "column patient" in finding.fix
+    assert "--patient-regex" in finding.fix
+    assert len(finding.files) == 200
+    assert "one_patient" not in run(table.assign(patient=clean_table()["path"]))
+
+
+def test_one_patient_with_most_images_is_a_warning_where_a_split_is_possible() -> None:
+    table = clean_table()
+    table.loc[table.index % 20 < 11, "patient"] = "P0"
+    found = run(table)
+    assert found["one_patient"].severity == "warning"
+    assert "110 of 200 images (55.0 %)" in found["one_patient"].message
+    table.loc[table.index % 20 == 10, "patient"] = "P1"  # half of the images, not more
+    assert "one_patient" not in run(table)
+
+
 def test_patients_in_several_classes_are_a_note() -> None:
     table = clean_table()
     table.loc[150, "patient"] = table["patient"][0]

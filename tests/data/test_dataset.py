@@ -36,6 +36,16 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     }
 
 
+def test_dicom_files_without_an_extension_are_taken(tmp_path: Path) -> None:
+    for path in ("a/study/IM0001", "b/1.2.840.5"):
+        file = tmp_path / "data" / path
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes(128) + b"DICM")
+        file.with_name("README").write_text("no image")
+    table = read_dataset(tmp_path / "data", cache=tmp_path / "cache").table
+    assert list(table["path"]) == ["a/study/IM0001", "b/1.2.840.5"]
+
+
 @pytest.mark.parametrize(
     "names",
     [("train", "val", "test"), ("Training", "Validation", "Testing"), ("TRAIN", "valid", "Test")],
@@ -121,11 +131,20 @@ def test_a_csv_with_metadata(tmp_path: Path) -> None:
         ("path,label,split\na.png,x,holdout\nb.png,y,train\n", "unknown word"),
         ("path,label\na.png,x\n", "at least two classes"),
         ("", "cannot be read"),
+        ("path,label,Label\na.png,x,y\n", "has twice the column label"),
     ],
 )
 def test_a_csv_that_cannot_be_used_says_why(tmp_path: Path, text: str, what: str) -> None:
     with pytest.raises(MedlensError, match=what):
         read_dataset(write_csv(tmp_path / "labels.csv", text), cache=tmp_path)
+
+
+def test_a_csv_without_a_first_line_of_names_keeps_its_paths_out_of_the_log(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "labels.csv", "Smith_Anna.png,x\nb.png,y\n")
+    with pytest.raises(MedlensError, match="lacks the columns path and label") as caught:
+        read_dataset(file, cache=tmp_path)
+    assert "Smith" not in str(caught.value)
+    assert "Smith_Anna.png" in caught.value.names
 
 
 def test_patients_from_the_path(tmp_path: Path) -> None:

@@ -377,7 +377,6 @@ def test_planted_leaks_are_found_counted_and_named() -> None:
         ("train/well/06.png", "val/well/40.png"),
     )
     assert (leaks.copies.test_in_train, leaks.copies.val_in_train) == (1, 1)
-    assert leaks.patients.names == ("well21",)
     assert leaks.patients.files == (("test/well/59.png", "val/well/42.png", "val/well/43.png"),)
     assert (leaks.patients.test_in_train, leaks.patients.test_in_val) == (0, 1)
     assert leaks.sizes == {"train": 80, "val": 20, "test": 20}
@@ -396,7 +395,7 @@ def test_planted_leaks_are_found_counted_and_named() -> None:
 def test_unknown_patients_are_no_leak() -> None:
     table = given_table().assign(patient="")
     leaks = find_leaks(table, group_images(table), table["split"])
-    assert leaks.groups == leaks.patients.names == leaks.copies.names == ()
+    assert leaks.groups == leaks.patients.files == leaks.copies.files == ()
 
 
 def test_a_patient_in_all_three_splits_stays_in_test_alone() -> None:
@@ -440,8 +439,8 @@ def test_resolving_leaks_keeps_test_whole_and_moves_val_to_train() -> None:
     assert set(kept["split"][moved]) == {"train"}
     assert (kept["split"] == "test").sum() == 20
     assert crossings(kept, kept["split"]) == 0
-    given = use_given_split(kept, resolved.groups, ratios=RATIOS, seed=0)
-    check_split(kept, resolved.groups, given.split, ["sick", "well"])
+    given = use_given_split(kept, groups[kept.index], ratios=RATIOS, seed=0)
+    check_split(kept, groups[kept.index], given.split, ["sick", "well"])
     assert kept["path"].tolist() == table["path"][kept.index].tolist()
 
 
@@ -539,6 +538,26 @@ def test_a_class_missing_from_a_split_is_named() -> None:
         check_split(table, groups, given.split, ["sick", "well"])
     assert "sick in val" in caught.value.what
     assert "40 train, 0 val, 10 test, from 25 groups" in caught.value.got
+    # With one class left there is nothing to learn.
+    assert "--drop-class" not in caught.value.fix
+
+
+def test_a_class_missing_from_a_split_can_be_dropped_where_two_are_left() -> None:
+    table = large_singles(90, {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3})
+    split = pd.Series([SPLITS[number % 3] for number in range(90)], index=table.index)
+    split = split.mask((table["label"] == "b") & (split == "test"), "train")
+    with pytest.raises(MedlensError, match="b in test") as caught:
+        check_split(table, group_images(table), split, ["a", "b", "c"])
+    assert "--drop-class b," in caught.value.fix
+
+
+def test_a_split_without_an_image_is_said_plainly() -> None:
+    table = given_table()
+    with pytest.raises(MedlensError, match="split has no test images") as caught:
+        split = table["split"].replace("test", "train")
+        check_split(table, group_images(table), split, ["sick", "well"])
+    assert caught.value.got == "100 train, 20 val, 0 test"
+    assert "--drop-class" not in caught.value.fix
 
 
 def test_check_split_refuses_a_group_in_two_splits() -> None:
@@ -614,6 +633,42 @@ def test_a_splits_csv_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         read_splits(tmp_path / "splits.csv", given_table())
 
 
+@pytest.mark.parametrize("missing", ["test", "val"])
+def test_a_splits_csv_without_a_split_says_so(missing: str, tmp_path: Path) -> None:
+    table = given_table()
+    path = tmp_path / "splits.csv"
+    path.write_text(splits_to_csv(table, table["split"].replace(missing, "train")))
+    with pytest.raises(MedlensError, match=f"The split has no {missing} images") as caught:
+        read_splits(path, table)
+    assert "--drop-class" not in caught.value.fix
+    assert missing in caught.value.fix
+
+
+def test_a_splits_csv_that_leaks_is_not_sent_to_an_option_that_passes_it_over(
+    tmp_path: Path,
+) -> None:
+    table = leaky_table()
+    path = tmp_path / "splits.csv"
+    path.write_text(splits_to_csv(table, table["split"]))
+    with pytest.raises(MedlensError, match="leaks") as caught:
+        read_splits(path, table)
+    assert "--resolve-leaks" not in caught.value.fix
+    assert "excluded" in caught.value.fix
+
+
+def test_a_splits_csv_may_call_the_splits_as_people_do(tmp_path: Path) -> None:
+    table = given_table()
+    text = splits_to_csv(table, table["split"]).replace("path,split", "File, Split ")
+    for old, new in ((",train\n", ",Training\n"), (",val\n", ",VALID\n"), (",test\n", ", Test\n")):
+        text = edited(text, old, new)
+    text = edited(text, "test/sick/51.png, Test", "test/sick/51.png,Excluded")
+    path = tmp_path / "splits.csv"
+    path.write_text(text)
+    split = read_splits(path, table)
+    assert split[row(table, "test/sick/51.png")] == ""
+    assert split[split != ""].to_dict() == table["split"][split != ""].to_dict()
+
+
 def test_a_splits_csv_of_excel_is_read(tmp_path: Path) -> None:
     table = given_table()
     path = tmp_path / "splits.csv"
@@ -658,7 +713,8 @@ def test_the_known_leaks_of_pneumoniamnist(shared: Path) -> None:
     resolved = resolve_leaks(table, groups)
     assert resolved.moved == {"pneumonia": 8}
     assert resolved.removed == {"train": {}, "val": {}}
-    given = use_given_split(resolved.table, resolved.groups, ratios=RATIOS, seed=0)
+    kept = resolved.table
+    given = use_given_split(kept, groups[kept.index], ratios=RATIOS, seed=0)
     assert given.split.value_counts().to_dict() == {"train": 4716, "test": 624, "val": 516}
 
 
@@ -675,7 +731,8 @@ def test_the_known_leaks_of_brain_mri(shared: Path) -> None:
     with pytest.raises(MedlensError, match="leaks"):
         refuse_leaks(leaks)
     resolved = resolve_leaks(table, groups)
-    assert (resolved.table["split"] == "test").sum() == 1311
-    given = use_given_split(resolved.table, resolved.groups, ratios=RATIOS, seed=0)
+    kept = resolved.table
+    assert (kept["split"] == "test").sum() == 1311
+    given = use_given_split(kept, groups[kept.index], ratios=RATIOS, seed=0)
     assert given.carved == ("val",)
-    check_split(resolved.table, resolved.groups, given.split, sorted(set(table["label"])))
+    check_split(kept, groups[kept.index], given.split, sorted(set(table["label"])))

@@ -13,6 +13,7 @@
 | mask                | warning         | segmentation masks lie among the images                  |
 | blank               | warning         | images of one flat colour                                |
 | some_patients       | warning         | the patient is known for a part of the images only       |
+| one_patient         | error, warning  | one patient holds more than half of the images           |
 | imbalance           | warning or note | the largest class is several times the smallest          |
 | class_difference    | warning or note | size, mode, format or brightness tells the classes apart |
 | balance_shift       | note            | a class is rarer or commoner in test than in train       |
@@ -26,15 +27,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from posixpath import basename, splitext
 from typing import Any
 
 import pandas as pd
 
 from medlens.data.class_differences import find_class_differences
-from medlens.data.finding import SEVERITIES, Finding
+from medlens.data.finding import (
+    SEVERITIES,
+    Finding,
+    count_values,
+    each_file,
+    files_by,
+    number_of,
+    percent,
+)
 from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
 from medlens.data.leaks import copies_in_words, find_leaks, patients_in_words
+from medlens.data.patient_findings import find_dominant_patient, find_patients
 from medlens.data.split import check_split, split_by_ratio, use_given_split
 from medlens.errors import MedlensError
 
@@ -67,6 +77,8 @@ def audit(
         return unreadable
     used = used.assign(group=group_images(used))
     checks: tuple[Callable[[pd.DataFrame], list[Finding]], ...] = (
+        # First, for it is the cause of leaks and of classes too small.
+        find_dominant_patient,
         find_conflicts,
         find_split_leaks,
         lambda used: find_small_classes(table, min_per_class=min_per_class),
@@ -92,14 +104,14 @@ def findings_to_json(findings: list[Finding], table: pd.DataFrame) -> dict[str, 
         "found": len(table),
         "readable": len(used),
         "unreadable": len(table) - len(used),
-        "classes": _counts(used["label"]),
+        "classes": count_values(used["label"]),
         "patients": int(used.loc[used["patient"] != "", "patient"].nunique()),
         "images_without_patient": int((used["patient"] == "").sum()),
         "groups": int(group_images(used).nunique()),
         "duplicate_groups": int((copies > 1).sum()),
         "extra_copies": len(used) - len(copies),
         "given_split": {
-            name: _counts(used.loc[used["split"] == name, "label"])
+            name: count_values(used.loc[used["split"] == name, "label"])
             for name in SPLITS
             if (used["split"] == name).any()
         },
@@ -126,13 +138,13 @@ def find_unreadable(table: pd.DataFrame) -> list[Finding]:
     broken = table[table["unreadable"] != ""]
     if broken.empty:
         return []
-    reasons = _counts(broken["unreadable"])
+    reasons = count_values(broken["unreadable"])
     share = len(broken) / len(table)
     is_too_many = share > MOST_UNREADABLE
     most = sorted(reasons.items(), key=lambda reason: -reason[1])
     others = f", and {len(most) - 3} more reasons" if len(most) > 3 else ""
     message = (
-        f"{len(broken):,} of {len(table):,} files ({_percent(share)}) cannot be read: "
+        f"{len(broken):,} of {len(table):,} files ({percent(share)}) cannot be read: "
         + ", ".join(f"{reason} ({count:,})" for reason, count in most[:3])
         + others
     )
@@ -149,10 +161,10 @@ def find_unreadable(table: pd.DataFrame) -> list[Finding]:
             message=message,
             fix=fix,
             count=len(broken),
-            files=_each(broken),
+            files=each_file(broken),
             details={
                 "reasons": reasons,
-                "classes": _counts(broken["label"]),
+                "classes": count_values(broken["label"]),
                 "reason_of_file": dict(zip(broken["path"], broken["unreadable"], strict=True)),
             },
         )
@@ -161,7 +173,7 @@ def find_unreadable(table: pd.DataFrame) -> list[Finding]:
 
 def find_conflicts(used: pd.DataFrame) -> list[Finding]:
     """Identical images with different labels."""
-    files = _sets(used[has_conflict(used)], "pixels_sha256")
+    files = files_by(used[has_conflict(used)], "pixels_sha256")
     if not files:
         return []
     count = sum(map(len, files))
@@ -169,8 +181,8 @@ def find_conflicts(used: pd.DataFrame) -> list[Finding]:
         Finding(
             code="conflicting_label",
             severity="error",
-            message=f"{_number(len(files), 'image')} with more than one label: {count:,} identical "
-            "files lie in different classes.",
+            message=f"{number_of(len(files), 'image')} with more than one label: {count:,} "
+            "identical files lie in different classes.",
             fix="Find out which label is right and remove the other copies; or leave all of them "
             "out with --drop-conflicts.",
             count=count,
@@ -181,16 +193,16 @@ def find_conflicts(used: pd.DataFrame) -> list[Finding]:
 
 def find_duplicates(used: pd.DataFrame) -> list[Finding]:
     """Identical images, by their decoded pixels."""
-    files = _sets(used[used["pixels_sha256"].duplicated(keep=False)], "pixels_sha256")
+    files = files_by(used[used["pixels_sha256"].duplicated(keep=False)], "pixels_sha256")
     if not files:
         return []
     extra = sum(map(len, files)) - len(files)
-    copies = _number(extra, "extra copy", "extra copies")
+    copies = number_of(extra, "extra copy", "extra copies")
     return [
         Finding(
             code="duplicate",
             severity="warning",
-            message=f"{_number(len(files), 'group')} of identical images hold"
+            message=f"{number_of(len(files), 'group')} of identical images hold"
             f"{'s' if len(files) == 1 else ''} {copies}: there are {len(used) - extra:,} different "
             f"images, not {len(used):,}.",
             fix="Nothing needs to be done: copies stay in one split. Remove them if they are not "
@@ -217,7 +229,7 @@ def find_split_leaks(used: pd.DataFrame) -> list[Finding]:
         Finding(
             code=code,
             severity="error",
-            message=f"{words}. In all, {_number(len(crossing.files), noun)}"
+            message=f"{words}. In all, {number_of(len(crossing.files), noun)}"
             f"{' ' + of if of else ''} cross{'es' if len(crossing.files) == 1 else ''} the given "
             "split: the results would look better than they are.",
             fix=fix,
@@ -262,7 +274,7 @@ def find_impossible_split(
 
 def find_masks(used: pd.DataFrame) -> list[Finding]:
     """Files named as masks, and pictures of two values while most have more."""
-    stems = [PurePosixPath(path).stem for path in used["path"]]
+    stems = [splitext(basename(path))[0] for path in used["path"]]
     named = pd.Series([bool(_MASK_NAME.search(stem)) for stem in stems], index=used.index)
     named &= not named.all()
     two_valued = (used["levels"] == 2) & ~named
@@ -274,12 +286,12 @@ def find_masks(used: pd.DataFrame) -> list[Finding]:
         Finding(
             code="mask",
             severity="warning",
-            message=f"{_number(len(found), 'file')} may be segmentation masks, not images: "
+            message=f"{number_of(len(found), 'file')} may be segmentation masks, not images: "
             f"{named.sum():,} by name, {two_valued.sum():,} more with only two grey values.",
             fix="Look at them. Move masks out of the data set, or list the images without them in "
             "a CSV: a mask gives its class away.",
             count=len(found),
-            files=_each(found),
+            files=each_file(found),
             details={"by_name": int(named.sum()), "two_valued": int(two_valued.sum())},
         )
     ]
@@ -294,55 +306,18 @@ def find_blank(used: pd.DataFrame) -> list[Finding]:
         Finding(
             code="blank",
             severity="warning",
-            message=f"{_number(len(found), 'image')} of one flat colour: nothing is to be seen.",
+            message=f"{number_of(len(found), 'image')} of one flat colour: nothing is to be seen.",
             fix="Look at them; take out what was exported wrongly.",
             count=len(found),
-            files=_each(found),
-            details={"classes": _counts(found["label"])},
+            files=each_file(found),
+            details={"classes": count_values(found["label"])},
         )
     ]
 
 
-def find_patients(used: pd.DataFrame) -> list[Finding]:
-    """Patients that are unknown, and patients in several classes."""
-    known = used[used["patient"] != ""]
-    fix = (
-        "If several images come from one patient, say so with a CSV column patient or with "
-        "--patient-regex: else a patient may be in train and in test, and the results look better "
-        "than they are."
-    )
-    if known.empty:
-        message = (
-            "Image-level only: no patient is known, so train and test are kept apart by image and "
-            "its copies, not by patient."
-        )
-        return [Finding("no_patient", "note", message, fix, len(used))]
-    found = []
-    unknown = used[used["patient"] == ""]
-    if len(unknown):
-        message = (
-            f"The patient is unknown for {len(unknown):,} of {len(used):,} images; each of them "
-            "counts as a patient of its own."
-        )
-        found.append(
-            Finding("some_patients", "warning", message, fix, len(unknown), _each(unknown))
-        )
-    several = known.groupby("patient")["label"].nunique()
-    spanning = known[known["patient"].isin(several.index[several > 1])]
-    if len(spanning):
-        files = _sets(spanning, "patient")
-        message = (
-            f"{len(files):,} of {_number(len(several), 'patient')} "
-            f"{'has' if len(files) == 1 else 'have'} images in more than one class."
-        )
-        fix = "Nothing needs to be done if this is right: each patient stays in one split."
-        found.append(Finding("patient_in_classes", "note", message, fix, len(files), files))
-    return found
-
-
 def find_imbalance(used: pd.DataFrame) -> list[Finding]:
     """How much larger the largest class is than the smallest."""
-    counts = _counts(used["label"])
+    counts = count_values(used["label"])
     largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     ratio = counts[largest] / counts[smallest]
     if ratio < IMBALANCE_NOTE:
@@ -354,7 +329,7 @@ def find_imbalance(used: pd.DataFrame) -> list[Finding]:
             severity="warning" if ratio >= IMBALANCE_WARNING else "note",
             message=f"{largest} has {ratio:.1f} times as many images as {smallest} "
             f"({counts[largest]:,} and {counts[smallest]:,}). Always answering {largest} would be "
-            f"right in {_percent(baseline)}: an accuracy below that means nothing.",
+            f"right in {percent(baseline)}: an accuracy below that means nothing.",
             fix="Judge by balanced accuracy and by the recall of each class; --class-weight "
             "balanced makes rare classes count as much in training.",
             count=len(counts),
@@ -365,12 +340,15 @@ def find_imbalance(used: pd.DataFrame) -> list[Finding]:
 
 def find_balance_shift(used: pd.DataFrame) -> list[Finding]:
     """A class whose share of the given test set differs from its share of train."""
-    labels = {name: used.loc[used["split"] == name, "label"] for name in ("train", "test")}
-    if any(label.empty for label in labels.values()):
+    shares = {
+        name: used.loc[used["split"] == name, "label"].value_counts(normalize=True)
+        for name in ("train", "test")
+    }
+    if any(own.empty for own in shares.values()):
         return []
 
     def share(split: str, class_name: str) -> float:
-        return float((labels[split] == class_name).mean())
+        return float(shares[split].get(class_name, 0.0))
 
     classes = sorted(set(used["label"]))
     name = max(classes, key=lambda one: abs(share("test", one) - share("train", one)))
@@ -381,8 +359,8 @@ def find_balance_shift(used: pd.DataFrame) -> list[Finding]:
         Finding(
             code="balance_shift",
             severity="note",
-            message=f"{name} makes up {_percent(train)} of the given train split and "
-            f"{_percent(test)} of test.",
+            message=f"{name} makes up {percent(train)} of the given train split and "
+            f"{percent(test)} of test.",
             fix="Expect probabilities learnt in train to be off in test; recall per class and "
             "ROC AUC are not affected by the balance itself.",
             count=1,
@@ -396,27 +374,3 @@ def _from_error(code: str, error: MedlensError) -> Finding:
     files = tuple((name,) for name in error.names)
     message = f"{error.what} {error.got}; needed: {error.expected}."
     return Finding(code, "error", message, error.fix, len(files), files)
-
-
-def _sets(rows: pd.DataFrame, column: str) -> tuple[tuple[str, ...], ...]:
-    """The paths of rows with the same value in a column, in the order of their first path."""
-    found: dict[str, list[str]] = {}
-    for key, path in zip(rows[column], rows["path"], strict=True):
-        found.setdefault(key, []).append(path)
-    return tuple(tuple(paths) for paths in found.values())
-
-
-def _each(rows: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
-    return tuple((path,) for path in rows["path"])
-
-
-def _counts(values: pd.Series[str]) -> dict[str, int]:
-    return {str(name): int(count) for name, count in values.value_counts().sort_index().items()}
-
-
-def _number(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

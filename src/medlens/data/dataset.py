@@ -11,19 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from medlens.data.csv_file import read_csv_file
+from medlens.data.groups import SPLIT_WORDS
 from medlens.data.images import is_image_name
 from medlens.data.medmnist import unpack_medmnist
 from medlens.errors import MedlensError
 
-SPLIT_FOLDERS: Mapping[str, str] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 # Columns that the scan of the files fills in; a user's column of that name gets a prefix.
 SCAN_COLUMNS = (
     "sha256",
@@ -116,7 +109,7 @@ def read_dataset(
 def _read_folder(folder: Path) -> Dataset:
     passed_over: Counter[str] = Counter()
     names = [entry.name for entry in _subfolders(folder)]
-    splits = {name: SPLIT_FOLDERS[name.lower()] for name in names if name.lower() in SPLIT_FOLDERS}
+    splits = {name: SPLIT_WORDS[name.lower()] for name in names if name.lower() in SPLIT_WORDS}
     if "train" in splits.values() and len(splits) < len(names):
         raise MedlensError(
             "The folder mixes splits and classes.",
@@ -138,11 +131,11 @@ def _read_folder(folder: Path) -> Dataset:
     rows = []
     for top, split in tops:
         class_folders = _subfolders(top)
+        above = f"{top.name}/" if is_split else ""
         passed_over["outside a class folder"] += sum(entry.is_file() for entry in top.iterdir())
         for class_folder in class_folders:
             for path in _image_files(class_folder, passed_over):
-                relative = path.relative_to(folder).as_posix()
-                rows.append((relative, class_folder.name, "", split))
+                rows.append((f"{above}{path}", class_folder.name, "", split))
     if is_split:
         passed_over["outside a class folder"] += sum(e.is_file() for e in folder.iterdir())
     table = pd.DataFrame(rows, columns=list(OWN_COLUMNS), dtype=str)
@@ -160,8 +153,12 @@ def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name == "__MACOSX" or is_run
 
 
-def _image_files(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
-    """All image files below a folder, links followed, no folder entered twice."""
+def _image_files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
+    """All image files below a folder, links followed, no folder entered twice.
+
+    Yields:
+        Their paths with slashes, from the folder's own name on.
+    """
     entered: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -172,16 +169,16 @@ def _image_files(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
         hidden = [name for name in folders if _is_hidden(Path(here, name))]
         passed_over["hidden folder"] += len(hidden)
         folders[:] = sorted(name for name in folders if name not in hidden)
+        inside = Path(here).relative_to(folder.parent).as_posix()
         for name in sorted(files):
-            path = Path(here, name)
             if name.startswith("."):
                 passed_over["hidden file"] += 1
             elif not _is_utf8(name):
                 passed_over["name that is not UTF-8"] += 1
-            elif not is_image_name(path):
+            elif not is_image_name(Path(here, name)):
                 passed_over["not an image"] += 1
             else:
-                yield path
+                yield f"{inside}/{name}"
 
 
 def _is_utf8(name: str) -> bool:
@@ -193,36 +190,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _read_csv(file: Path) -> Dataset:
-    try:
-        given = pd.read_csv(
-            file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
-        )
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise MedlensError(
-            "The CSV cannot be read.",
-            got=type(error).__name__,
-            expected="a comma-separated UTF-8 file with the columns path,label",
-            fix="Save it again as CSV (UTF-8).",
-            names=[str(file)],
-        ) from None
-    known = {*OWN_COLUMNS, "file"}
-    given = given.rename(
-        columns={
-            name: name.strip().lower()
-            for name in map(str, given.columns)
-            if name.strip().lower() in known
-        }
-    )
-    given = given.rename(columns={"file": "path"} if "path" not in given else {})
-    missing = [name for name in ("path", "label") if name not in given]
-    if missing:
-        raise MedlensError(
-            f"The CSV lacks the column {' and '.join(missing)}.",
-            got=", ".join(given.columns),
-            expected="path (or file) and label; also known: patient, split",
-            fix="Name the columns so in the first line of the file.",
-            names=[str(file)],
-        )
+    given = read_csv_file(file, called="The CSV", needed=("path", "label"), known=OWN_COLUMNS)
     table = pd.DataFrame(
         {name: given[name].str.strip() if name in given else "" for name in OWN_COLUMNS}
     )
@@ -253,8 +221,8 @@ def _check_rows(table: pd.DataFrame, file: Path) -> None:
 
 
 def _split_name(value: str, file: Path) -> str:
-    if value == "" or value.lower() in SPLIT_FOLDERS:
-        return SPLIT_FOLDERS.get(value.lower(), "")
+    if value == "" or value.lower() in SPLIT_WORDS:
+        return SPLIT_WORDS.get(value.lower(), "")
     raise MedlensError(
         "The column split of the CSV holds an unknown word.",
         got=value,

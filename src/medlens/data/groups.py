@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,16 @@ from scipy.sparse.csgraph import connected_components
 from medlens.errors import MedlensError
 
 SPLITS = ("train", "val", "test")
+# How people call them, in lower case: folders, and the words of a column split.
+SPLIT_WORDS: Mapping[str, str] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 GROUPS_ARE = "a group: one patient's images, or all copies of one image"
 
 

@@ -11,6 +11,10 @@ from medlens.data.groups import GROUPS_ARE, SPLITS, check_rows, drop_class_optio
 from medlens.errors import MedlensError
 
 SPLIT_ANEW = "split anew with --split 0.7,0.15,0.15"
+RESOLVE_LEAKS = (
+    "--resolve-leaks mends a given split: test stays whole, the other copies give way. "
+    f"Or {SPLIT_ANEW}."
+)
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,12 @@ class Crossing:
     """What is in more than one split, by one tie: the same pixels, or the same patient.
 
     Args:
-        names: The patients; for identical images the hashes of their pixels.
-        files: The files of each of them, in all splits.
+        files: The files of each such picture or patient, in all splits.
         test_in_train: Number of test files with such a tie to train.
         test_in_val: Number of test files with such a tie to val.
         val_in_train: Number of val files with such a tie to train.
     """
 
-    names: tuple[str, ...]
     files: tuple[tuple[str, ...], ...]
     test_in_train: int
     test_in_val: int
@@ -57,13 +59,11 @@ class Resolved:
 
     Args:
         table: The rows that are left, with the new `split` and the index they had.
-        groups: The group numbers of these rows.
         removed: Number of images that left, per split and class.
         moved: Number of images that went from val to train, per class.
     """
 
     table: pd.DataFrame
-    groups: pd.Series[int]
     removed: Mapping[str, Mapping[str, int]]
     moved: Mapping[str, int]
 
@@ -111,7 +111,6 @@ def _find_crossing(used: pd.DataFrame, column: str) -> Crossing:
     for name, path in sorted(zip(crossing[column], crossing["path"], strict=True)):
         files.setdefault(name, []).append(path)
     return Crossing(
-        names=tuple(files),
         files=tuple(tuple(own) for own in files.values()),
         test_in_train=count("test", "train"),
         test_in_val=count("test", "val"),
@@ -142,8 +141,12 @@ def _in_words(crossing: Crossing, sizes: Mapping[str, int], one: str, many: str)
     )
 
 
-def refuse_leaks(leaks: Leaks) -> None:
+def refuse_leaks(leaks: Leaks, fix: str = RESOLVE_LEAKS) -> None:
     """Stop where a group is in more than one split.
+
+    Args:
+        leaks: What was found.
+        fix: How to mend it.
 
     Raises:
         MedlensError: If there is a leak; its names list the files of each leak with their splits.
@@ -156,8 +159,7 @@ def refuse_leaks(leaks: Leaks) -> None:
         got="; ".join(words) or f"{len(leaks.groups):,} groups of linked images in several splits",
         expected=f"every group in one split ({GROUPS_ARE}); else the network is tested on images "
         "it learnt from, and the results look better than they are",
-        fix="--resolve-leaks mends a given split: test stays whole, the other copies give way. "
-        f"Or {SPLIT_ANEW}.",
+        fix=fix,
         names=[", ".join(f"{path} ({split})" for path, split in files) for files in leaks.files],
     )
 
@@ -185,7 +187,6 @@ def resolve_leaks(table: pd.DataFrame, groups: pd.Series[int]) -> Resolved:
     _check_emptied(table["label"], before, after)
     return Resolved(
         table=table.assign(split=table["split"].mask(moved, "train"))[~removed],
-        groups=groups[~removed],
         removed={
             name: class_counts(table["label"][removed & (before == name)])
             for name in ("train", "val")
@@ -195,13 +196,19 @@ def resolve_leaks(table: pd.DataFrame, groups: pd.Series[int]) -> Resolved:
 
 
 def _check_emptied(label: pd.Series[str], before: pd.Series[str], after: pd.Series[str]) -> None:
+    kept = set(zip(label, after, strict=True))
     emptied = [
         (name, class_name, count)
         for name in SPLITS
         for class_name, count in class_counts(label[before == name]).items()
-        if not ((label == class_name) & (after == name)).any()
+        if (class_name, name) not in kept
     ]
     if emptied:
+        gone = sorted({class_name for _, class_name, _ in emptied})
+        # Two classes must be left.
+        can_drop = label.nunique() - len(gone) >= 2
+        other_way = f"leave the class out with {drop_class_options(gone)}"
+        other_way = other_way if can_drop else "add images that are tied to no other split"
         raise MedlensError(
             "Once the leaks are mended, a class is gone from a split: "
             + ", ".join(f"{class_name} from {name}" for name, class_name, _ in emptied)
@@ -211,9 +218,7 @@ def _check_emptied(label: pd.Series[str], before: pd.Series[str], after: pd.Seri
                 for name, class_name, count in emptied
             ),
             expected="images of each class without a copy or the same patient in another split",
-            fix=f"Either {SPLIT_ANEW}, or leave the class out with "
-            + drop_class_options(class_name for _, class_name, _ in emptied)
-            + ".",
+            fix=f"Either {SPLIT_ANEW}, or {other_way}.",
         )
 
 

@@ -15,10 +15,9 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from PIL import Image
 
+from medlens.data.groups import SPLITS
 from medlens.errors import MedlensError
 from medlens.files import write_bytes
-
-SPLITS = ("train", "val", "test")
 
 
 def unpack_medmnist(file: Path, cache: Path) -> tuple[Path, pd.DataFrame]:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from medlens.data.csv_file import read_csv_file
 from medlens.data.division import divide_groups
 from medlens.data.groups import (
     GROUPS_ARE,
+    SPLIT_WORDS,
     SPLITS,
     check_rows,
     drop_class_options,
@@ -108,7 +110,8 @@ def read_splits(path: Path, table: pd.DataFrame) -> pd.Series[str]:
     """Read a splits.csv with the columns path and split, as a run wrote it or a person edited it.
 
     Args:
-        path: The file. Its split is train, val, test, or excluded: in no split, on purpose.
+        path: The file. Its split is train, val, test (in any case, or a word like training), or
+            excluded: in no split, on purpose.
         table: One row per image; every readable image must stand in the file, once.
 
     Returns:
@@ -116,11 +119,13 @@ def read_splits(path: Path, table: pd.DataFrame) -> pd.Series[str]:
 
     Raises:
         MedlensError: If the file cannot be read, images are missing, unknown or listed twice, a
-            split is unknown, or a group is in more than one split.
+            split is unknown or without an image, or a group is in more than one split.
     """
-    given = _read_csv(path)
+    given = read_csv_file(path, called="The splits file", needed=("path", "split"))
     listed = given["path"]
-    odd = given[~given["split"].isin([*SPLITS, EXCLUDED])]
+    words = {**SPLIT_WORDS, EXCLUDED: ""}
+    named = given["split"].str.strip().str.lower()
+    odd = given[~named.isin(words)]
     problems = {
         "lacks images": table["path"][readable(table) & ~table["path"].isin(listed)],
         "lists files that are not in the data set": listed[~listed.isin(table["path"])],
@@ -136,35 +141,26 @@ def read_splits(path: Path, table: pd.DataFrame) -> pd.Series[str]:
                 fix=f"Mend these lines, or {SPLIT_ANEW}.",
                 names=list(names),
             )
-    split = table["path"].map(given.set_index("path")["split"]).fillna("").astype(str)
-    split = split.where(readable(table) & (split != EXCLUDED), "").rename("split")
-    refuse_leaks(find_leaks(table, group_images(table), split))
+    places = dict(zip(listed, named.map(words), strict=True))
+    split = table["path"].map(places).fillna("").astype(str)
+    split = split.where(readable(table), "").rename("split")
+    _check_none_empty(split, "in the file given with --split")
+    leaks = find_leaks(table, group_images(table), split)
+    # --resolve-leaks is for the data set's own split; a file is taken as it is.
+    give_way = f"or {EXCLUDED} for those that should give way"
+    refuse_leaks(leaks, fix=f"Write one split for these files, {give_way}; or {SPLIT_ANEW}.")
     return split
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        given = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
-        )
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+def _check_none_empty(split: pd.Series[str], where: str) -> None:
+    empty = [name for name in SPLITS if not (split == name).any()]
+    if empty:
         raise MedlensError(
-            "The splits file cannot be read.",
-            got=type(error).__name__,
-            expected="a comma-separated UTF-8 file with the columns path,split",
-            fix="Check the path, and save the file as CSV (UTF-8).",
-            names=[str(path)],
-        ) from None
-    if not {"path", "split"} <= set(given.columns):
-        raise MedlensError(
-            "The splits file lacks the columns path and split.",
-            # A file without a header has a path there, so its columns are names.
-            got=f"{len(given.columns)} columns with other names",
-            expected="path,split in the first line",
-            fix="Name the columns so in the first line of the file.",
-            names=[str(path), *given.columns],
+            f"The split has no {' and no '.join(empty)} images.",
+            got=", ".join(f"{int((split == name).sum()):,} {name}" for name in SPLITS),
+            expected="images of each class in each of train, val and test",
+            fix=f"Put images into {' and '.join(empty)} {where}, or {SPLIT_ANEW}.",
         )
-    return given
 
 
 def splits_to_csv(table: pd.DataFrame, split: pd.Series[str]) -> str:
@@ -193,11 +189,12 @@ def check_split(
 
     Raises:
         MedlensError: If a word is unknown, a group is in more than one split, or a class is
-            missing from a split.
+            missing from a split, or all classes are.
     """
     check_rows(table, groups, split)
     check_words(table, split)
     refuse_leaks(find_leaks(table, groups, split))
+    _check_none_empty(split[readable(table)], "of the data set")
     used = table.loc[readable(table), ["label"]].assign(split=split, group=groups)
     counts = used.groupby(["label", "split"]).size()
     absent = [(name, label) for label in classes for name in SPLITS if (label, name) not in counts]
@@ -205,6 +202,9 @@ def check_split(
         return
     short = list(dict.fromkeys(label for _, label in absent))
     num_groups = used.groupby("label")["group"].nunique()
+    ways = ["add images"]
+    if len(classes) - len(short) >= 2:
+        ways.append(f"leave the class out with {drop_class_options(short)}")
     raise MedlensError(
         "A class has no image in a split: "
         + ", ".join(f"{label} in {name}" for name, label in absent)
@@ -217,7 +217,7 @@ def check_split(
         )
         + f" ({GROUPS_ARE})",
         expected="images of each class in each of train, val and test",
-        fix=f"Add images, leave the class out with {drop_class_options(short)}, or {SPLIT_ANEW}.",
+        fix=f"Ways out: {', '.join(ways)}, or {SPLIT_ANEW}.",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medlens.data.groups import SPLITS
 from medlens.errors import MedlensError
 from medlens.report.measures import (
     Scored,
@@ -24,8 +25,6 @@ from medlens.report.measures import (
     share_measure,
 )
 from medlens.report.metrics import FloatArray, SplitPredictions
-
-SPLITS = ("train", "val", "test")
 
 # Probabilities of an image may miss a sum of 1 by this much (they are written with nine digits).
 SUM_TOLERANCE = 1e-3
@@ -151,9 +150,8 @@ def _probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> FloatArray:
 
 
 def _as_arrays(rows: pd.DataFrame, classes: Sequence[str]) -> SplitPredictions:
-    numbers = {name: number for number, name in enumerate(classes)}
     truth, predicted = (
-        np.array([numbers[name] for name in rows[column].astype(str)], dtype=np.int64)
+        pd.Categorical(rows[column].astype(str), list(classes)).codes.astype(np.int64)
         for column in ("label", "predicted")
     )
     groups = np.unique(rows["group"].astype(str).to_numpy(), return_inverse=True)[1]
