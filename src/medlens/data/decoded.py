@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 # Four times the largest mammogram, and 300 MB as RGB. A frame above it is taken for an attack.
 MAX_PIXELS = 100_000_000
+_ROWS_AT_A_TIME = 64
+# Stored values that are looked up at a time: their indices, of 8 bytes each, take 8 MB.
+_VALUES_AT_A_TIME = 1 << 20
 
 
 class UnreadableImage(Exception):  # noqa: N818 (it says what is wrong with a file, not with us)
@@ -30,7 +34,8 @@ class DecodedImage:
     """One image, ready for a network, and how it was stored.
 
     Args:
-        pixels: RGB, 0 to 255, of shape (height, width, 3).
+        pixels: RGB, 0 to 255, of shape (height, width, 3); not to be written to. The colours of a
+            grey image share the memory of one channel, see `as_rgb`.
         width: Of the stored image, in pixels, after its EXIF orientation was applied.
         height: The same.
         mode: As stored: "1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"; colour of 16
@@ -50,6 +55,56 @@ class DecodedImage:
     patient: str
     scaling: str
     frames: int
+
+
+def as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Show a channel of shape (height, width) as RGB: a view that cannot be written to."""
+    return np.broadcast_to(grey[:, :, np.newaxis], (*grey.shape, 3))
+
+
+def find_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Find the one channel of an RGB image whose colours are the same in every pixel.
+
+    Args:
+        pixels: RGB, of shape (height, width, 3).
+
+    Returns:
+        The channel, of shape (height, width), in one piece of memory; None for a colour image.
+    """
+    if pixels.strides[2] == 0:  # from `as_rgb`
+        return np.ascontiguousarray(pixels[:, :, 0])
+    # A few rows at a time: a colour image mostly shows itself in the first.
+    for start in range(0, len(pixels), _ROWS_AT_A_TIME):
+        rows = pixels[start : start + _ROWS_AT_A_TIME]
+        red = rows[:, :, 0]
+        if not (np.array_equal(red, rows[:, :, 1]) and np.array_equal(red, rows[:, :, 2])):
+            return None
+    return np.ascontiguousarray(pixels[:, :, 0])
+
+
+def share_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return RGB pixels as they are or, if they are grey, as a view of one channel."""
+    if pixels.strides[2] == 0:
+        return pixels
+    grey = find_grey(pixels)
+    return pixels if grey is None else as_rgb(grey)
+
+
+def content_key(pixels: NDArray[np.uint8]) -> str:
+    """SHA-256 of an image's shape and pixels; of one channel where the three are the same.
+
+    A grey image has the same key however it was stored. The number of channels is part of what is
+    hashed, so that no grey image has the key of a colour image.
+
+    Args:
+        pixels: RGB, of shape (height, width, 3).
+    """
+    grey = find_grey(pixels)
+    channels = np.ascontiguousarray(pixels) if grey is None else grey
+    height, width = channels.shape[:2]
+    key = hashlib.sha256(f"{height}x{width}x{3 if grey is None else 1}:".encode("ascii"))
+    key.update(channels.data)
+    return key.hexdigest()
 
 
 def check_pixel_count(width: int, height: int, max_pixels: int) -> None:
@@ -84,12 +139,25 @@ def paint_by_value(
     """
     if stored.dtype.kind not in "iu" or stored.dtype.itemsize > 2:
         return paint(stored)
-    lowest = int(stored.min())
-    positions = stored.astype(np.int32) - lowest
-    present = np.flatnonzero(np.bincount(positions.ravel()))
-    table = np.zeros(present[-1] + 1, np.uint8)
-    table[present] = paint(present + lowest)
-    return table[positions]
+    native = np.ascontiguousarray(stored, stored.dtype.newbyteorder("="))
+    # Negative values as the unsigned ones of the same bits: places in a table.
+    places = native.view(f"u{native.itemsize}").ravel()
+    counts = np.zeros(1 << 8 * native.itemsize, np.int64)
+    parts = [
+        slice(start, start + _VALUES_AT_A_TIME)
+        for start in range(0, places.size, _VALUES_AT_A_TIME)
+    ]
+    for part in parts:
+        counts += np.bincount(places[part], minlength=counts.size)
+    present = np.flatnonzero(counts)
+    table = np.zeros(counts.size, np.uint8)
+    values = present.astype(places.dtype).view(native.dtype).astype(np.int64)
+    table[present] = paint(values)
+    greys = np.empty(places.size, np.uint8)
+    for part in parts:
+        # No index can lie outside; "clip" only spares NumPy a copy.
+        np.take(table, places[part], out=greys[part], mode="clip")
+    return greys.reshape(stored.shape)
 
 
 def to_bytes(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:

@@ -28,7 +28,8 @@ def divide_groups(
     Args:
         table: The rows to divide, with `path` and `label`.
         groups: The group of each row.
-        shares: Share of each split, together 1.
+        shares: Share of each split, together 1. Other names than train, val and test are filled in
+            the order given.
         seed: Shuffles groups of one size.
     """
     order = np.argsort(table["path"].to_numpy(), kind="stable")
@@ -37,7 +38,8 @@ def divide_groups(
     contents: list[dict[int, int]] = [{} for _ in range(codes.max(initial=-1) + 1)]
     for code, label in zip(codes.tolist(), labels.tolist(), strict=True):
         contents[code][label] = contents[code].get(label, 0) + 1
-    names = [name for name in _FILLING_ORDER if name in shares]
+    known = [name for name in _FILLING_ORDER if name in shares]
+    names = known or list(shares)
     totals = np.bincount(labels, minlength=len(classes))
     targets = [(shares[name] * totals).tolist() for name in names]
     places = _best_places(contents, targets, np.random.default_rng(seed))

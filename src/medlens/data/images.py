@@ -8,14 +8,22 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from pydicom import dcmread
 
-from medlens.data.decoded import MAX_PIXELS, DecodedImage, UnreadableImage
+from medlens.data.decoded import (
+    MAX_PIXELS,
+    DecodedImage,
+    UnreadableImage,
+    find_grey,
+    share_grey,
+)
 from medlens.data.dicom import decode_dicom, looks_like_dicom, read_dicom_size
 from medlens.data.pictures import decode_picture, read_picture_size
 
@@ -29,7 +37,10 @@ __all__ = [
     "fit_to_square",
     "is_image_name",
     "read_image",
+    "read_patient",
     "read_size",
+    "resize_to_square",
+    "to_pillow",
 ]
 
 FITS = ("pad", "crop", "stretch")
@@ -85,6 +96,23 @@ def read_size(path: Path) -> tuple[int, int]:
         return read_picture_size(stream)
 
 
+def read_patient(data: bytes) -> str:
+    """Read DICOM's PatientID, as `decode_image` gives it, from the header alone.
+
+    Args:
+        data: A whole file that was decoded before; files of other formats have no patient.
+
+    Raises:
+        UnreadableImage: If the header cannot be read after all.
+    """
+    stream = io.BytesIO(data)
+    with _reading():
+        if not _is_dicom(stream):
+            return ""
+        header = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=["PatientID"])
+        return str(header.get("PatientID") or "").strip()
+
+
 def is_image_name(path: Path) -> bool:
     """Whether a file counts as an image by its extension; without one, by the mark of DICOM.
 
@@ -114,31 +142,49 @@ def fit_to_square(pixels: NDArray[np.uint8], *, size: int, fit: str) -> NDArray[
     Returns:
         RGB, 0 to 255, of shape (size, size, 3).
     """
-    height, width = pixels.shape[:2]
+    return resize_to_square(to_pillow(pixels), size=size, fit=fit)
+
+
+def to_pillow(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Turn RGB pixels into a Pillow image: of mode L if they are grey, else RGB."""
+    grey = find_grey(pixels)
+    return Image.fromarray(pixels if grey is None else grey)
+
+
+def resize_to_square(image: Image.Image, *, size: int, fit: str) -> NDArray[np.uint8]:
+    """Do what `fit_to_square` does, with an image of Pillow's.
+
+    The greys of mode L come out as those of RGB would, for a third of the work.
+
+    Args:
+        image: Of mode L or RGB.
+        size: The side of the square, in pixels.
+        fit: "pad", "crop" or "stretch".
+
+    Returns:
+        RGB, 0 to 255, of shape (size, size, 3).
+    """
+    width, height = image.size
     if fit == "stretch":
-        return _resize(pixels, size, size)
-    if fit == "crop":
+        square = _resize(image, size, size)
+    elif fit == "crop":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        return _resize(pixels[top : top + side, left : left + side], size, size)
-    if fit != "pad":
+        square = _resize(image.crop((left, top, left + side, top + side)), size, size)
+    elif fit == "pad":
+        longer = max(height, width)
+        inner_height = max(1, round(height * size / longer))
+        inner_width = max(1, round(width * size / longer))
+        top, left = (size - inner_height) // 2, (size - inner_width) // 2
+        square = Image.new(image.mode, (size, size))
+        square.paste(_resize(image, inner_width, inner_height), (left, top))
+    else:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, but is {fit!r}.")
-    longer = max(height, width)
-    inner_height = max(1, round(height * size / longer))
-    inner_width = max(1, round(width * size / longer))
-    top, left = (size - inner_height) // 2, (size - inner_width) // 2
-    square = np.zeros((size, size, 3), np.uint8)
-    square[top : top + inner_height, left : left + inner_width] = _resize(
-        pixels, inner_width, inner_height
-    )
-    return square
+    return np.array(square.convert("RGB"))
 
 
-def _resize(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    if pixels.shape[:2] == (height, width):
-        return pixels.copy()
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 class _LibraryWarnings:
@@ -220,5 +266,9 @@ def _is_dicom(stream: BinaryIO) -> bool:
 def _decode(stream: BinaryIO, frame: int | None, max_pixels: int) -> DecodedImage:
     with _reading():
         if _is_dicom(stream):
-            return decode_dicom(stream, frame=frame, max_pixels=max_pixels)
-        return decode_picture(stream, max_pixels=max_pixels)
+            decoded = decode_dicom(stream, frame=frame, max_pixels=max_pixels)
+        else:
+            decoded = decode_picture(stream, max_pixels=max_pixels)
+        # Most medical images are grey, however they are stored: one channel is enough to keep.
+        pixels = share_grey(decoded.pixels)
+        return decoded if pixels is decoded.pixels else replace(decoded, pixels=pixels)

@@ -8,13 +8,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageChops
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from medlens.data.decoded import (
     DecodedImage,
     UnreadableImage,
+    as_rgb,
     check_pixel_count,
     paint_by_value,
     stretch,
@@ -77,15 +78,15 @@ def decode_picture(stream: BinaryIO, *, max_pixels: int) -> DecodedImage:
             wide = ";16" in raw_mode  # grey with alpha, CMYK: Pillow keeps the high byte
             mode = f"{mode};16" if wide else mode
             scaling = "high byte of 16 bits" if wide else "none"
-            pixels = np.array(_put_on_black(image))
+            pixels = np.asarray(_drop_equal_colours(_put_on_black(image)))
         else:
             raise UnreadableImage(f"Its colour mode {mode} is not supported.")
         # After loading: Pillow then has turned a TIFF itself, and knows all chunks of a PNG.
         turn = _TURNS.get(_read_orientation(image))
     if turn is not None:
-        pixels = np.array(Image.fromarray(pixels).transpose(turn))
+        pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
     return DecodedImage(
-        pixels=pixels,
+        pixels=as_rgb(pixels) if pixels.ndim == 2 else pixels,
         width=pixels.shape[1],
         height=pixels.shape[0],
         mode=mode,
@@ -127,7 +128,7 @@ def _is_white_zero(image: TiffImageFile) -> bool:
 
 
 def _paint_grey(image: ImageFile, raw_mode: str, inverted: bool) -> tuple[NDArray[np.uint8], str]:
-    """Scale grey of 16 or 32 bits, or float, by the image's own range."""
+    """Scale grey of 16 or 32 bits, or float, by the image's own range; return one channel."""
     stored: NDArray[Any] = np.asarray(image)
     if raw_mode == "I;32N":
         stored = stored.view(np.uint32)  # unsigned, where Pillow's mode I is signed
@@ -146,8 +147,7 @@ def _paint_grey(image: ImageFile, raw_mode: str, inverted: bool) -> tuple[NDArra
         grey[~used] = 0
         return grey
 
-    grey = paint_by_value(stored, paint)
-    return np.repeat(grey[:, :, np.newaxis], 3, axis=2), scaling
+    return paint_by_value(stored, paint), scaling
 
 
 def _paint_wide_colour(
@@ -177,12 +177,37 @@ def _paint_wide_colour(
 
 
 def _put_on_black(image: Image.Image) -> Image.Image:
-    """Return the image as RGB; what is transparent becomes black, by as much as it is so."""
+    """Return the image as L, if its mode is grey, or RGB.
+
+    What is transparent becomes black, by as much as it is so.
+    """
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
+    plain = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    opaque = image.convert("RGBA")
-    black = Image.new("RGB", opaque.size)
-    black.paste(opaque, mask=opaque.getchannel("A"))
+        return image if image.mode == plain else image.convert(plain)
+    with_alpha = f"{plain}A"
+    layered = image if image.mode == with_alpha else image.convert(with_alpha)
+    colours, alpha = layered.convert(plain), layered.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return colours
+    black = Image.new(plain, layered.size)
+    black.paste(colours, mask=alpha)
     return black
+
+
+def _drop_equal_colours(image: Image.Image) -> Image.Image:
+    """Return an RGB image whose three colours are the same everywhere as L, others as they are.
+
+    Many grey images are stored in colour; nothing after this need carry three copies of them.
+    """
+    middle = image.height // 2
+    row = image.crop((0, middle, image.width, middle + 1))  # nearly every colour image shows here
+    is_grey = image.mode == "RGB" and _has_equal_colours(row) and _has_equal_colours(image)
+    return image.getchannel(0) if is_grey else image
+
+
+def _has_equal_colours(image: Image.Image) -> bool:
+    red, green, blue = image.split()
+    differences = (ImageChops.difference(red, green), ImageChops.difference(green, blue))
+    return not any(difference.getbbox() for difference in differences)
