@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from medlens.data.division import divide_groups
 
-# The head's weights are fitted on it; it says when to stop; temperature, operating point, prediction
-# sets and the unfamiliar limit come from it; it is only measured.
+# The head's weights are fitted on it; it says when to stop; temperature, operating point,
+# prediction sets and the unfamiliar limit come from it; it is only measured.
 FIT, STOP, CALIBRATE, TEST = "fit", "stop", "calibrate", "test"
 ROLES = (FIT, STOP, CALIBRATE, TEST)
 # Half of val calibrates from this many groups on; below, train's out-of-fold predictions do.
