@@ -32,7 +32,7 @@ from medlens.model.backbone import BACKBONES, find_weights
 from medlens.model.classifier import ClassifierFacts, check_saved, feature_columns, save_classifier
 from medlens.model.engine import choose_pass
 from medlens.model.features import extract_features, feature_store, unknown_keys
-from medlens.model.head import HeadPlan, train_head
+from medlens.model.head import HeadPlan, TrainingRows, train_head
 from medlens.report.evaluation import evaluate
 from medlens.report.facts import notices, result_lines, training_facts
 from medlens.report.plots import write_figures
@@ -99,8 +99,8 @@ def run_training(options: Options, screen: Screen) -> Run:
         is_train, is_val = (used["split"].to_numpy() == split for split in ("train", "val"))
         say_baseline(used, screen)
         with screen.progress("Training the head", plan.epochs, "epochs") as progress:
-            examples = [(matrix[rows], labels[rows]) for rows in (is_train, is_val)]
-            training = train_head(examples[0], examples[1], len(classes), plan, progress)
+            rows = TrainingRows(np.flatnonzero(is_train), np.flatnonzero(is_val))
+            training = train_head(matrix, labels, rows, len(classes), plan, progress)
         screen.say(f"{training.stop_text} Best epoch: {training.best_epoch}.")
         write_text(run.history, training.history.to_csv(index=False))
 

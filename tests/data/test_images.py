@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from medlens.data.decoded import stretch
+from medlens.data.decoded import as_rgb, content_key, find_grey, share_grey, stretch
 from medlens.data.images import (
     FITS,
     DecodedImage,
@@ -26,7 +26,10 @@ from medlens.data.images import (
     fit_to_square,
     is_image_name,
     read_image,
+    read_patient,
     read_size,
+    resize_to_square,
+    to_pillow,
 )
 
 BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
@@ -447,6 +450,68 @@ def test_crop_and_stretch() -> None:
     assert (line == 9).all()
     with pytest.raises(ValueError, match="pad, crop, stretch"):
         fit_to_square(image, size=4, fit="squeeze")
+
+
+def test_grey_takes_one_channel_and_cannot_be_written_to() -> None:
+    grey = Image.fromarray(PIXELS[:, :, 0])
+    for image in (grey, grey.convert("RGB"), grey.convert("RGBA"), grey.convert("LA")):
+        pixels = decode_image(encode(image, "PNG")).pixels
+        assert (pixels.shape, pixels.strides[2]) == ((5, 7, 3), 0)
+        assert np.array_equal(pixels, np.asarray(grey.convert("RGB")))
+        assert not pixels.flags.writeable
+        assert to_pillow(pixels).mode == "L"
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+@pytest.mark.parametrize("row", [0, 63, 64, 100, 149])
+def test_one_pixel_of_colour_is_enough(row: int, channel: int) -> None:
+    grey = np.random.default_rng(2).integers(0, 256, (150, 9), dtype=np.uint8)
+    colour = np.array(as_rgb(grey))
+    colour[row, 8, channel] ^= 1
+    for pixels in (colour, decode_image(encode(Image.fromarray(colour), "PNG")).pixels):
+        assert find_grey(pixels) is None
+        assert share_grey(pixels) is pixels
+        assert to_pillow(pixels).mode == "RGB"
+        assert np.array_equal(pixels, colour)
+        assert content_key(pixels) == content_key(colour) != content_key(as_rgb(grey))
+
+
+def test_the_key_tells_shapes_and_channels_apart() -> None:
+    row = np.arange(12, dtype=np.uint8)
+    shapes = [as_rgb(row.reshape(shape)) for shape in ((1, 12), (12, 1), (3, 4), (4, 3))]
+    shapes.append(row.reshape(2, 2, 3))
+    shapes.append(row.reshape(1, 4, 3))
+    assert len({content_key(pixels) for pixels in shapes}) == len(shapes)
+    for pixels in shapes:  # nor does it matter how they lie in memory
+        assert content_key(np.asfortranarray(pixels)) == content_key(np.array(pixels))
+        assert content_key(pixels) == content_key(np.array(pixels))
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("shape", [(40, 61), (61, 40), (3, 50), (24, 24), (1, 1)])
+def test_grey_fits_the_square_as_colour_does(shape: tuple[int, int], fit: str) -> None:
+    grey = np.random.default_rng(4).integers(0, 256, shape, dtype=np.uint8)
+    one_channel = resize_to_square(Image.fromarray(grey), size=24, fit=fit)
+    colour = np.array(as_rgb(grey))
+    three_channels = resize_to_square(Image.fromarray(colour), size=24, fit=fit)
+    assert one_channel.shape == (24, 24, 3)
+    assert np.array_equal(one_channel, three_channels)
+    for pixels in (colour, as_rgb(grey)):
+        assert np.array_equal(fit_to_square(pixels, size=24, fit=fit), three_channels)
+
+
+def test_the_patient_is_the_same_from_the_header_alone() -> None:
+    patients = set()
+    for path in sorted(BUNDLED.glob("*.dcm")):
+        data = path.read_bytes()
+        try:
+            patient = decode_image(data).patient
+        except UnreadableImage:
+            continue
+        assert read_patient(data) == patient
+        patients.add(patient)
+    assert len(patients) > 10
+    assert read_patient(encode(Image.fromarray(PIXELS), "PNG")) == ""
 
 
 def test_stretch_leaves_out_what_is_not_used() -> None:

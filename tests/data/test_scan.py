@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom.data
 import pytest
 from PIL import Image
 
@@ -14,12 +18,16 @@ from medlens.data.images import fit_to_square
 from medlens.data.scan import (
     PictureRule,
     Pictures,
+    Room,
     choose_image_size,
     in_order,
     join_patients,
     scan,
 )
 from medlens.data.store import Store
+
+BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
+WAIT_SECONDS = 20  # for threads that should meet; a test that passes never waits so long
 
 
 def quiet(_: int) -> None:
@@ -79,12 +87,19 @@ def test_files_that_cannot_be_read_have_a_reason_without_their_name(
     assert not reasons.str.contains(r"\.png").any()
 
 
+def facts_file(tmp_path: Path) -> Path:
+    return next((tmp_path / "cache" / "facts").iterdir())
+
+
+def change_facts(tmp_path: Path, statement: str) -> None:
+    with sqlite3.connect(facts_file(tmp_path)) as connection:
+        assert connection.execute(statement).rowcount > 0
+    connection.close()
+
+
 def test_a_second_scan_takes_the_facts_from_the_cache(data: Path, tmp_path: Path) -> None:
     first = read(data, tmp_path)
-    file = next((tmp_path / "cache" / "facts").iterdir())
-    with sqlite3.connect(file) as connection:
-        connection.execute("UPDATE facts SET value = replace(value, '\"PNG\"', '\"CACHED\"')")
-    connection.close()
+    change_facts(tmp_path, "UPDATE facts SET value = replace(value, '\"PNG\"', '\"CACHED\"')")
     second = read(data, tmp_path)
     assert set(second["format"]) == {"CACHED", "TIFF", ""}
     pd.testing.assert_frame_equal(first.drop(columns="format"), second.drop(columns="format"))
@@ -149,10 +164,188 @@ def test_a_pipe_among_the_files_does_not_hang(data: Path, tmp_path: Path) -> Non
     assert read(data, tmp_path).loc["b.png", "unreadable"] != ""
 
 
-def test_a_damaged_facts_cache_is_made_anew(data: Path, tmp_path: Path) -> None:
+def test_the_patient_is_found_again_but_not_kept_in_the_cache(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = ["path,label"]
+    for number, name in enumerate(("CT_small", "MR_small")):
+        dicom = pydicom.dcmread(BUNDLED / f"{name}.dcm")
+        dicom.PatientID, dicom.PatientName = f" Hidden-{number}", "Hidden^Person"
+        dicom.save_as(folder / f"{number}.dcm")
+        rows.append(f"{number}.dcm,{number}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    first = read(folder / "labels.csv", tmp_path)
+    assert list(first["patient"]) == ["Hidden-0", "Hidden-1"]
+    kept = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert facts_file(tmp_path) in kept
+    for content in kept.values():
+        assert b"hidden" not in content.lower()
+    change_facts(tmp_path, "UPDATE facts SET value = json_set(value, '$.scaling', 'CACHED')")
+    second = read(folder / "labels.csv", tmp_path)
+    assert set(second["scaling"]) == {"CACHED"}  # so nothing was decoded
+    assert list(second["patient"]) == ["Hidden-0", "Hidden-1"]
+
+
+def overwrite(file: Path) -> None:
+    file.write_bytes(b"no database" * 100)
+
+
+def cut_short(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def spoil_the_pages(file: Path) -> None:
+    """The header says that it is a database; nothing behind it is."""
+    content = file.read_bytes()
+    file.write_bytes(content[:100] + b"\xa5" * (len(content) - 100))
+
+
+def spoil_the_text(file: Path) -> None:
+    content = file.read_bytes()
+    assert content.count(b'"pixels_sha256"') == 3
+    file.write_bytes(content.replace(b'"pixels_sha256"', b'"pixels\xff\xfeha256"'))
+
+
+def spoil_the_json(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b'"pixels_sha256"', b'"pixels_sha256,'))
+
+
+def rename_a_fact(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b'"pixels_sha256"', b'"pixels_shb256"'))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        overwrite,
+        cut_short,
+        empty,
+        spoil_the_pages,
+        spoil_the_text,
+        spoil_the_json,
+        rename_a_fact,
+        Path.unlink,
+    ],
+)
+def test_a_damaged_facts_cache_is_begun_anew(
+    data: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     first = read(data, tmp_path)
-    next((tmp_path / "cache" / "facts").iterdir()).write_bytes(b"no database" * 100)
+    damage(facts_file(tmp_path))
     pd.testing.assert_frame_equal(first, read(data, tmp_path))
+    # Whole again: what it holds now is used.
+    change_facts(tmp_path, "UPDATE facts SET value = json_set(value, '$.format', 'CACHED')")
+    assert list(read(data, tmp_path)["format"]) == ["CACHED"] * 3 + [""] * 2
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_room_is_shared_and_never_overdrawn(pairs: bool) -> None:
+    room = Room(100)
+    lock = threading.Lock()
+    meeting = threading.Barrier(2, timeout=WAIT_SECONDS)
+    under_way, most = 0, 0
+
+    def work(pixels: int) -> None:
+        nonlocal under_way, most
+        with room.take(pixels):
+            with lock:
+                under_way += pixels
+                most = max(most, under_way)
+            if pairs:
+                meeting.wait()  # gets on only if two of them are let in together
+            with lock:
+                under_way -= pixels
+
+    amounts = np.random.default_rng(0).integers(0, 101, 2000).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [50] * 200 if pairs else amounts))
+    assert under_way == 0
+    assert most == 100 if pairs else 0 < most <= 100
+
+
+def test_room_is_given_back_after_an_error() -> None:
+    room = Room(10)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), room.take(10):
+            raise ZeroDivisionError
+
+
+def test_what_needs_more_than_all_the_room_goes_alone() -> None:
+    room = Room(10)
+    order = []
+    may_leave, small_is_in = threading.Event(), threading.Event()
+
+    def small() -> None:
+        with room.take(1):
+            small_is_in.set()
+            assert may_leave.wait(WAIT_SECONDS)
+            order.append("small")
+
+    def large() -> None:
+        assert small_is_in.wait(WAIT_SECONDS)
+        threading.Timer(0.05, may_leave.set).start()
+        with room.take(1000):
+            order.append("large")
+
+    threads = [threading.Thread(target=one, daemon=True) for one in (small, large)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    assert order == ["small", "large"]
+
+
+def test_a_picture_that_is_lost_is_made_again(data: Path, tmp_path: Path) -> None:
+    rule = PictureRule(16, "pad")
+    folder = tmp_path / "pictures"
+    keys = read(data, tmp_path, Pictures(rule, Store(folder), lambda _: True))["pixels_sha256"]
+    wanted = [keys["a.png"], keys["b.png"]]
+    before = Store(folder).read(wanted)
+    cut_short(next(folder.glob("*.npy")))
+    store = Store(folder)
+    assert len(store) == 0
+    read(data, tmp_path, Pictures(rule, store, lambda _: True))
+    for again in (store, Store(folder)):
+        np.testing.assert_array_equal(again.read(wanted), before)
+
+
+def test_grey_images_have_the_same_key_and_picture_however_they_are_stored(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    grey = Image.fromarray(random.integers(0, 256, (31, 44)).astype(np.uint8))
+    palette = grey.copy()
+    palette.putpalette([level for level in range(256) for _ in range(3)])
+    stored = {
+        "grey.png": grey,
+        "rgb.png": grey.convert("RGB"),
+        "rgba.png": grey.convert("RGBA"),
+        "palette.png": palette,
+        "rgb.tif": grey.convert("RGB"),
+        "rgb.bmp": grey.convert("RGB"),
+    }
+    colour = np.array(grey.convert("RGB"))
+    colour[30, 43, 2] ^= 1  # one pixel, one level of blue, in the last place
+    stored["colour.png"] = Image.fromarray(colour)
+    rows = ["path,label"]
+    for number, (name, image) in enumerate(stored.items()):
+        image.save(tmp_path / name)
+        rows.append(f"{name},{number % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    store = Store(tmp_path / "pictures")
+    rule = PictureRule(44, "pad")
+    table = read(tmp_path / "labels.csv", tmp_path, Pictures(rule, store, lambda _: True))
+    keys = table["pixels_sha256"]
+    assert set(table["mode"]) == {"L", "RGB", "RGBA", "P"}
+    assert set(keys.drop("colour.png")) == {keys["grey.png"]}
+    assert keys["colour.png"] != keys["grey.png"]
+    facts = table.drop("colour.png")[["mean", "spread", "levels", "border"]]
+    assert len(facts.drop_duplicates()) == 1
+    pictures = store.read([keys["grey.png"], keys["colour.png"]])
+    np.testing.assert_array_equal(pictures[0, 6:37], np.array(grey.convert("RGB")))
+    np.testing.assert_array_equal(pictures[1, 6:37], colour)
 
 
 @pytest.mark.shared_data

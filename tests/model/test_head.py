@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medlens.errors import MedlensError
-from medlens.model.head import HeadPlan, train_head
+from medlens.model.head import HeadPlan, Training, TrainingRows
+from medlens.model.head import train_head as train_on_rows
 
 PLAN = HeadPlan(
     units=0,
@@ -35,6 +36,18 @@ def examples(count: int, seed: int, shares: tuple[float, ...] = (0.4, 0.3, 0.3))
 
 def quiet(_: int) -> None:
     pass
+
+
+def train_head(train, val, classes, plan, progress) -> Training:  # type: ignore[no-untyped-def]
+    """Train on two sets that lie in one matrix, shuffled among each other."""
+    count = len(train[1]) + len(val[1])
+    places = np.random.default_rng(5).permutation(count)
+    fit, stop = np.sort(places[: len(train[1])]), np.sort(places[len(train[1]) :])
+    features = np.empty((count, train[0].shape[1]), np.float32)
+    labels = np.empty(count, np.int64)
+    features[fit], labels[fit] = train
+    features[stop], labels[stop] = val
+    return train_on_rows(features, labels, TrainingRows(fit, stop), classes, plan, progress)
 
 
 @pytest.mark.parametrize("units", [0, 16])

@@ -40,8 +40,9 @@ from medlens.data.store import Store
 
 # A colour image takes 10 bytes a pixel while it is read: 2 GB in all, however many cores there are.
 PIXELS_UNDER_WAY = 2 * MAX_PIXELS
-# Below it no usual image is large enough to matter, and its size is not asked for beforehand.
-LARGE_FILE_BYTES = 1 << 22
+# Below it no usual image is large enough to matter, and its size is not asked for beforehand. A
+# mammogram of 20 million pixels, mostly black, may have less than a megabyte.
+LARGE_FILE_BYTES = 1 << 16
 IMAGE_SIZES = (64, 96, 128, 160, 224)
 SHARD = 256
 # Raise it when a change of images.py or of a fact below gives other values for the same file.
@@ -291,6 +292,16 @@ def _reader_name(frame: int | None) -> str:
     return f"v{FACTS_VERSION}-{versions}-{'middle' if frame is None else frame}.sqlite"
 
 
+def _parse_facts(text: Any) -> dict[str, Any] | None:
+    """The facts that one row of the cache holds, or None where it is damaged."""
+    try:
+        facts = json.loads(text)
+    except (ValueError, TypeError):
+        return None
+    expected = _unreadable("", 0, "").keys() - {"patient"}
+    return facts if isinstance(facts, dict) and facts.keys() == expected else None
+
+
 class FactsCache:
     """Facts of files by the SHA-256 of their content, in one SQLite file that processes may share.
 
@@ -342,7 +353,7 @@ class FactsCache:
                 self._connection.close()
                 self._open_anew(error)
                 return None
-        return json.loads(row[0]) if row else None
+        return _parse_facts(row[0]) if row else None
 
     def add(self, facts: Iterable[dict[str, Any]]) -> None:
         """Keep the facts of some files, in one transaction."""
@@ -360,7 +371,7 @@ class FactsCache:
 
     def _insert(self, rows: Sequence[tuple[str, str]]) -> None:
         with self._connection:
-            self._connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", rows)
+            self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
 
     def close(self) -> None:
         """Close the file; nothing can be asked or added after that."""

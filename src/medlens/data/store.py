@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from medlens.files import write_bytes
 
 KEYS_SUFFIX = ".keys"
+ROWS_AT_A_TIME = 256
 
 
 class Store:
@@ -22,7 +24,9 @@ class Store:
 
     A shard is two files: NAME.npy with the rows and NAME.keys with their keys, one a line. The
     keys are written last, so that a shard without them does not count: a killed writer leaves
-    nothing half. Several processes may add at the same time; a row added twice is the same row.
+    nothing half. A shard that is cut short, empty or has lost its keys does not count either; its
+    keys are missing and can be added again. Several processes may add at the same time; a row
+    added twice is the same row.
 
     Args:
         folder: Where the shards lie; made with the first row.
@@ -31,8 +35,9 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._places: dict[str, tuple[str, int]] = {}
-        for keys in sorted(folder.glob(f"*{KEYS_SUFFIX}")):
-            self._note(keys.stem, keys.read_text(encoding="ascii").split())
+        for path in sorted(folder.glob(f"*{KEYS_SUFFIX}")):
+            if (keys := self._read_keys(path)) is not None:
+                self._note(path.stem, keys)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -44,6 +49,24 @@ class Store:
         for row, key in enumerate(keys):
             self._places.setdefault(key, (shard, row))
 
+    def _read_keys(self, path: Path) -> list[str] | None:
+        """The keys of a shard, or None where it is damaged: seen without reading its rows."""
+        try:
+            content = path.read_bytes()
+            if _name_shard(content) != path.stem:
+                return None
+            rows = self._open(path.stem)
+            whole = rows.offset + rows.nbytes == (self.folder / f"{path.stem}.npy").stat().st_size
+        # NumPy's parser raises many things at a damaged header: OSError, ValueError, TypeError and
+        # tokenize.TokenError were seen.
+        except Exception:
+            return None
+        keys = content.decode("ascii").split()
+        return keys if whole and rows.shape[:1] == (len(keys),) else None
+
+    def _open(self, shard: str) -> np.memmap[Any, Any]:
+        return np.lib.format.open_memmap(self.folder / f"{shard}.npy", mode="r")
+
     def add(self, keys: Sequence[str], rows: NDArray[Any]) -> None:
         """Write one shard.
 
@@ -51,11 +74,12 @@ class Store:
             keys: The content keys, without white space, one per row.
             rows: Array of shape (len(keys), ...).
         """
-        shard = hashlib.sha256("\n".join(keys).encode("ascii")).hexdigest()[:32]
+        content = "\n".join(keys).encode("ascii")
+        shard = _name_shard(content)
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(rows), allow_pickle=False)
         write_bytes(self.folder / f"{shard}.npy", buffer.getbuffer())
-        write_bytes(self.folder / f"{shard}{KEYS_SUFFIX}", "\n".join(keys).encode("ascii"))
+        write_bytes(self.folder / f"{shard}{KEYS_SUFFIX}", content)
         self._note(shard, keys)
 
     def read(self, keys: Sequence[str]) -> NDArray[Any]:
@@ -64,17 +88,64 @@ class Store:
         Raises:
             KeyError: If a key is not there.
         """
-        places = [self._places[key] for key in keys]
-        by_shard: dict[str, list[int]] = {}
-        for number, (shard, _) in enumerate(places):
-            by_shard.setdefault(shard, []).append(number)
         out: NDArray[Any] | None = None
-        for shard, numbers in by_shard.items():
-            rows = np.load(self.folder / f"{shard}.npy", mmap_mode="r", allow_pickle=False)
+        for shard, numbers in self._by_shard(keys).items():
+            rows = self._open(shard)
             if out is None:
                 out = np.empty((len(keys), *rows.shape[1:]), rows.dtype)
-            out[numbers] = rows[[places[number][1] for number in numbers]]
+            out[numbers] = rows[[self._places[keys[number]][1] for number in numbers]]
         return out if out is not None else np.empty((0,))
+
+    def gather(
+        self, keys: Sequence[str], path: Path, columns: slice | NDArray[np.intp] | None = None
+    ) -> NDArray[Any]:
+        """Write the rows of these keys, in this order, into one file, and open it.
+
+        The file appears whole or not at all. Only a few rows are in memory at a time, however many
+        keys there are.
+
+        Args:
+            keys: Content keys; may repeat. At least one.
+            path: The .npy file; its folder is made where it is missing, an old file is replaced.
+            columns: Which entries of a row's first axis to take, in which order; None for all.
+
+        Returns:
+            Array of shape (len(keys), columns, ...), mapped from the file, not to be written to.
+
+        Raises:
+            KeyError: If a key is not there; nothing is written then.
+        """
+        if not keys:
+            raise ValueError("There is nothing to gather: no keys are given.")
+        by_shard = self._by_shard(keys)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            # Written as a stream, not through a map: a full disk is then an error, not the end of
+            # the process, and what is written does not count as its memory.
+            with part.open("wb") as stream:
+                start = 0
+                for shard, numbers in by_shard.items():
+                    rows = self._open(shard)
+                    for first in range(0, len(numbers), ROWS_AT_A_TIME):
+                        some = numbers[first : first + ROWS_AT_A_TIME]
+                        taken = rows[[self._places[keys[number]][1] for number in some]]
+                        taken = taken if columns is None else taken[:, columns]
+                        start = start or _write_header(stream, len(keys), taken)
+                        _write_rows(stream, start, some, np.ascontiguousarray(taken))
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return np.lib.format.open_memmap(path, mode="r")
+
+    def _by_shard(self, keys: Sequence[str]) -> dict[str, list[int]]:
+        """The numbers of the keys that lie in each shard."""
+        by_shard: dict[str, list[int]] = {}
+        for number, key in enumerate(keys):
+            by_shard.setdefault(self._places[key][0], []).append(number)
+        return by_shard
 
     def remove(self) -> None:
         """Delete the folder and all shards in it, keys first."""
@@ -82,3 +153,28 @@ class Store:
             keys.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._places.clear()
+
+
+def _name_shard(content: bytes) -> str:
+    """A shard's name says which keys it has, so that damaged ones are noticed."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _write_header(stream: BinaryIO, count: int, rows: NDArray[Any]) -> int:
+    """Begin an .npy file of `count` rows such as these; return where the first one starts."""
+    header = {
+        "descr": np.lib.format.dtype_to_descr(rows.dtype),
+        "fortran_order": False,
+        "shape": (count, *rows.shape[1:]),
+    }
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.tell()
+
+
+def _write_rows(stream: BinaryIO, start: int, numbers: Sequence[int], rows: NDArray[Any]) -> None:
+    """Write rows to their places in an .npy file; neighbours in one go."""
+    size = rows[0].nbytes
+    jumps = np.flatnonzero(np.diff(numbers) != 1) + 1
+    for first, last in zip([0, *jumps], [*jumps, len(numbers)], strict=True):
+        stream.seek(start + numbers[first] * size)
+        stream.write(rows[first:last].data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -13,11 +14,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlens.errors import MedlensError
+from medlens.model.head_epoch import compile_steps
+from medlens.model.head_inputs import HeadInputs, apply_inputs, chunk_rows, fit_inputs
 
 # Decoupled weight decay of Adam (Loshchilov & Hutter 2019, arXiv:1711.05101), for each step.
 WEIGHT_DECAY = 1e-2
-# A feature that varies less than this, against its mean, is rounding noise made large.
-NEAR_CONSTANT = 3e-3
+
+# (kernel, bias) of each Dense layer, float32.
+Layers = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
 
 
 @dataclass(frozen=True)
@@ -51,22 +55,36 @@ class HeadPlan:
 
 @dataclass(frozen=True)
 class Head:
-    """Dense layers from raw features to logits; standardisation is folded into the first.
+    """Dense layers from raw features to logits; what came before them is folded into the first.
 
     Args:
         layers: (kernel, bias) of each Dense layer, float32; all but the last are followed by ReLU.
     """
 
-    layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+    layers: Layers
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits of shape (images, classes) from features of shape (images, columns)."""
-        values = features.astype(np.float64)
-        for number, (kernel, bias) in enumerate(self.layers):
-            values = values @ kernel.astype(np.float64) + bias
-            if number < len(self.layers) - 1:
-                values = np.maximum(values, 0)
-        return values
+        precise = tuple((kernel.astype(float), bias.astype(float)) for kernel, bias in self.layers)
+        out = np.empty((len(features), len(self.layers[-1][1])))
+        step = chunk_rows(features.shape[1])
+        for start in range(0, len(out), step):
+            chunk = features[start : start + step].astype(np.float64)
+            out[start : start + step] = _logits(precise, chunk)
+        return out
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Which images a head learns from, each kind in ascending order.
+
+    Args:
+        fit: Its weights are fitted on these.
+        stop: These say when to stop, and which epoch was the best.
+    """
+
+    fit: NDArray[np.intp]
+    stop: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,7 @@ class Training:
         stop_reason: "accuracy", "patience" or "epochs".
         stop_text: The same in a sentence.
         columns_kept: How many features vary enough to be used.
+        inputs: How many inputs the first layer had in training.
     """
 
     head: Head
@@ -88,25 +107,26 @@ class Training:
     stop_reason: str
     stop_text: str
     columns_kept: int
-
-
-Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
+    inputs: int
 
 
 def train_head(
-    train: Examples,
-    val: Examples,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    rows: TrainingRows,
     num_classes: int,
     plan: HeadPlan,
     progress: Callable[[int], None],
 ) -> Training:
-    """Train a head on cached features, with early stopping on val.
+    """Train a head on cached features, with early stopping on images of its own.
 
-    Keras's global seed is set, so that the same plan and features give the same head.
+    The features may lie on disk; they are read in chunks. The weights of the layers and the order
+    of the images are drawn from the plan's seed.
 
     Args:
-        train: Features of shape (images, columns) and class numbers of shape (images,).
-        val: The same for the validation set.
+        features: Features of shape (images, columns).
+        labels: Class numbers of shape (images,).
+        rows: Which of these images are for what.
         num_classes: Number of classes.
         plan: How to train.
         progress: Called with 1 after every epoch.
@@ -115,64 +135,67 @@ def train_head(
         MedlensError: If no feature varies, or the loss is not a number.
     """
     keras.utils.set_random_seed(plan.seed)
-    mean, scale, kept = _standardisation(train[0])
-    class_weights = _class_weights(train[1], num_classes, balanced=plan.balanced)
-
-    def ready(examples: Examples) -> tuple[NDArray[np.float32], ...]:
-        """Standardised inputs, one-hot targets, and each image's weight in the loss."""
-        features, labels = examples
-        inputs = features[:, kept]
-        inputs -= mean
-        inputs /= scale
-        return inputs, keras.utils.to_categorical(labels, num_classes), class_weights[labels]
-
-    inputs, targets, weights = ready(train)
-    model = _build(int(kept.sum()), num_classes, plan)
-    stop = _Stop(plan, progress)
-    model.fit(
-        inputs,
-        targets,
-        sample_weight=weights,
-        validation_data=ready(val),
-        batch_size=plan.batch_size,
-        validation_batch_size=1024,
-        epochs=plan.epochs,
-        callbacks=[stop],
-        verbose=0,
-    )
-    model.set_weights(stop.best_weights)
+    inputs = fit_inputs(features, rows.fit, hidden=bool(plan.units))
+    weight_of_class = _class_weights(labels[rows.fit], num_classes, balanced=plan.balanced)
+    train = _Examples(inputs, features, labels, rows.fit, weight_of_class)
+    val = _Examples(inputs, features, labels, rows.stop, weight_of_class)
+    model = _build(inputs.columns, num_classes, plan)
+    steps = compile_steps(model, batch_size=plan.batch_size)
+    random = np.random.default_rng(plan.seed)
+    # As many whole batches as one reading holds.
+    reading = plan.batch_size * max(1, chunk_rows(inputs.columns) // plan.batch_size)
+    history = _History(plan)
+    while not history.stop_reason:
+        started = time.monotonic()
+        loss = right = 0.0
+        order = random.permutation(len(rows.fit))
+        for start in range(0, len(order), reading):
+            more = steps(*train.read(order[start : start + reading]))
+            loss, right = loss + more[0], right + more[1]
+        val_loss, val_accuracy = _measure(_dense_layers(model), val, reading)
+        count = len(rows.fit)
+        figures = {
+            "loss": loss / count,
+            "accuracy": right / count,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+        }
+        history.note({**figures, "seconds": round(time.monotonic() - started, 4)}, model)
+        progress(1)
     return Training(
-        head=_fold(model, mean, scale, kept),
-        history=pd.DataFrame(stop.rows),
-        best_epoch=stop.best_epoch,
-        stop_reason=stop.reason,
-        stop_text=stop.text,
-        columns_kept=int(kept.sum()),
+        head=_fold(history.best_layers, inputs),
+        history=pd.DataFrame(history.rows),
+        best_epoch=history.best_epoch,
+        stop_reason=history.stop_reason,
+        stop_text=history.stop_text,
+        columns_kept=inputs.kept,
+        inputs=inputs.columns,
     )
 
 
-def _standardisation(
-    features: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Mean and scale of the columns that vary, and which these are.
+@dataclass(frozen=True)
+class _Examples:
+    """Images as a head trains on them: made in memory where components are few, else when read."""
 
-    The scale is the spread times the square root of the number of columns: an image's inputs then
-    have length 1 or so, however many features there are. Otherwise a step of Adam, which moves
-    every weight by the learning rate, would move the logits of a wide head by far too much, and
-    its random starting weights would add noise that training never takes away.
-    """
-    mean = features.mean(axis=0, dtype=np.float64)
-    scale = features.std(axis=0, dtype=np.float64)
-    kept = scale > NEAR_CONSTANT * np.abs(mean) + 1e-6
-    if not kept.any():
-        raise MedlensError(
-            "No feature differs from image to image.",
-            got="the same features for every training image",
-            expected="images that differ",
-            fix="Look at the images: are they blank? Run `medlens audit`.",
-        )
-    scale *= np.sqrt(np.count_nonzero(kept))
-    return mean[kept].astype(np.float32), scale[kept].astype(np.float32), kept
+    inputs: HeadInputs
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    rows: NDArray[np.intp]
+    weight_of_class: NDArray[np.float32]
+
+    @cached_property
+    def _components(self) -> NDArray[np.float32]:
+        return apply_inputs(self.inputs, self.features, self.rows)
+
+    def read(self, places: NDArray[np.intp]) -> tuple[NDArray[np.float32], ...]:
+        """Inputs, one-hot targets, and each image's weight in the loss."""
+        if self.inputs.components is None:
+            values = self.inputs.apply(self.features[self.rows[places]])
+        else:
+            values = self._components[places]
+        labels = self.labels[self.rows[places]]
+        targets = np.eye(len(self.weight_of_class), dtype=np.float32)[labels]
+        return values, targets, self.weight_of_class[labels]
 
 
 def _class_weights(
@@ -205,68 +228,76 @@ def _build(columns: int, classes: int, plan: HeadPlan) -> keras.Model:
     return model
 
 
-class _Stop(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+def _dense_layers(model: keras.Model) -> Layers:
+    values = [layer.get_weights() for layer in model.layers]
+    return tuple((kernel, bias) for kernel, bias in (two for two in values if two))
+
+
+def _logits(layers: Layers, inputs: NDArray[Any]) -> NDArray[Any]:
+    for kernel, bias in layers[:-1]:
+        inputs = np.maximum(inputs @ kernel + bias, 0)
+    kernel, bias = layers[-1]
+    return inputs @ kernel + bias
+
+
+def _measure(layers: Layers, examples: _Examples, reading: int) -> tuple[float, float]:
+    """Mean weighted cross-entropy, and accuracy."""
+    loss = right = 0.0
+    count = len(examples.rows)
+    for start in range(0, count, reading):
+        places = np.arange(start, min(start + reading, count))
+        inputs, targets, weights = examples.read(places)
+        logits = _logits(layers, inputs).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        of_truth = (logits * targets).sum(1) - np.log(np.exp(logits).sum(1))
+        loss -= float(of_truth @ weights)
+        right += int((logits.argmax(1) == targets.argmax(1)).sum())
+    return loss / count, right / count
+
+
+class _History:
     """Keeps the history and the best weights, and says when to stop and why."""
 
-    def __init__(self, plan: HeadPlan, progress: Callable[[int], None]) -> None:
-        super().__init__()
+    def __init__(self, plan: HeadPlan) -> None:
         self.plan = plan
-        self.progress = progress
         self.rows: list[dict[str, float]] = []
         self.best_epoch = 0
         self.best_loss = np.inf
-        self.best_weights: list[NDArray[np.float32]] = []
-        self.reason = "epochs"
-        self.text = f"The most epochs allowed, {plan.epochs}, were trained."
-        self.started = 0.0
+        self.best_layers: Layers = ()
+        self.stop_reason = ""
+        self.stop_text = ""
 
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.started = time.monotonic()
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        row = {name: float((logs or {})[name]) for name in _HISTORY}
-        seconds = round(time.monotonic() - self.started, 4)
-        self.rows.append({"epoch": epoch + 1, **row, "seconds": seconds})
-        self.progress(1)
-        if not np.isfinite([row["loss"], row["val_loss"]]).all():
+    def note(self, figures: Mapping[str, float], model: keras.Model) -> None:
+        """Note what an epoch came to."""
+        epoch = len(self.rows) + 1
+        self.rows.append({"epoch": epoch, **figures})
+        if not np.isfinite([figures["loss"], figures["val_loss"]]).all():
+            loss, val_loss = figures["loss"], figures["val_loss"]
             raise MedlensError(
                 "Training went astray: the loss is not a number.",
-                got=f"loss {row['loss']}, validation loss {row['val_loss']} in epoch {epoch + 1}",
+                got=f"loss {loss}, validation loss {val_loss} in epoch {epoch}",
                 expected="a finite loss",
                 fix="Lower --learning-rate.",
             )
-        target = self.plan.stop_at_accuracy
-        watched = row["val_accuracy" if self.plan.stop_on == "val" else "accuracy"]
-        is_reached = target is not None and watched >= target
-        if row["val_loss"] < self.best_loss or is_reached:
+        plan = self.plan
+        watched = figures["val_accuracy" if plan.stop_on == "val" else "accuracy"]
+        is_reached = plan.stop_at_accuracy is not None and watched >= plan.stop_at_accuracy
+        if figures["val_loss"] < self.best_loss or is_reached:
             # The network that reached the accuracy asked for is the one that is kept.
-            self.best_loss, self.best_epoch = row["val_loss"], epoch + 1
-            self.best_weights = self.model.get_weights()
+            self.best_loss, self.best_epoch = figures["val_loss"], epoch
+            self.best_layers = _dense_layers(model)
         if is_reached:
-            split = "Validation" if self.plan.stop_on == "val" else "Training"
-            self._stop("accuracy", f"{split} accuracy {watched:.3f} reached {target:g}.")
-        elif epoch + 1 - self.best_epoch >= self.plan.patience:
-            text = f"The validation loss did not fall for {self.plan.patience} epochs."
-            self._stop("patience", text)
-
-    def _stop(self, reason: str, text: str) -> None:
-        self.reason, self.text = reason, text
-        self.model.stop_training = True
-
-
-_HISTORY = ("loss", "accuracy", "val_loss", "val_accuracy")
+            split = "Validation" if plan.stop_on == "val" else "Training"
+            self.stop_reason = "accuracy"
+            self.stop_text = f"{split} accuracy {watched:.3f} reached {plan.stop_at_accuracy:g}."
+        elif epoch - self.best_epoch >= plan.patience:
+            self.stop_reason = "patience"
+            self.stop_text = f"The validation loss did not fall for {plan.patience} epochs."
+        elif epoch == plan.epochs:
+            self.stop_reason = "epochs"
+            self.stop_text = f"The most epochs allowed, {plan.epochs}, were trained."
 
 
-def _fold(
-    model: keras.Model,
-    mean: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    kept: NDArray[np.bool_],
-) -> Head:
-    """Put the standardisation into the first Dense layer; unused columns get weight zero."""
-    values = [layer.get_weights() for layer in model.layers if layer.get_weights()]
-    kernel, bias = (array.astype(np.float64) for array in values[0])
-    folded = np.zeros((len(kept), kernel.shape[1]))
-    folded[kept] = kernel / scale[:, None]
-    first = (folded.astype(np.float32), (bias - mean @ folded[kept]).astype(np.float32))
-    return Head((first, *((kernel, bias) for kernel, bias in values[1:])))
+def _fold(layers: Layers, inputs: HeadInputs) -> Head:
+    """Put standardisation and components into the first Dense layer."""
+    return Head((inputs.fold(*layers[0]), *layers[1:]))
