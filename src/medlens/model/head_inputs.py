@@ -52,7 +52,7 @@ class HeadInputs:
 
     def apply(self, features: Features) -> Features:
         """Inputs of shape (images, columns) from features of shape (images, all features)."""
-        inputs = features - self.mean
+        inputs: Features = features - self.mean
         inputs *= self.factor
         return inputs if self.components is None else inputs @ self.components
 
