@@ -33,13 +33,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.special import softmax
 
 from medlens.data.audit import audit, findings_to_json
 from medlens.data.groups import check_class_sizes, group_images
 from medlens.data.leaks import find_leaks, resolve_leaks
 from medlens.data.split import check_split, split_by_ratio, use_given_split
 from medlens.report.evaluation import evaluate
-from medlens.report.predictions import softmax
 
 RATIOS = (0.7, 0.15, 0.15)
 IMAGES_PER_PATIENT = 4
@@ -87,6 +87,9 @@ def draw_facts(rows: int) -> pd.DataFrame:
             "mean": generator.normal(120, 20, rows).round(3),
             "spread": generator.normal(40, 5, rows).round(3),
             "border": generator.normal(10, 3, rows).round(3),
+            "sharpness": generator.lognormal(-1, 0.4, rows).round(6),
+            "near_copies": "",
+            "look_alike": "",
         }
     )
     return table.sort_values("path", ignore_index=True)
@@ -105,7 +108,7 @@ def draw_predictions(rows: int, classes: int) -> pd.DataFrame:
     truth = generator.integers(0, classes, rows)
     logits = generator.normal(size=(rows, classes))
     logits[np.arange(rows), truth] += 1.5
-    probabilities = softmax(logits)
+    probabilities = softmax(logits, axis=1)
     names = np.array([f"class {number}" for number in range(classes)])
     table = pd.DataFrame(
         {

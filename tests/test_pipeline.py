@@ -61,6 +61,7 @@ def test_the_run_folder_holds_what_the_docs_say(run: medlens.Run) -> None:
     assert {path.name for path in (run.path / "classifier").iterdir()} == {
         "classifier.keras",
         "classifier.json",
+        "familiarity.npz",
     }
 
 

@@ -75,6 +75,19 @@ def _flag() -> Kind:
     return Kind(parse, "true or false", "")
 
 
+def _rule() -> Kind:
+    def parse(value: Any) -> str:
+        from medlens.model.operating_point import parse_rule  # NumPy waits until it is needed
+
+        return parse_rule(str(value)).text
+
+    expected = (
+        "youden, sensitivity=0.95 or specificity=0.95 (a share above 0 and below 1), or "
+        "cost=FN:FP (what a missed positive and a false alarm cost, such as cost=5:1)"
+    )
+    return Kind(parse, expected, "RULE")
+
+
 def _names(expected: str) -> Kind:
     def parse(value: Any) -> tuple[str, ...]:
         return (value,) if isinstance(value, str) else tuple(str(name) for name in value)
@@ -128,6 +141,7 @@ DATA = "data"
 SPLIT = "split"
 NETWORK = "backbone and features"
 HEAD = "head and training"
+EVIDENCE = "evidence and report"
 RUN = "run"
 
 DEFAULT_RATIOS = (0.7, 0.15, 0.15)
@@ -262,6 +276,40 @@ class Options:
         _text("auto, or the name of a class", "auto|NAME"),
         HEAD,
         "The class that counts as positive. auto: the second of two in sorted order.",
+    )
+    operating_point: str = option(
+        "youden",
+        _rule(),
+        EVIDENCE,
+        "How the threshold of the positive class is chosen, on development images alone.",
+    )
+    prevalence: float | str = option(
+        "none",
+        _number(float, 0, 1, "none", open_low=True),
+        EVIDENCE,
+        "Share of positive cases where the classifier shall be used: precision and negative "
+        "predictive value are also given for it.",
+    )
+    folds: int | str = option(
+        "none",
+        _number(int, 2, 20, "none"),
+        EVIDENCE,
+        "Cross-validation: every image not in a given test set is tested once, by a classifier "
+        "that never saw its group. For small data sets.",
+    )
+    robustness: bool = option(
+        False,
+        _flag(),
+        EVIDENCE,
+        "Also tests on at most 200 test images that are mildly blurred, noisy, compressed, "
+        "brighter, darker or turned.",
+    )
+    no_saliency: bool = option(False, _flag(), EVIDENCE, "Draws no heat maps.")
+    no_images: bool = option(
+        False, _flag(), EVIDENCE, "Keeps pictures and file names out of the report."
+    )
+    pdf: bool = option(
+        False, _flag(), EVIDENCE, "Also prints the report as report.pdf, by an installed Chromium."
     )
     seed: int = option(
         0,

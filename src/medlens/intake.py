@@ -32,6 +32,7 @@ from medlens.screen import Screen
 MENDED_BY: Mapping[str, str] = {
     "conflicting_label": "drop_conflicts",
     "leak_duplicate": "resolve_leaks",
+    "leak_near_duplicate": "resolve_leaks",
     "leak_patient": "resolve_leaks",
 }
 # How many pictures the self-check of the network looks at.
@@ -229,7 +230,7 @@ def divide(intake: Intake, options: Options, screen: Screen) -> pd.DataFrame:
             resolved = resolve_leaks(kept, groups[kept.index])
             _say_resolved(resolved, screen)
             gone = kept.index.difference(resolved.table.index)
-            excluded[gone] = "leak: a copy or the patient is in a later split"
+            excluded[gone] = "leak: a copy, near-duplicate or the patient is in a later split"
             kept = resolved.table
         given = use_given_split(kept, groups[kept.index], ratios=shares, seed=options.seed)
         split = given.split
@@ -240,6 +241,10 @@ def divide(intake: Intake, options: Options, screen: Screen) -> pd.DataFrame:
         screen.say("Split: by ratio, stratified by class, in whole groups.")
     used = split.index[split != ""]
     check_split(table.loc[used], groups[used], split[used], intake.dataset.classes)
+    if options.folds != "none" and not (kept["split"] == "test").any():
+        # Every image is tested in one of the folds: none is kept apart for it.
+        split = split.mask(split == "test", "train")
+        screen.say(f"Cross-validation: {options.folds} folds instead of a test set of its own.")
     divided = table.assign(
         split=split.reindex(table.index).fillna(""), group=groups, excluded=excluded
     )
@@ -262,6 +267,8 @@ def _say_resolved(resolved: Resolved, screen: Screen) -> None:
 def _say_split(table: pd.DataFrame, classes: tuple[str, ...], screen: Screen) -> None:
     for split in SPLITS:
         rows = table[table["split"] == split]
+        if rows.empty:
+            continue
         counts = ", ".join(f"{name} {(rows['label'] == name).sum():,}" for name in classes)
         screen.say(
             f"  {split:5} {len(rows):,} images, {rows['group'].nunique():,} groups: {counts}"
@@ -269,8 +276,12 @@ def _say_split(table: pd.DataFrame, classes: tuple[str, ...], screen: Screen) ->
 
 
 def dataset_csv(table: pd.DataFrame) -> str:
-    """The text of dataset.csv: one row per image found, its facts, and why it is left out."""
-    return table.drop(columns="split").to_csv(index=False)
+    """The text of dataset.csv: one row per image found, its facts, and why it is left out.
+
+    The split stands in splits.csv, images that look alike in audit.json; of the fingerprint nobody
+    can read anything.
+    """
+    return table.drop(columns=["split", "look_alike", "fingerprint"]).to_csv(index=False)
 
 
 def image_size(dataset: Dataset, options: Options, screen: Screen) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+import pandas as pd
 
 from medlens.config import Options
 from medlens.data.scan import PictureRule, Pictures
@@ -20,6 +22,7 @@ from medlens.intake import (
     frame,
     image_size,
     list_images,
+    ratios,
     sample_pictures,
     say_baseline,
     say_images,
@@ -30,13 +33,21 @@ from medlens.intake import (
 from medlens.log import log_to
 from medlens.model.backbone import BACKBONES, find_weights
 from medlens.model.classifier import ClassifierFacts, check_saved, feature_columns, save_classifier
+from medlens.model.cross_validation import Fold, cross_validate
+from medlens.model.development import FITTED_ON, Choices, develop
 from medlens.model.engine import choose_pass
-from medlens.model.features import extract_features, feature_store, unknown_keys
-from medlens.model.head import HeadPlan, TrainingRows, train_head
+from medlens.model.features import (
+    extract_features,
+    feature_store,
+    gather_features,
+    unknown_keys,
+)
+from medlens.model.head import HeadPlan
+from medlens.model.operating_point import parse_rule
 from medlens.report.evaluation import evaluate
 from medlens.report.facts import notices, result_lines, training_facts
 from medlens.report.plots import write_figures
-from medlens.report.predictions import read_predictions, tabulate_predictions, write_predictions
+from medlens.report.predictions import predict_all, read_predictions, write_predictions
 from medlens.report.render import render_report
 from medlens.run import Run
 from medlens.run_dir import open_run
@@ -82,7 +93,6 @@ def run_training(options: Options, screen: Screen) -> Run:
         # Split, in whole groups.
         table = divide(intake, options, screen)
         write_text(run.dataset, dataset_csv(table))
-        write_text(run.splits, splits_to_csv(table, table["split"]))
         used = table[table["split"] != ""].reset_index(drop=True)
 
         # The frozen network, once per image.
@@ -90,27 +100,55 @@ def run_training(options: Options, screen: Screen) -> Run:
         with screen.progress("Frozen network", unknown_keys(keys, features), "images") as progress:
             load = partial(frozen_pass.forward, cache)
             extract_features(keys, load, pictures.store, features, progress, screen.say)
-        matrix = features.read(keys)[:, feature_columns(backbone, options.features)]
-        shutil.rmtree(run.pictures, ignore_errors=True)
+        columns = feature_columns(backbone, options.features)
+        matrix = gather_features(keys, features, columns, run.features)
 
-        # The head, on the features.
-        plan = plan_head(options)
+        # The head on the features, and everything that is chosen on development images.
         labels = np.searchsorted(classes, used["label"])
-        is_train, is_val = (used["split"].to_numpy() == split for split in ("train", "val"))
+        plan, choices = plan_head(options), plan_choices(options, classes, positive_class)
         say_baseline(used, screen)
         with screen.progress("Training the head", plan.epochs, "epochs") as progress:
-            rows = TrainingRows(np.flatnonzero(is_train), np.flatnonzero(is_val))
-            training = train_head(matrix, labels, rows, len(classes), plan, progress)
+            development = develop(matrix, used, labels, len(classes), plan, choices, progress)
+        training = development.training
         screen.say(f"{training.stop_text} Best epoch: {training.best_epoch}.")
+        folds: list[Fold] = []
+        if options.folds != "none":
+            count = int(options.folds)
+            with screen.progress("Cross-validation", count, "folds") as progress:
+                folds = cross_validate(
+                    matrix,
+                    used,
+                    labels,
+                    len(classes),
+                    plan,
+                    choices,
+                    count,
+                    ratios(options),
+                    progress,
+                )
+        write_text(
+            run.splits, splits_to_csv(table, table["split"], fold_column(table, used, folds))
+        )
         write_text(run.history, training.history.to_csv(index=False))
 
         # The classifier: one network from raw pixels to probabilities, in a folder of its own.
-        described = ClassifierFacts(classes, options.features, frame(options), positive_class)
+        described = ClassifierFacts(
+            classes,
+            options.features,
+            frame(options),
+            positive_class,
+            development.temperature,
+            development.operating_point,
+            development.set_thresholds,
+            FITTED_ON[development.fitted_on],
+            development.familiarity,
+            development.limit,
+        )
         classifier = save_classifier(run.classifier, frozen_pass, training.head, described)
 
         # What it says about every image; from that table alone, every number.
-        logits = training.head.logits(matrix)
-        write_predictions(run.predictions, tabulate_predictions(used, logits, classes))
+        said_of_all = predict_all(matrix, used, development, folds, classes, positive_class)
+        write_predictions(run.predictions, said_of_all)
         predictions = read_predictions(run.predictions)
         difference = check_saved(classifier, predictions, dataset.root, frozen_pass.precision)
         facts = training_facts(frozen_pass, plan, training, options.features)
@@ -122,12 +160,35 @@ def run_training(options: Options, screen: Screen) -> Run:
         write_json(run.evaluation, {"notices": said, **evaluation})
         write_json(run.environment, environment_json(options.seed, table, weights.sha256))
 
+        shutil.rmtree(run.pictures, ignore_errors=True)
+        run.features.unlink(missing_ok=True)
+
         # Pictures of it, and the report.
         write_figures(run)
         render_report(run)
         screen.say("\n".join([*said, *result_lines(evaluation), f"Report: {run.report}"]))
         screen.say("Not a medical device.")
     return Run(run.root)
+
+
+def fold_column(
+    table: pd.DataFrame, used: pd.DataFrame, folds: list[Fold]
+) -> pd.Series[str] | None:
+    """The fold each image is tested in, "" for none; None without cross-validation."""
+    if not folds:
+        return None
+    fold_of = {path: str(fold.number) for fold in folds for path in used["path"].iloc[fold.rows]}
+    return table["path"].map(lambda path: fold_of.get(path, ""))
+
+
+def plan_choices(options: Options, classes: Sequence[str], positive_class: str | None) -> Choices:
+    """What is to be chosen on development images, as the options say it."""
+    return Choices(
+        positive=None if positive_class is None else list(classes).index(positive_class),
+        rule=parse_rule(options.operating_point),
+        prevalence=None if options.prevalence == "none" else float(options.prevalence),
+        seed=options.seed,
+    )
 
 
 def plan_head(options: Options) -> HeadPlan:

@@ -82,6 +82,41 @@ class RunDir:
         return self.root / "report.html"
 
     @property
+    def out_of_fold(self) -> Path:
+        """What heads say of train's images that were not fitted on them."""
+        return self.root / "out_of_fold.csv"
+
+    @property
+    def label_suspects(self) -> Path:
+        """Images whose label may be wrong."""
+        return self.root / "label_suspects.csv"
+
+    @property
+    def heat_maps(self) -> Path:
+        """Pictures of the test set with their heat maps."""
+        return self.root / "heat_maps"
+
+    @property
+    def external(self) -> Path:
+        """External tests, each a folder."""
+        return self.root / "external"
+
+    @property
+    def report_pdf(self) -> Path:
+        """The report, printed."""
+        return self.root / "report.pdf"
+
+    @property
+    def model_card(self) -> Path:
+        """What the classifier is, in a page."""
+        return self.root / "model_card.md"
+
+    @property
+    def features(self) -> Path:
+        """Features in one file, where they are too many for memory, only while the run goes on."""
+        return self.root / ".features.npy"
+
+    @property
     def pictures(self) -> Path:
         """Pictures at the network's size, only while the run is under way."""
         return self.root / ".pictures"
@@ -106,6 +141,13 @@ class RunDir:
             self.evaluation,
             self.figures,
             self.report,
+            self.report_pdf,
+            self.model_card,
+            self.out_of_fold,
+            self.label_suspects,
+            self.heat_maps,
+            self.external,
+            self.features,
             self.pictures,
             self.log,
         )

@@ -42,6 +42,9 @@ def clean_table(*, num_images: int = 200, classes: tuple[str, ...] = ("sick", "w
             "mean": generator.normal(120, 10, num_images),
             "spread": generator.normal(40, 5, num_images),
             "border": generator.normal(5, 1, num_images),
+            "sharpness": generator.lognormal(-1, 0.4, num_images),
+            "near_copies": "",
+            "look_alike": "",
             "site": "Eastfield",
         }
     ).sort_values("path", ignore_index=True)
@@ -70,7 +73,7 @@ def broken(table: pd.DataFrame, rows: list[int]) -> pd.DataFrame:
     table.loc[rows, "unreadable"] = "It is cut short."
     table.loc[rows, ["pixels_sha256", "patient", "mode", "format"]] = ""
     table.loc[rows, ["width", "height", "levels"]] = 0
-    table.loc[rows, ["mean", "border"]] = 0.0
+    table.loc[rows, ["mean", "border", "sharpness"]] = 0.0
     return table
 
 
@@ -138,6 +141,62 @@ def test_the_same_image_with_two_labels_is_an_error() -> None:
     assert "--drop-conflicts" in finding.fix
 
 
+def with_near_copies(table: pd.DataFrame, *sets: list[int]) -> pd.DataFrame:
+    table = table.copy()
+    for rows in sets:
+        table.loc[rows, "near_copies"] = table["pixels_sha256"][rows[0]]
+    return table
+
+
+def test_near_duplicates_are_counted_by_picture_not_by_file() -> None:
+    table = clean_table()
+    table.loc[2, "pixels_sha256"] = table["pixels_sha256"][1]
+    table = with_near_copies(table, [0, 1, 2], [10, 11, 12])
+    found = run(table)
+    assert set(found) == {"duplicate", "near_duplicate"}
+    finding = found["near_duplicate"]
+    assert finding.severity == "warning"
+    assert finding.message.startswith("2 groups of near-duplicates hold 3 extra images:")
+    paths = table["path"].tolist()
+    assert finding.files == (tuple(paths[:2]), tuple(paths[10:13]))
+    assert finding.count == 5
+    counts = findings_to_json([], table)["counts"]
+    assert (counts["near_duplicate_groups"], counts["extra_near_duplicates"]) == (2, 3)
+
+
+def test_what_equal_pixels_say_is_not_said_again() -> None:
+    """The other near-duplicates were dropped; what is left of the set is one picture, twice."""
+    table = clean_table()
+    table.loc[1, "pixels_sha256"] = table["pixels_sha256"][0]
+    assert set(run(with_near_copies(table, [0, 1]))) == {"duplicate"}
+
+
+def test_near_duplicates_with_two_labels_are_a_warning() -> None:
+    table = with_near_copies(clean_table(), [0, 150], [20, 21])
+    finding = run(table)["near_conflict"]
+    assert finding.severity == "warning"
+    assert finding.files == ((table["path"][0], table["path"][150]),)
+    assert "1 group of near-duplicates with more than one label: 2 images" in finding.message
+
+
+def test_a_label_that_equal_pixels_contradict_is_no_second_conflict() -> None:
+    table = clean_table()
+    table.loc[150, "pixels_sha256"] = table["pixels_sha256"][0]
+    found = run(with_near_copies(table, [0, 1, 150]))
+    assert set(found) == {"conflicting_label", "duplicate", "near_duplicate"}
+
+
+def test_images_that_all_look_alike_are_a_warning_and_tie_nothing() -> None:
+    table = clean_table()
+    table.loc[:149, "look_alike"] = table["pixels_sha256"][0]
+    found = run(table)
+    assert set(found) == {"look_alike"}
+    finding = found["look_alike"]
+    assert finding.severity == "warning"
+    assert "150 of 200 images (75.0 %)" in finding.message
+    assert finding.files == (tuple(table["path"][:150]),)
+
+
 def given(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a clean given split, by patient, the same in both classes."""
     place = table.groupby("label").cumcount() // 2 % 10
@@ -170,6 +229,20 @@ def test_copies_and_patients_that_cross_the_given_split_are_errors() -> None:
         assert "--resolve-leaks" in finding.fix
     with pytest.raises(MedlensError):
         use_given_split(table, group_images(table), ratios=RATIOS, seed=0)
+
+
+def test_near_duplicates_that_cross_the_given_split_are_an_error() -> None:
+    table = given(clean_table())
+    train, test = (table.index[table["split"] == name] for name in ("train", "test"))
+    table = with_near_copies(table, [train[0], test[0], test[1]], [train[4], train[5]])
+    found = run(table)
+    assert set(found) == {"leak_near_duplicate", "near_duplicate"}
+    finding = found["leak_near_duplicate"]
+    assert finding.severity == "error"
+    assert finding.message.startswith("2 of 40 test files have a near-duplicate in train.")
+    assert "1 group of near-duplicates crosses the given split" in finding.message
+    assert "--resolve-leaks" in finding.fix
+    assert finding.count == 3
 
 
 def test_a_too_small_class_is_the_error_that_stops_the_split() -> None:

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pydicom.data
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from medlens.data.dataset import read_dataset
+from medlens.data.facts_cache import FactsCache
+from medlens.data.groups import group_images
 from medlens.data.images import fit_to_square
+from medlens.data.phantom import draw_phantom
 from medlens.data.scan import (
     PictureRule,
     Pictures,
@@ -22,6 +28,7 @@ from medlens.data.scan import (
     choose_image_size,
     in_order,
     join_patients,
+    measure_sharpness,
     scan,
 )
 from medlens.data.store import Store
@@ -91,9 +98,9 @@ def facts_file(tmp_path: Path) -> Path:
     return next((tmp_path / "cache" / "facts").iterdir())
 
 
-def change_facts(tmp_path: Path, statement: str) -> None:
+def change_facts(tmp_path: Path, statement: str, *values: str) -> None:
     with sqlite3.connect(facts_file(tmp_path)) as connection:
-        assert connection.execute(statement).rowcount > 0
+        assert connection.execute(statement, values).rowcount > 0
     connection.close()
 
 
@@ -103,6 +110,110 @@ def test_a_second_scan_takes_the_facts_from_the_cache(data: Path, tmp_path: Path
     second = read(data, tmp_path)
     assert set(second["format"]) == {"CACHED", "TIFF", ""}
     pd.testing.assert_frame_equal(first.drop(columns="format"), second.drop(columns="format"))
+
+
+def phantom(patient: int, seed: int = 5) -> Image.Image:
+    return Image.fromarray(
+        draw_phantom("healthy", size=96, patient=patient, image=1, seed=seed).pixels
+    )
+
+
+@pytest.fixture()
+def copied(tmp_path: Path) -> Path:
+    """Twelve pictures; the first two are there again as JPEG, the first one also as TIFF."""
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    rows = ["path,label"]
+    for patient in range(12):
+        picture = phantom(patient + 1)
+        stored = {f"{patient:02}.png": picture}
+        if patient < 2:
+            stored[f"{patient:02}.jpg"] = picture
+        if patient == 0:
+            stored["00.tif"] = picture
+        for name, image in stored.items():
+            image.save(folder / name)
+            rows.append(f"{name},{patient % 2}")
+    (folder / "blank.png").write_bytes(b"")
+    (folder / "labels.csv").write_text("\n".join([*rows, "blank.png,0"]))
+    return folder / "labels.csv"
+
+
+def test_near_duplicates_are_one_set_with_their_exact_copies(copied: Path, tmp_path: Path) -> None:
+    table = read(copied, tmp_path)
+    keys, near = table["pixels_sha256"], table["near_copies"]
+    assert keys["00.png"] == keys["00.tif"] != keys["00.jpg"]
+    first, second = (min(keys[f"{name}.png"], keys[f"{name}.jpg"]) for name in ("00", "01"))
+    expected = dict.fromkeys(["00.png", "00.jpg", "00.tif"], first)
+    expected |= dict.fromkeys(["01.png", "01.jpg"], second)
+    assert near[near != ""].to_dict() == expected
+    assert set(table["look_alike"]) == {""}
+    assert table.loc["blank.png", "fingerprint"] == ""
+    assert set(table["fingerprint"].drop("blank.png").str.len()) == {84}
+
+
+def test_a_second_scan_takes_near_duplicates_from_the_cache(copied: Path, tmp_path: Path) -> None:
+    first = read(copied, tmp_path)
+    keys = first["pixels_sha256"]
+    others = json.dumps([(keys["05.png"], keys["06.png"])])
+    change_facts(tmp_path, "UPDATE near_duplicates SET value = ?", others)
+    near = read(copied, tmp_path)["near_copies"]
+    assert sorted(near.index[near != ""]) == ["05.png", "06.png"]
+    # With one image more it is another data set.
+    phantom(30).save(copied.parent / "30.png")
+    copied.write_text(copied.read_text() + "\n30.png,0")
+    near = read(copied, tmp_path)["near_copies"]
+    assert sorted(near.index[near != ""]) == sorted(first.index[first["near_copies"] != ""])
+
+
+def test_thumbnails_that_left_the_cache_are_taken_anew(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody empties the cache between the reading and the search."""
+    expected = read(copied, tmp_path)["near_copies"]
+
+    def forget(self: FactsCache, known: object) -> None:
+        del known
+
+    monkeypatch.setattr(FactsCache, "add", forget)
+    shutil.rmtree(tmp_path / "cache")
+    pd.testing.assert_series_equal(read(copied, tmp_path)["near_copies"], expected)
+
+
+def test_images_that_all_look_alike_tie_nothing(tmp_path: Path) -> None:
+    """Thirty pictures of one phantom, a dot in another place in each: who could tell?"""
+    folder = tmp_path / "alike"
+    folder.mkdir()
+    rows = ["path,label"]
+    for number in range(30):
+        picture = np.array(phantom(1))
+        picture[3 * number : 3 * number + 3, 2:5] = 255
+        Image.fromarray(picture).save(folder / f"{number:02}.png")
+        rows.append(f"{number:02}.png,{number % 2}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    table = read(folder / "labels.csv", tmp_path)
+    assert set(table["near_copies"]) == {""}
+    assert (table["look_alike"] != "").sum() >= 16
+    assert group_images(table).nunique() == 30
+
+
+def test_sharpness_is_that_of_noise_and_falls_with_blur() -> None:
+    noise = np.random.default_rng(0).normal(128, 20, (200, 200))
+    image = Image.fromarray(np.clip(np.rint(noise), 0, 255).astype(np.uint8))
+    assert measure_sharpness(image) == pytest.approx(20, rel=0.03)
+    darker = image.point([level // 2 for level in range(256)])
+    assert measure_sharpness(darker) == pytest.approx(measure_sharpness(image), rel=0.03)
+    picture = phantom(1)
+    values = [
+        measure_sharpness(picture.filter(ImageFilter.GaussianBlur(width))) for width in (0, 1, 2)
+    ]
+    assert all(more > 2 * less for more, less in pairwise(values)), values
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 2), (2, 2)])
+def test_what_is_too_small_or_flat_has_no_sharpness(size: tuple[int, int]) -> None:
+    assert measure_sharpness(Image.new("L", size, 9)) == 0
+    assert measure_sharpness(Image.new("L", (300, 300), 9)) == 0
 
 
 def test_pictures_are_left_once_for_each_content_and_only_where_needed(

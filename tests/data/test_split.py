@@ -24,16 +24,17 @@ from medlens.data.split import (
 from medlens.errors import MedlensError
 
 RATIOS = (0.7, 0.15, 0.15)
+TIES = ("patient", "pixels_sha256", "near_copies")
 
 
 def table_of(*rows: tuple[str, str, str, str, str]) -> pd.DataFrame:
     """A table from rows of path, label, patient, pixels, split."""
     columns = ["path", "label", "patient", "pixels_sha256", "split"]
-    return pd.DataFrame(rows, columns=columns, dtype=str).assign(unreadable="")
+    return pd.DataFrame(rows, columns=columns, dtype=str).assign(near_copies="", unreadable="")
 
 
 def random_table(seed: int) -> pd.DataFrame:
-    """Patients with 1 to 30 images, mostly of one class, some copies among and across patients."""
+    """Patients with 1 to 30 images, mostly of one class, some of them copies or near-duplicates."""
     generator = np.random.default_rng(seed)
     num_classes = int(generator.integers(2, 6))
     num_patients = int(generator.integers(8, 30)) * num_classes
@@ -47,12 +48,17 @@ def random_table(seed: int) -> pd.DataFrame:
     for _ in range(int(generator.integers(0, 8))):
         original, copy = generator.integers(0, len(patient), 2)
         pixels[copy] = pixels[original]
+    near = np.full(len(patient), "", object)
+    for number in range(int(generator.integers(0, 8))):
+        shown = generator.choice(pixels, 2)
+        near[np.isin(pixels, shown)] = f"near {number}"
     table = pd.DataFrame(
         {
             "path": [f"{number:05}.png" for number in generator.permutation(len(patient))],
             "label": [f"class {number}" for number in label],
             "patient": [f"P{a}" if b else "" for a, b in zip(patient, is_known, strict=True)],
             "pixels_sha256": [f"pixels {number}" for number in pixels],
+            "near_copies": near,
             "split": "",
             "unreadable": "",
         }
@@ -72,7 +78,7 @@ def large_singles(num_images: int, shares: dict[str, float]) -> pd.DataFrame:
 def linked_by_hand(table: pd.DataFrame) -> list[set[int]]:
     """Groups by repeated merging of sets: slow, and nothing like the code under test."""
     groups = [{row} for row in range(len(table))]
-    for column in ("patient", "pixels_sha256"):
+    for column in TIES:
         for value in set(table[column]) - {""}:
             rows = set(np.flatnonzero(table[column] == value).tolist())
             touched = [group for group in groups if group & rows]
@@ -82,9 +88,9 @@ def linked_by_hand(table: pd.DataFrame) -> list[set[int]]:
 
 
 def crossings(table: pd.DataFrame, split: pd.Series[str]) -> int:
-    """How many patients and pictures are in more than one split, counted by hand."""
+    """How many patients, pictures and near-duplicates are in several splits, counted by hand."""
     found = 0
-    for column in ("patient", "pixels_sha256"):
+    for column in TIES:
         seen: dict[str, set[str]] = {}
         for value, name in zip(table[column], split, strict=True):
             if value and name:
@@ -390,6 +396,43 @@ def test_planted_leaks_are_found_counted_and_named() -> None:
     assert "test/sick/50.png (test)" in " ".join(error.names)
     assert ".png" not in str(error)
     assert "well21" not in str(error)
+
+
+def test_near_duplicates_that_cross_are_counted_without_those_that_have_a_twin() -> None:
+    table = given_table()
+    near = ("train/sick/00.png", "val/sick/40.png", "test/sick/50.png", "test/well/50.png")
+    table.loc[table["path"].isin(near), "near_copies"] = "one picture"
+    leaks = find_leaks(table, group_images(table), table["split"])
+    crossing = leaks.near_copies
+    assert crossing.files == (tuple(sorted(near)),)
+    assert (crossing.test_in_train, crossing.test_in_val, crossing.val_in_train) == (2, 2, 1)
+    assert leaks.copies.files == leaks.patients.files == ()
+    with pytest.raises(MedlensError) as caught:
+        refuse_leaks(leaks)
+    assert "2 of 20 test files have a near-duplicate in train" in caught.value.got
+    assert "--resolve-leaks" in caught.value.fix
+
+    # Twins of the train image: what crosses from train to them is said of copies already.
+    original = table["pixels_sha256"][row(table, near[0])]
+    for path in near[2:]:
+        table.loc[row(table, path), "pixels_sha256"] = original
+    crossing = find_leaks(table, group_images(table), table["split"]).near_copies
+    assert (crossing.test_in_train, crossing.test_in_val, crossing.val_in_train) == (0, 2, 1)
+    table.loc[row(table, near[1]), "pixels_sha256"] = original
+    crossing = find_leaks(table, group_images(table), table["split"]).near_copies
+    assert crossing.files == ()
+
+
+def test_resolving_leaks_takes_out_near_duplicates_too() -> None:
+    table = given_table()
+    table.loc[table["path"].isin(["train/sick/00.png", "test/sick/50.png"]), "near_copies"] = "one"
+    table.loc[table["path"].isin(["train/sick/04.png", "val/sick/40.png"]), "near_copies"] = "two"
+    groups = group_images(table)
+    resolved = resolve_leaks(table, groups)
+    assert resolved.removed == {"train": {"sick": 2}, "val": {}}  # with the patient's other image
+    assert resolved.moved == {"sick": 2}
+    kept = resolved.table
+    check_split(kept, groups[kept.index], kept["split"], ["sick", "well"])
 
 
 def test_unknown_patients_are_no_leak() -> None:
@@ -698,7 +741,7 @@ def decoded_table(folder: Path) -> pd.DataFrame:
         with Image.open(folder / path) as picture:
             pixels = picture.convert("RGB")
         hashes.append(hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest())
-    return table.assign(pixels_sha256=hashes, patient="", unreadable="")
+    return table.assign(pixels_sha256=hashes, near_copies="", patient="", unreadable="")
 
 
 @pytest.mark.shared_data

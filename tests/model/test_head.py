@@ -8,6 +8,7 @@ import pytest
 from medlens.errors import MedlensError
 from medlens.model.head import HeadPlan, Training, TrainingRows
 from medlens.model.head import train_head as train_on_rows
+from medlens.model.head_inputs import apply_inputs, fit_inputs
 
 PLAN = HeadPlan(
     units=0,
@@ -127,3 +128,51 @@ def test_features_that_are_all_the_same_are_refused() -> None:
     labels = np.arange(20) % 2
     with pytest.raises(MedlensError, match="No feature differs"):
         train_head((same, labels), (same, labels), 2, PLAN, quiet)
+
+
+def test_a_compiled_head_starts_anew() -> None:
+    train, val = examples(200, 0), examples(100, 1)
+    plan = replace(PLAN, epochs=4, units=8, patience=9)
+    first = train_head(train, val, 3, plan, quiet)
+    features, labels = np.concatenate([train[0], val[0]]), np.concatenate([train[1], val[1]])
+    rows = TrainingRows(np.arange(200), np.arange(200, 300))
+    # Other images in between leave nothing behind in weights, optimizer or dropout.
+    fewer = TrainingRows(np.arange(12), rows.stop)
+    train_on_rows(features, labels, fewer, 3, plan, quiet, first.compiled)
+    again = train_on_rows(features, labels, rows, 3, plan, quiet, first.compiled)
+    fresh = train_on_rows(features, labels, rows, 3, plan, quiet)
+    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    np.testing.assert_allclose(again.history[columns], fresh.history[columns], rtol=1e-6)
+
+
+def test_inputs_have_the_length_asked_for_and_fold_into_the_first_layer() -> None:
+    features, _ = examples(300, 3)
+    rows = np.arange(0, 300, 2)
+    random = np.random.default_rng(0)
+    for hidden, columns in ((False, 20), (True, 30)):
+        inputs = fit_inputs(features, rows, hidden=hidden, columns=30)
+        assert inputs.columns == columns
+        values = apply_inputs(inputs, features, rows)
+        length = 4.0 if hidden else 1.0
+        assert np.sqrt(np.square(values).sum(1).mean()) == pytest.approx(length, rel=1e-3)
+        np.testing.assert_allclose(values.mean(0), 0, atol=1e-4)
+        kernel = random.normal(size=(columns, 4)).astype(np.float32)
+        bias = random.normal(size=4).astype(np.float32)
+        folded_kernel, folded_bias = inputs.fold(kernel, bias)
+        np.testing.assert_allclose(
+            features[rows] @ folded_kernel + folded_bias, values @ kernel + bias, atol=2e-3
+        )
+
+
+def test_the_components_are_those_of_largest_variance() -> None:
+    random = np.random.default_rng(1)
+    count, columns, hidden = 900, 700, 5
+    directions = np.linalg.qr(random.normal(size=(columns, hidden)))[0]
+    features = random.normal(size=(count, hidden)) * 40 @ directions.T
+    features = (features + random.normal(size=(count, columns))).astype(np.float32)
+    inputs = fit_inputs(features, np.arange(count), hidden=True)
+    assert inputs.columns == 512
+    centred = (features - features.mean(0)) / features.std(0)
+    expected = np.linalg.svd(centred, full_matrices=False)[1][:hidden] ** 2
+    found = np.square(apply_inputs(inputs, features, np.arange(count))).sum(0)[:hidden]
+    np.testing.assert_allclose(found * columns / 16, expected, rtol=1e-3)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from medlens.files import write_json, write_text
+from medlens.model.verdict import Verdict
 from medlens.report.evaluation import evaluate
 from medlens.report.predictions import tabulate_predictions, write_predictions
 from medlens.run_dir import RunDir
@@ -46,7 +47,11 @@ def write_run(
     truth = np.array([classes.index(name) for name in used["label"]])
     logits = generator.normal(0, 1.2, (len(used), len(classes)))
     logits[np.arange(len(used)), truth] += 2
-    write_predictions(run.predictions, tabulate_predictions(used, logits, list(classes)))
+    used["role"] = used["split"].map({"train": "fit", "val": "stop", "test": "test"})
+    verdict = Verdict(classes, 1.0, None, None, 9.0)
+    distances = generator.uniform(1, 9.2, len(used))
+    table = tabulate_predictions(used, logits, distances, verdict)
+    write_predictions(run.predictions, table)
     evaluation = evaluate(
         pd.read_csv(run.predictions, keep_default_na=False, dtype={"label": str, "predicted": str}),
         classes=classes,

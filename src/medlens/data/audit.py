@@ -5,11 +5,15 @@
 | too_many_unreadable | error           | more than 5 % of the files cannot be read                |
 | conflicting_label   | error           | the same image has two labels                            |
 | leak_duplicate      | error           | copies of an image are in several given splits           |
+| leak_near_duplicate | error           | near-duplicates are in several given splits              |
 | leak_patient        | error           | a patient is in several given splits                     |
 | class_too_small     | error           | a class has too few images or groups                     |
 | split_impossible    | error           | train, val and test cannot each have every class         |
 | unreadable          | warning         | some files cannot be read; train goes on without them    |
 | duplicate           | warning         | identical images, counted by their pixels                |
+| near_duplicate      | warning         | one picture saved again, resized, brightened or cropped  |
+| near_conflict       | warning         | near-duplicates have two labels                          |
+| look_alike          | warning         | images too much alike to tell which are near-duplicates  |
 | mask                | warning         | segmentation masks lie among the images                  |
 | blank               | warning         | images of one flat colour                                |
 | some_patients       | warning         | the patient is known for a part of the images only       |
@@ -19,6 +23,8 @@
 | balance_shift       | note            | a class is rarer or commoner in test than in train       |
 | no_patient          | note            | no patient is known: disjoint by image only              |
 | patient_in_classes  | note            | patients with images in several classes                  |
+| dark                | note            | images that are nearly black beside the others           |
+| blurred             | note            | images with hardly any fine detail beside the others     |
 
 An error stops `train`; for conflicting_label and the leaks an option mends it.
 """
@@ -33,18 +39,29 @@ from typing import Any
 import pandas as pd
 
 from medlens.data.class_differences import find_class_differences
+from medlens.data.copy_findings import (
+    find_conflicts,
+    find_duplicates,
+    find_look_alike,
+    find_near_duplicates,
+)
 from medlens.data.finding import (
     SEVERITIES,
     Finding,
     count_values,
     each_file,
-    files_by,
     number_of,
     percent,
 )
-from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
-from medlens.data.leaks import copies_in_words, find_leaks, patients_in_words
+from medlens.data.groups import SPLITS, check_class_sizes, group_images
+from medlens.data.leaks import (
+    copies_in_words,
+    find_leaks,
+    near_copies_in_words,
+    patients_in_words,
+)
 from medlens.data.patient_findings import find_dominant_patient, find_patients
+from medlens.data.picture_findings import find_blank, find_dark_and_blurred
 from medlens.data.split import check_split, split_by_ratio, use_given_split
 from medlens.errors import MedlensError
 
@@ -83,8 +100,11 @@ def audit(
         find_split_leaks,
         lambda used: find_small_classes(table, min_per_class=min_per_class),
         find_duplicates,
+        find_near_duplicates,
+        find_look_alike,
         find_masks,
         find_blank,
+        find_dark_and_blurred,
         find_patients,
         find_imbalance,
         find_class_differences,
@@ -100,6 +120,8 @@ def findings_to_json(findings: list[Finding], table: pd.DataFrame) -> dict[str, 
     """The content of audit.json: the counts of the data set, then the findings."""
     used = table[table["unreadable"] == ""]
     copies = used["pixels_sha256"].value_counts()
+    near = used.loc[used["near_copies"] != "", ["near_copies", "pixels_sha256"]].drop_duplicates()
+    near_copies = near["near_copies"].value_counts()
     counts = {
         "found": len(table),
         "readable": len(used),
@@ -110,6 +132,8 @@ def findings_to_json(findings: list[Finding], table: pd.DataFrame) -> dict[str, 
         "groups": int(group_images(used).nunique()),
         "duplicate_groups": int((copies > 1).sum()),
         "extra_copies": len(used) - len(copies),
+        "near_duplicate_groups": int((near_copies > 1).sum()),
+        "extra_near_duplicates": int((near_copies - 1).sum()),
         "given_split": {
             name: count_values(used.loc[used["split"] == name, "label"])
             for name in SPLITS
@@ -171,51 +195,8 @@ def find_unreadable(table: pd.DataFrame) -> list[Finding]:
     ]
 
 
-def find_conflicts(used: pd.DataFrame) -> list[Finding]:
-    """Identical images with different labels."""
-    files = files_by(used[has_conflict(used)], "pixels_sha256")
-    if not files:
-        return []
-    count = sum(map(len, files))
-    return [
-        Finding(
-            code="conflicting_label",
-            severity="error",
-            message=f"{number_of(len(files), 'image')} with more than one label: {count:,} "
-            "identical files lie in different classes.",
-            fix="Find out which label is right and remove the other copies; or leave all of them "
-            "out with --drop-conflicts.",
-            count=count,
-            files=files,
-        )
-    ]
-
-
-def find_duplicates(used: pd.DataFrame) -> list[Finding]:
-    """Identical images, by their decoded pixels."""
-    files = files_by(used[used["pixels_sha256"].duplicated(keep=False)], "pixels_sha256")
-    if not files:
-        return []
-    extra = sum(map(len, files)) - len(files)
-    copies = number_of(extra, "extra copy", "extra copies")
-    return [
-        Finding(
-            code="duplicate",
-            severity="warning",
-            message=f"{number_of(len(files), 'group')} of identical images hold"
-            f"{'s' if len(files) == 1 else ''} {copies}: there are {len(used) - extra:,} different "
-            f"images, not {len(used):,}.",
-            fix="Nothing needs to be done: copies stay in one split. Remove them if they are not "
-            "meant to be there, for they count several times.",
-            count=sum(map(len, files)),
-            files=files,
-            details={"groups": len(files), "extra_copies": extra},
-        )
-    ]
-
-
 def find_split_leaks(used: pd.DataFrame) -> list[Finding]:
-    """Copies and patients that cross the given split."""
+    """Copies, near-duplicates and patients that cross the given split."""
     leaks = find_leaks(used, used["group"], used["split"])
     fix = (
         "--resolve-leaks keeps the given test set whole and takes the other copies out of train "
@@ -223,6 +204,13 @@ def find_split_leaks(used: pd.DataFrame) -> list[Finding]:
     )
     kinds = (
         ("leak_duplicate", leaks.copies, copies_in_words(leaks), "group", "of identical images"),
+        (
+            "leak_near_duplicate",
+            leaks.near_copies,
+            near_copies_in_words(leaks),
+            "group",
+            "of near-duplicates",
+        ),
         ("leak_patient", leaks.patients, patients_in_words(leaks), "patient", ""),
     )
     return [
@@ -293,24 +281,6 @@ def find_masks(used: pd.DataFrame) -> list[Finding]:
             count=len(found),
             files=each_file(found),
             details={"by_name": int(named.sum()), "two_valued": int(two_valued.sum())},
-        )
-    ]
-
-
-def find_blank(used: pd.DataFrame) -> list[Finding]:
-    """Pictures of one flat colour."""
-    found = used[used["levels"] <= 1]
-    if found.empty:
-        return []
-    return [
-        Finding(
-            code="blank",
-            severity="warning",
-            message=f"{number_of(len(found), 'image')} of one flat colour: nothing is to be seen.",
-            fix="Look at them; take out what was exported wrongly.",
-            count=len(found),
-            files=each_file(found),
-            details={"classes": count_values(found["label"])},
         )
     ]
 

@@ -17,8 +17,8 @@ from medlens.data.images import is_image_name
 from medlens.data.medmnist import unpack_medmnist
 from medlens.errors import MedlensError
 
-# Columns that the scan of the files fills in; a user's column of that name gets a prefix.
-SCAN_COLUMNS = (
+# What the scan knows of a file by itself.
+FACT_COLUMNS = (
     "sha256",
     "pixels_sha256",
     "width",
@@ -32,7 +32,11 @@ SCAN_COLUMNS = (
     "mean",
     "spread",
     "border",
+    "sharpness",
+    "fingerprint",
 )
+# Columns that the scan of the files fills in; a user's column of that name gets a prefix.
+SCAN_COLUMNS = (*FACT_COLUMNS, "near_copies", "look_alike")
 OWN_COLUMNS = ("path", "label", "patient", "split")
 RESERVED_COLUMNS = (*SCAN_COLUMNS, "group", "excluded", "fold")
 

@@ -1,8 +1,8 @@
-"""What belongs together: the images of a patient, and all copies of an image."""
+"""What belongs together: images of one patient, copies of an image, and near-duplicates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,36 +24,109 @@ SPLIT_WORDS: Mapping[str, str] = {
     "test": "test",
     "testing": "test",
 }
-GROUPS_ARE = "a group: one patient's images, or all copies of one image"
+GROUPS_ARE = "a group: one patient's images, or all copies and near-duplicates of one image"
+# What makes a group before near-duplicates are looked at.
+_SURE_TIES = ("patient", "pixels_sha256")
+# So many near-duplicates hanging together, one by one, are rather images that all look alike: a
+# group of more than a fifth of the images fits neither val nor test, one of more than half a class
+# leaves it hardly anything to learn from. Fewer can be copies of one picture in a small data set.
+_MOST_OF_ALL = 0.2
+_MOST_OF_A_CLASS = 0.5
+_FEWEST_IN_CROWD = 10
 
 
 def group_images(table: pd.DataFrame) -> pd.Series[int]:
     """Number the groups of images that must stay in one split.
 
-    Images of one patient belong together, and so do images with the same pixels, and whatever is
-    linked by a chain of these. An image of unknown patient without a copy is a group of its own.
+    Images of one patient belong together, and so do images with the same pixels, near-duplicates,
+    and whatever is linked by a chain of these. An image of unknown patient without a copy is a
+    group of its own.
 
     Args:
-        table: One row per image, with the columns `patient` and `pixels_sha256` ("" = unknown).
+        table: One row per image, with the columns `patient`, `pixels_sha256` and `near_copies`
+            ("" = unknown, or none).
 
     Returns:
         The group of each row, numbered from 0 in the order of first appearance.
     """
+    return _number_groups(table, (*_SURE_TIES, "near_copies"))
+
+
+def _number_groups(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series[int]:
+    """Number what hangs together by equal values in these columns."""
     images: list[NDArray[np.intp]] = []
     ties: list[NDArray[np.intp]] = []
     num_nodes = len(table)
-    for column in ("patient", "pixels_sha256"):
+    for column in columns:
         codes, values = pd.factorize(table[column].where(table[column] != ""))
         known = np.flatnonzero(codes >= 0)
         images.append(known)
         ties.append(codes[known] + num_nodes)
         num_nodes += len(values)
-    ends = (np.concatenate(images), np.concatenate(ties))
-    # Nodes are the images, the patients and the pictures; a group is what hangs together.
-    graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(num_nodes, num_nodes))
-    component = connected_components(graph, directed=False)[1][: len(table)]
-    numbers = pd.factorize(component)[0].astype(np.int64)
+    component = _find_components(np.concatenate(images), np.concatenate(ties), num_nodes)
+    numbers = pd.factorize(component[: len(table)])[0].astype(np.int64)
     return pd.Series(numbers, index=table.index, name="group")
+
+
+def _find_components(
+    ones: NDArray[np.integer[Any]], others: NDArray[np.integer[Any]], num_nodes: int
+) -> NDArray[np.int32]:
+    """The component of each node of a graph with an edge from each of `ones` to one of `others`.
+
+    Where images are tied by a patient or a picture, that is a node, too.
+    """
+    graph = coo_array((np.ones(len(ones), np.int8), (ones, others)), shape=(num_nodes, num_nodes))
+    components: NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return components
+
+
+def join_near_copies(
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]]
+) -> tuple[pd.Series[str], pd.Series[str]]:
+    """Join pairs of near-duplicates into sets that stay together, unless too many hang together.
+
+    In a data set whose images all look alike, copies cannot be told from other images. Then pairs
+    link up in a chain that holds much of the data, no near-duplicate is trusted, and none ties.
+
+    Args:
+        table: One row per image, with `label`, `patient`, `pixels_sha256` and `unreadable`.
+        pairs: The `pixels_sha256` of two images each that are near-duplicates.
+
+    Returns:
+        Of each row the smallest `pixels_sha256` among its near-duplicates and itself, "" where
+        there are none: as `near_copies`, and all "" as `look_alike`. Where too many hang together
+        it is the other way round.
+    """
+    codes, contents = pd.factorize(table["pixels_sha256"], sort=True)
+    ends = pd.Index(contents).get_indexer([key for pair in pairs for key in pair]).reshape(-1, 2)
+    component = _find_components(ends[:, 0], ends[:, 1], len(contents))
+    # Contents are sorted, so that the first of each component is its smallest.
+    _, first, sizes = np.unique(component, return_index=True, return_counts=True)
+    keys = np.where(sizes > 1, np.asarray(contents, object)[first], "")[component]
+    near = pd.Series(keys[codes], index=table.index, dtype=str)
+    none = pd.Series("", index=table.index, dtype=str)
+    return (none, near) if _is_crowded(table, near) else (near, none)
+
+
+def _is_crowded(table: pd.DataFrame, near: pd.Series[str]) -> bool:
+    """Whether one set of near-duplicates would tie too much of the data set together.
+
+    Counted are the groups that there are without near-duplicates, for images of one patient and
+    equal images are together anyhow.
+    """
+    groups = _number_groups(table, _SURE_TIES)
+    used = pd.DataFrame({"group": groups, "label": table["label"], "near": near})[readable(table)]
+
+    def count(*columns: str) -> pd.Series[int]:
+        return used[used["near"] != ""].groupby(list(columns))["group"].nunique()
+
+    in_set, in_class = count("near"), count("near", "label")
+    share = in_set / used["group"].nunique()
+    share_of_class = in_class.div(used.groupby("label")["group"].nunique(), level="label")
+    return bool(
+        ((share > _MOST_OF_ALL) & (in_set >= _FEWEST_IN_CROWD)).any()
+        or ((share_of_class > _MOST_OF_A_CLASS) & (in_class >= _FEWEST_IN_CROWD)).any()
+    )
 
 
 def has_conflict(table: pd.DataFrame) -> pd.Series[bool]:

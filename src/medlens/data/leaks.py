@@ -1,4 +1,4 @@
-"""Patients and copies that cross a split: found, refused, or resolved."""
+"""Patients, copies and near-duplicates that cross a split: found, refused, or resolved."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RESOLVE_LEAKS = (
 
 @dataclass(frozen=True)
 class Crossing:
-    """What is in more than one split, by one tie: the same pixels, or the same patient.
+    """What is in more than one split, by one tie: same pixels, near-duplicates, or same patient.
 
     Args:
-        files: The files of each such picture or patient, in all splits.
+        files: The files of each such picture, set of near-duplicates or patient, in all splits.
         test_in_train: Number of test files with such a tie to train.
         test_in_val: Number of test files with such a tie to val.
         val_in_train: Number of val files with such a tie to train.
@@ -42,6 +42,8 @@ class Leaks:
         groups: Their numbers; empty where nothing leaks.
         files: The files of each of these groups, each as (path, split).
         copies: Identical images in more than one split.
+        near_copies: Near-duplicates in more than one split, but for files that have an identical
+            twin there as well: those are counted among the copies.
         patients: Patients in more than one split.
         sizes: Number of files in each split.
     """
@@ -49,6 +51,7 @@ class Leaks:
     groups: tuple[int, ...]
     files: tuple[tuple[tuple[str, str], ...], ...]
     copies: Crossing
+    near_copies: Crossing
     patients: Crossing
     sizes: Mapping[str, int]
 
@@ -69,15 +72,17 @@ class Resolved:
 
 
 def find_leaks(table: pd.DataFrame, groups: pd.Series[int], split: pd.Series[str]) -> Leaks:
-    """Find the groups, identical images and patients that are in more than one split.
+    """Find the groups, identical images, near-duplicates and patients in more than one split.
 
     Args:
-        table: One row per image, with `path`, `patient`, `pixels_sha256` and `unreadable`.
+        table: One row per image, with `path`, `patient`, `pixels_sha256`, `near_copies` and
+            `unreadable`.
         groups: The group of each row.
         split: The split of each row; "" for rows in none. Unreadable files do not count.
     """
     check_rows(table, groups, split)
-    used = table[["path", "patient", "pixels_sha256"]].assign(split=split, group=groups)
+    columns = ["path", "patient", "pixels_sha256", "near_copies"]
+    used = table[columns].assign(split=split, group=groups)
     used = used[readable(table) & (split != "")]
     crossing = _rows_that_cross(used, "group")
     rows = zip(crossing["group"], crossing["path"], crossing["split"], strict=True)
@@ -88,6 +93,7 @@ def find_leaks(table: pd.DataFrame, groups: pd.Series[int], split: pd.Series[str
         groups=tuple(files),
         files=tuple(tuple(own) for own in files.values()),
         copies=_find_crossing(used, "pixels_sha256"),
+        near_copies=_find_crossing(used, "near_copies", but_not_by="pixels_sha256"),
         patients=_find_crossing(used, "patient"),
         sizes={name: int((used["split"] == name).sum()) for name in SPLITS},
     )
@@ -100,27 +106,40 @@ def _rows_that_cross(used: pd.DataFrame, column: str) -> pd.DataFrame:
     return known[known[column].isin(pairs.loc[pairs[column].duplicated(), column])]
 
 
-def _find_crossing(used: pd.DataFrame, column: str) -> Crossing:
+def _find_crossing(used: pd.DataFrame, column: str, but_not_by: str = "") -> Crossing:
+    """What crosses by a column; files that cross by another one to the same split are not counted.
+
+    What has no file that counts is left out.
+    """
     crossing = _rows_that_cross(used, column)
+    counted = pd.Series(False, index=crossing.index)
 
     def count(of: str, tied_to: str) -> int:
-        keys = crossing.loc[crossing["split"] == tied_to, column]
-        return int(((crossing["split"] == of) & crossing[column].isin(keys)).sum())
+        others = crossing[crossing["split"] == tied_to]
+        tied = (crossing["split"] == of) & crossing[column].isin(others[column])
+        if but_not_by:
+            tied &= ~crossing[but_not_by].isin(others[but_not_by])
+        counted.loc[tied] = True
+        return int(tied.sum())
 
+    counts = (count("test", "train"), count("test", "val"), count("val", "train"))
+    shown = crossing[crossing[column].isin(crossing.loc[counted, column])]
     files: dict[str, list[str]] = {}
-    for name, path in sorted(zip(crossing[column], crossing["path"], strict=True)):
+    for name, path in sorted(zip(shown[column], shown["path"], strict=True)):
         files.setdefault(name, []).append(path)
-    return Crossing(
-        files=tuple(tuple(own) for own in files.values()),
-        test_in_train=count("test", "train"),
-        test_in_val=count("test", "val"),
-        val_in_train=count("val", "train"),
-    )
+    return Crossing(tuple(tuple(own) for own in files.values()), *counts)
 
 
 def copies_in_words(leaks: Leaks) -> str:
     """How many files have a copy in another split, without any file's name."""
     return _in_words(leaks.copies, leaks.sizes, "has an identical twin", "have an identical twin")
+
+
+def near_copies_in_words(leaks: Leaks) -> str:
+    """How many files have a near-duplicate, but no copy, in another split."""
+    return _in_words(
+        leaks.near_copies, leaks.sizes, "has a near-duplicate", "have a near-duplicate"
+    )
 
 
 def patients_in_words(leaks: Leaks) -> str:
@@ -153,10 +172,12 @@ def refuse_leaks(leaks: Leaks, fix: str = RESOLVE_LEAKS) -> None:
     """
     if not leaks.groups:
         return
-    words = [text for text in (copies_in_words(leaks), patients_in_words(leaks)) if text]
+    words = [copies_in_words(leaks), near_copies_in_words(leaks), patients_in_words(leaks)]
     raise MedlensError(
-        "The split leaks: copies of one image, or images of one patient, are in several splits.",
-        got="; ".join(words) or f"{len(leaks.groups):,} groups of linked images in several splits",
+        "The split leaks: copies or near-duplicates of an image, or images of one patient, are in "
+        "several splits.",
+        got="; ".join(text for text in words if text)
+        or f"{len(leaks.groups):,} groups of linked images in several splits",
         expected=f"every group in one split ({GROUPS_ARE}); else the network is tested on images "
         "it learnt from, and the results look better than they are",
         fix=fix,
@@ -217,7 +238,8 @@ def _check_emptied(label: pd.Series[str], before: pd.Series[str], after: pd.Seri
                 f"all {count:,} {name} images of {class_name} are tied to another split"
                 for name, class_name, count in emptied
             ),
-            expected="images of each class without a copy or the same patient in another split",
+            expected="images of each class without a copy, a near-duplicate or the same patient in "
+            "another split",
             fix=f"Either {SPLIT_ANEW}, or {other_way}.",
         )
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import json
 import math
 import os
-import sqlite3
 import stat
 import threading
 from collections import deque
@@ -15,27 +12,32 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from medlens.data.dataset import SCAN_COLUMNS, Dataset
+from medlens.data.dataset import FACT_COLUMNS, Dataset
 from medlens.data.decoded import content_key
+from medlens.data.facts_cache import Facts, FactsCache, Thumbnail, name_facts
+from medlens.data.groups import join_near_copies
 from medlens.data.images import (
     MAX_PIXELS,
     RESIZE_FILTER,
     DecodedImage,
     UnreadableImage,
     decode_image,
+    read_image,
     read_patient,
     read_size,
     resize_to_square,
     to_pillow,
 )
+from medlens.data.near_duplicates import THUMBNAIL_SIDE, find_near_duplicates, fingerprint
 from medlens.data.store import Store
 
 # A colour image takes 10 bytes a pixel while it is read: 2 GB in all, however many cores there are.
@@ -45,8 +47,8 @@ PIXELS_UNDER_WAY = 2 * MAX_PIXELS
 LARGE_FILE_BYTES = 1 << 16
 IMAGE_SIZES = (64, 96, 128, 160, 224)
 SHARD = 256
-# Raise it when a change of images.py or of a fact below gives other values for the same file.
-FACTS_VERSION = 2
+# Sharpness is measured on pictures of this longer side, so that a fine grid does not count more.
+SHARPNESS_SIDE = 256
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -132,8 +134,8 @@ def scan(
     """Read every file of a data set and add its facts to the table.
 
     Facts are kept in the cache by the content of the file, so that a second scan, or one that
-    goes on after a break, decodes nothing twice. Memory does not grow with the data set beyond
-    the table itself.
+    goes on after a break, decodes nothing twice. Then near-duplicates are looked for among all of
+    them. Memory does not grow with the data set beyond the table itself.
 
     Args:
         dataset: The images to read.
@@ -144,12 +146,13 @@ def scan(
 
     Returns:
         The table with the columns of `SCAN_COLUMNS`. `unreadable` is "" or the reason; patients
-        that the table does not name are taken from DICOM's PatientID.
+        that the table does not name are taken from DICOM's PatientID; `near_copies` and
+        `look_alike` are those of `join_near_copies`.
     """
     room = Room(PIXELS_UNDER_WAY)
     pending: list[_Scanned] = []
     shards: list[pd.DataFrame] = []
-    with closing(FactsCache(cache / "facts" / _reader_name(frame))) as facts:
+    with closing(FactsCache(cache / "facts" / name_facts(frame))) as facts:
 
         def read_one(path: str) -> _Scanned:
             file = dataset.root / path
@@ -165,11 +168,52 @@ def scan(
                     pending = []
         if pending or not shards:
             shards.append(_keep(pending, facts, pictures))
-    found = pd.concat(shards).set_axis(dataset.table.index)
-    patient = join_patients(dataset.table["patient"], found["patient"])
-    return pd.concat(
-        [dataset.table.assign(patient=patient), found[list(SCAN_COLUMNS)]], axis="columns"
-    )
+        found = pd.concat(shards).set_axis(dataset.table.index)
+        patient = join_patients(dataset.table["patient"], found["patient"])
+        table = pd.concat(
+            [dataset.table.assign(patient=patient), found.drop(columns="patient")], axis="columns"
+        )
+        return _add_near_copies(table, dataset.root, frame, facts)
+
+
+def _add_near_copies(
+    table: pd.DataFrame, root: Path, frame: int | None, facts: FactsCache
+) -> pd.DataFrame:
+    """Add `near_copies` and `look_alike`, from the cache where the same images were searched."""
+    contents, fingerprints = table["pixels_sha256"].tolist(), table["fingerprint"].tolist()
+    searched = hashlib.sha256()
+    for one in sorted(set(zip(contents, fingerprints, strict=True))):
+        searched.update(repr(one).encode("ascii"))
+    key = searched.hexdigest()
+    pairs = facts.get_near_duplicates(key)
+    if pairs is None:
+        read_thumbnails = partial(_read_thumbnails, table, root, frame, facts)
+        found = find_near_duplicates(fingerprints, contents, read_thumbnails)
+        pairs = [(contents[pair.first], contents[pair.second]) for pair in found]
+        facts.add_near_duplicates(key, pairs)
+    near_copies, look_alike = join_near_copies(table, pairs)
+    return table.assign(near_copies=near_copies, look_alike=look_alike)
+
+
+def _read_thumbnails(
+    table: pd.DataFrame, root: Path, frame: int | None, facts: FactsCache, rows: Sequence[int]
+) -> Thumbnail:
+    """The thumbnails of some rows, from the cache; those that left it since, from their files."""
+    some = table.iloc[list(rows)]
+    known = facts.read_thumbnails(some["sha256"])
+    thumbnails = [
+        known[digest] if digest in known else _take_thumbnail(root / path, frame)
+        for digest, path in zip(some["sha256"], some["path"], strict=True)
+    ]
+    return np.stack(thumbnails)
+
+
+def _take_thumbnail(path: Path, frame: int | None) -> Thumbnail:
+    """The thumbnail of a file; blank where it can be read no more."""
+    try:
+        return fingerprint(to_pillow(read_image(path, frame=frame).pixels)).thumbnail
+    except UnreadableImage:
+        return np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
 
 
 def join_patients(named: pd.Series[str], tagged: pd.Series[str]) -> pd.Series[str]:
@@ -194,9 +238,11 @@ def join_patients(named: pd.Series[str], tagged: pd.Series[str]) -> pd.Series[st
 
 @dataclass(frozen=True)
 class _Scanned:
-    facts: dict[str, Any]
-    is_new: bool
-    picture: NDArray[np.uint8] | None
+    """What was read of a file: what the cache does not have yet is not None."""
+
+    facts: Facts
+    thumbnail: Thumbnail | None = None
+    picture: NDArray[np.uint8] | None = None
 
 
 def _scan_file(
@@ -204,28 +250,30 @@ def _scan_file(
 ) -> _Scanned:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            return _Scanned(_unreadable("", 0, "it is not a regular file"), False, None)
+            return _Scanned(_unreadable("", 0, "it is not a regular file"))
         data = path.read_bytes()
     except ValueError:
-        return _Scanned(_unreadable("", 0, "its path is not valid"), False, None)
+        return _Scanned(_unreadable("", 0, "its path is not valid"))
     except OSError as error:
         reason = f"the file cannot be opened: {error.strerror or type(error).__name__}"
-        return _Scanned(_unreadable("", 0, reason), False, None)
+        return _Scanned(_unreadable("", 0, reason))
     digest = hashlib.sha256(data).hexdigest()
     try:
         known = facts.get(digest)
         if known is not None:
             known["patient"] = read_patient(data) if known["format"] == "DICOM" else ""
             if not (pictures and _is_missing(pictures, known["pixels_sha256"])):
-                return _Scanned(known, False, None)
+                return _Scanned(known)
         decoded = decode_image(data, frame=frame)
     except UnreadableImage as error:
-        return _Scanned(_unreadable(digest, len(data), error.reason), False, None)
+        return _Scanned(_unreadable(digest, len(data), error.reason))
     image = to_pillow(decoded.pixels)  # once, for all that follows
-    read = known or _facts(digest, len(data), decoded, image)
-    wanted = pictures is not None and _is_missing(pictures, read["pixels_sha256"])
+    thumbnail = None
+    if known is None:
+        known, thumbnail = _measure(digest, len(data), decoded, image)
+    wanted = pictures is not None and _is_missing(pictures, known["pixels_sha256"])
     picture = pictures.rule.apply_to_image(image) if pictures and wanted else None
-    return _Scanned(read, known is None, picture)
+    return _Scanned(known, thumbnail, picture)
 
 
 def _count_pixels(path: Path) -> int:
@@ -240,14 +288,17 @@ def _is_missing(pictures: Pictures, key: str) -> bool:
     return key not in pictures.store and pictures.is_needed(key)
 
 
-def _facts(digest: str, size: int, decoded: DecodedImage, image: Image.Image) -> dict[str, Any]:
+def _measure(
+    digest: str, size: int, decoded: DecodedImage, image: Image.Image
+) -> tuple[Facts, Thumbnail]:
     luminance = image if image.mode == "L" else image.convert("L")
     shown = np.asarray(luminance)
     counts = np.array(luminance.histogram())
     levels = np.arange(256)
     mean = float(counts @ levels) / shown.size
     frame = np.concatenate([shown[0], shown[-1], shown[:, 0], shown[:, -1]])
-    return {
+    taken = fingerprint(image)
+    facts = {
         "sha256": digest,
         "pixels_sha256": content_key(decoded.pixels),
         "width": decoded.width,
@@ -261,14 +312,40 @@ def _facts(digest: str, size: int, decoded: DecodedImage, image: Image.Image) ->
         "mean": round(mean, 3),
         "spread": round(float(np.sqrt(counts @ (levels - mean) ** 2 / shown.size)), 3),
         "border": round(float(frame.mean()), 3),
+        "sharpness": measure_sharpness(luminance),
+        "fingerprint": taken.text,
         "patient": decoded.patient,
     }
+    return facts, taken.thumbnail
 
 
-def _unreadable(digest: str, size: int, reason: str) -> dict[str, Any]:
+def measure_sharpness(image: Image.Image) -> float:
+    """How much fine detail a picture has for its contrast: variance of the Laplacian over variance.
+
+    The variance of the Laplacian is a measure of focus (Pech-Pacheco et al., ICPR 2000); divided by
+    the picture's own variance it does not depend on brightness and contrast. White noise has 20, a
+    smooth picture nearly 0, and so has a flat one.
+
+    Args:
+        image: Of mode L; first reduced to a longer side of 256 px, where it is larger.
+    """
+    scale = min(1.0, SHARPNESS_SIDE / max(image.size))
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    greys = np.asarray(image, np.float32)
+    variance = float(greys.var())
+    if min(greys.shape) < 3 or variance < 1:
+        return 0.0
+    sides = greys[:-2, 1:-1] + greys[2:, 1:-1] + greys[1:-1, :-2] + greys[1:-1, 2:]
+    return round(float((sides - 4 * greys[1:-1, 1:-1]).var()) / variance, 6)
+
+
+def _unreadable(digest: str, size: int, reason: str) -> Facts:
     numbers = dict.fromkeys(("width", "height", "levels"), 0)
-    measures = dict.fromkeys(("mean", "spread", "border"), 0.0)
-    texts = dict.fromkeys(("pixels_sha256", "mode", "format", "scaling", "patient"), "")
+    measures = dict.fromkeys(("mean", "spread", "border", "sharpness"), 0.0)
+    words = ("pixels_sha256", "mode", "format", "scaling", "fingerprint", "patient")
+    texts = dict.fromkeys(words, "")
     return {"sha256": digest, "bytes": size, "unreadable": reason, **numbers, **measures, **texts}
 
 
@@ -282,100 +359,8 @@ def _keep(
     new = {one.facts["pixels_sha256"]: one.picture for one in scanned if one.picture is not None}
     if pictures and new:
         pictures.store.add(list(new), np.stack([new[key] for key in new]))
-    facts.add([one.facts for one in scanned if one.is_new])
-    return pd.DataFrame([one.facts for one in scanned], columns=[*SCAN_COLUMNS, "patient"])
-
-
-def _reader_name(frame: int | None) -> str:
-    """Names the facts by what they depend on beside the file: reader versions and the frame."""
-    versions = "-".join(importlib.metadata.version(name) for name in ("pillow", "pydicom"))
-    return f"v{FACTS_VERSION}-{versions}-{'middle' if frame is None else frame}.sqlite"
-
-
-def _parse_facts(text: Any) -> dict[str, Any] | None:
-    """The facts that one row of the cache holds, or None where it is damaged."""
-    try:
-        facts = json.loads(text)
-    except (ValueError, TypeError):
-        return None
-    expected = _unreadable("", 0, "").keys() - {"patient"}
-    return facts if isinstance(facts, dict) and facts.keys() == expected else None
-
-
-class FactsCache:
-    """Facts of files by the SHA-256 of their content, in one SQLite file that processes may share.
-
-    Nothing of it is held in memory. Safe in threads. The patient is not kept: the folder outlives
-    the run, and nobody expects patients in it.
-
-    Args:
-        path: The file; made where it is missing.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        try:
-            self._connection = self._open()
-        except sqlite3.DatabaseError as error:
-            self._open_anew(error)
-
-    def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # One connection for all threads: the lock keeps them apart.
-        connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-        try:
-            with connection:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT)"
-                )
-        except sqlite3.DatabaseError:
-            connection.close()
-            raise
-        return connection
-
-    def _open_anew(self, error: sqlite3.DatabaseError) -> None:
-        """Begin again after damage: only a cache, a damaged one is as good as none."""
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)  # not set: no valid text
-        if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            self.path.unlink(missing_ok=True)
-        elif code != sqlite3.SQLITE_READONLY_DBMOVED:  # that is: deleted under our hands
-            raise error
-        self._connection = self._open()
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The facts of a file, without its patient, or None."""
-        with self._lock:
-            try:
-                select = "SELECT value FROM facts WHERE key = ?"
-                row = self._connection.execute(select, (key,)).fetchone()
-            except sqlite3.DatabaseError as error:
-                self._connection.close()
-                self._open_anew(error)
-                return None
-        return _parse_facts(row[0]) if row else None
-
-    def add(self, facts: Iterable[dict[str, Any]]) -> None:
-        """Keep the facts of some files, in one transaction."""
-        rows = []
-        for one in facts:
-            kept = {name: value for name, value in one.items() if name != "patient"}
-            rows.append((one["sha256"], json.dumps(kept)))
-        with self._lock:
-            try:
-                self._insert(rows)
-            except sqlite3.DatabaseError as error:
-                self._connection.close()
-                self._open_anew(error)
-                self._insert(rows)
-
-    def _insert(self, rows: Sequence[tuple[str, str]]) -> None:
-        with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
-
-    def close(self) -> None:
-        """Close the file; nothing can be asked or added after that."""
-        self._connection.close()
+    facts.add((one.facts, one.thumbnail) for one in scanned if one.thumbnail is not None)
+    return pd.DataFrame([one.facts for one in scanned], columns=[*FACT_COLUMNS, "patient"])
 
 
 class Room:

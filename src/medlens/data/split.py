@@ -1,4 +1,4 @@
-"""Table -> train, val and test, in whole groups: a patient's images and all copies of an image."""
+"""Table -> train, val and test, in whole groups: of patients, copies and near-duplicates."""
 
 from __future__ import annotations
 
@@ -163,16 +163,23 @@ def _check_none_empty(split: pd.Series[str], where: str) -> None:
         )
 
 
-def splits_to_csv(table: pd.DataFrame, split: pd.Series[str]) -> str:
-    """The text of splits.csv: each image found, sorted by path, with its split.
+def splits_to_csv(
+    table: pd.DataFrame, split: pd.Series[str], fold: pd.Series[str] | None = None
+) -> str:
+    """The text of splits.csv: each image found, sorted by path, with its split and fold.
 
     Args:
         table: All images found, with `path`.
         split: The splits, by the table's index. Rows that it lacks, and rows with "", are written
             as excluded, so that the file is complete and can be handed back.
+        fold: The fold of cross-validation each image is tested in, by the table's index; None
+            writes no such column.
     """
     words = split.reindex(table.index, fill_value="").replace("", EXCLUDED)
-    lines = pd.DataFrame({"path": table["path"], "split": words}).sort_values("path")
+    lines = pd.DataFrame({"path": table["path"], "split": words})
+    if fold is not None:
+        lines["fold"] = fold.reindex(table.index, fill_value="")
+    lines = lines.sort_values("path")
     return lines.to_csv(index=False, lineterminator="\n")
 
 
@@ -182,7 +189,8 @@ def check_split(
     """Stop unless no group is in two splits and each class is in train, val and test.
 
     Args:
-        table: One row per image, with `path`, `label`, `patient`, `pixels_sha256`, `unreadable`.
+        table: One row per image, with `path`, `label`, `patient`, `pixels_sha256`, `near_copies`,
+            `unreadable`.
         groups: The group of each row.
         split: The split of each row; "" for rows in none.
         classes: All class names.

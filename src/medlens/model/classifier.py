@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,14 +21,18 @@ from numpy.typing import NDArray
 from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
 from medlens.data.scan import PictureRule, in_order
 from medlens.errors import MedlensError
-from medlens.files import write_bytes
+from medlens.files import write_json
 from medlens.model.backbone import Backbone
 from medlens.model.engine import Forward, FrozenPass, compile_forward
+from medlens.model.familiarity import Familiarity, load_familiarity, save_familiarity
 from medlens.model.head import Head
+from medlens.model.operating_point import OperatingPoint
+from medlens.model.verdict import Verdict, decide_class
 
 MODEL_FILE = "classifier.keras"
 FACTS_FILE = "classifier.json"
-FORMAT_VERSION = 1
+FAMILIARITY_FILE = "familiarity.npz"
+FORMAT_VERSION = 2
 CHECKED_PER_CLASS = 1
 CHECKED = 8
 # Of a probability, between the saved network in float32 and the features that were cached.
@@ -47,6 +52,8 @@ class Classifier:
         classes: Class names, in the order of the probabilities.
         rule: How an image becomes a picture of that size.
         frame: The frame of multi-frame DICOM files; None for the middle one.
+        familiarity: Measures how unlike the training images an image is.
+        limit: Images at a larger distance are unfamiliar.
         facts: All of classifier.json.
     """
 
@@ -54,7 +61,21 @@ class Classifier:
     classes: tuple[str, ...]
     rule: PictureRule
     frame: int | None
+    familiarity: Familiarity
+    limit: float
     facts: dict[str, Any]
+
+    @property
+    def verdict(self) -> Verdict:
+        """What turns logits and distances into what is said of an image."""
+        point = self.facts["operating_point"]
+        return Verdict(
+            self.classes,
+            float(self.facts["temperature"]),
+            self.facts["positive_class"],
+            None if point is None else float(point["threshold"]),
+            self.limit,
+        )
 
     def predict(self, paths: Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
         """Probabilities of new images.
@@ -65,11 +86,14 @@ class Classifier:
             paths: Image files; DICOM files as well.
 
         Returns:
-            One row per path, in the order given: path, predicted ("" where unreadable),
-            prob_<class> from 0 to 1, and unreadable ("" or the reason).
+            One row per path, in the order given: path, predicted ("" where unreadable), decision
+            (of the operating point, "" without one), prob_<class> from 0 to 1, distance from the
+            training images, unfamiliar (1 where it is above the limit: the answer is then worth
+            little), and unreadable ("" or the reason).
         """
         files = [os.fspath(path) for path in paths]
         probabilities = np.full((len(files), len(self.classes)), np.nan)
+        distances = np.full(len(files), np.nan)
         reasons = [""] * len(files)
         waiting: list[tuple[int, NDArray[np.uint8]]] = []
         for number, picture in enumerate(in_order(self._read, files)):
@@ -78,17 +102,23 @@ class Classifier:
             else:
                 waiting.append((number, picture))
             if len(waiting) == self._forward.batch:
-                self._run(waiting, probabilities)
+                self._run(waiting, probabilities, distances)
                 waiting = []
         if waiting:
-            self._run(waiting, probabilities)
-        predicted = [
-            "" if reason else self.classes[int(np.argmax(row))]
-            for reason, row in zip(reasons, probabilities, strict=True)
-        ]
-        columns = {f"prob_{name}": probabilities[:, i] for i, name in enumerate(self.classes)}
+            self._run(waiting, probabilities, distances)
+        unreadable = np.array(reasons) != ""
+        predicted = np.asarray(self.classes)[np.nan_to_num(probabilities).argmax(axis=1)]
+        decision = decide_class(probabilities, self.verdict)
         return pd.DataFrame(
-            {"path": files, "predicted": predicted, **columns, "unreadable": reasons}
+            {
+                "path": files,
+                "predicted": np.where(unreadable, "", predicted),
+                "decision": np.where(unreadable, "", decision),
+                **{f"prob_{name}": probabilities[:, i] for i, name in enumerate(self.classes)},
+                "distance": distances,
+                "unfamiliar": np.where(unreadable, 0, ~(distances <= self.limit)).astype(int),
+                "unreadable": reasons,
+            }
         )
 
     def _read(self, path: str) -> NDArray[np.uint8] | str:
@@ -98,15 +128,23 @@ class Classifier:
             return error.reason
 
     def _run(
-        self, waiting: Sequence[tuple[int, NDArray[np.uint8]]], probabilities: NDArray[np.float64]
+        self,
+        waiting: Sequence[tuple[int, NDArray[np.uint8]]],
+        probabilities: NDArray[np.float64],
+        distances: NDArray[np.float64],
     ) -> None:
-        pictures = np.stack([picture for _, picture in waiting])
         numbers = [number for number, _ in waiting]
-        probabilities[numbers] = self._forward.run(pictures)
+        found = self._forward.run(np.stack([picture for _, picture in waiting]))
+        features = found[:, : -len(self.classes)]
+        probabilities[numbers] = found[:, -len(self.classes) :]
+        distances[numbers] = self.familiarity.distances(features)
 
     @cached_property
     def _forward(self) -> Forward:
-        return compile_forward(self.model)
+        """Features and probabilities of pictures, side by side."""
+        features = self.model.get_layer(self.facts["features_layer"]).output
+        both = keras.layers.Concatenate()([features, self.model.output])
+        return compile_forward(keras.Model(self.model.input, both))
 
 
 def feature_columns(backbone: Backbone, features: str) -> slice | NDArray[np.int64]:
@@ -117,6 +155,11 @@ def feature_columns(backbone: Backbone, features: str) -> slice | NDArray[np.int
     last = f"{backbone.depths[-1]}/mean/"
     wanted = [number for number, name in enumerate(names) if name.startswith(last)]
     return np.array(wanted)
+
+
+def features_layer(backbone: Backbone, features: str) -> str:
+    """The layer whose output the head sees."""
+    return "features" if features == "all" else f"{backbone.depths[-1]}_mean"
 
 
 def build_classifier(
@@ -131,8 +174,7 @@ def build_classifier(
         temperature: Divides the logits before the softmax.
     """
     backbone = frozen_pass.model
-    last = f"{frozen_pass.backbone.depths[-1]}_mean"
-    values = backbone.get_layer("features" if features == "all" else last).output
+    values = backbone.get_layer(features_layer(frozen_pass.backbone, features)).output
     layers = []
     for number in range(len(head.layers)):
         is_last = number == len(head.layers) - 1
@@ -159,13 +201,23 @@ class ClassifierFacts:
         frame: The frame of multi-frame DICOM files; None for the middle one.
         positive_class: The class that counts as positive, if there is one.
         temperature: Divides the logits before the softmax.
+        operating_point: None where there is none.
+        set_thresholds: The lowest probability of a class in a prediction set, by level.
+        fitted_on: What temperature, operating point, sets and limit were fitted on, in words.
+        familiarity: Measures how unlike the training images an image is.
+        limit: Images at a larger distance are unfamiliar.
     """
 
     classes: tuple[str, ...]
     features: str
     frame: int | None
     positive_class: str | None
-    temperature: float = 1.0
+    temperature: float
+    operating_point: OperatingPoint | None
+    set_thresholds: Mapping[float, float | None]
+    fitted_on: str
+    familiarity: Familiarity
+    limit: float
 
 
 def save_classifier(
@@ -177,7 +229,7 @@ def save_classifier(
         folder: The folder `classifier/` of the run.
         frozen_pass: The backbone, its weights and the picture rule.
         head: The trained head.
-        facts: Classes, DICOM frame, positive class, temperature.
+        facts: Classes, DICOM frame, and what was chosen on development images.
     """
     model = build_classifier(
         frozen_pass, head, features=facts.features, temperature=facts.temperature
@@ -189,14 +241,21 @@ def save_classifier(
         "backbone": frozen_pass.backbone.name,
         "weights": {"kind": frozen_pass.weights.kind, "sha256": frozen_pass.weights.sha256},
         "features": facts.features,
+        "features_layer": features_layer(frozen_pass.backbone, facts.features),
         "image_size": frozen_pass.rule.size,
         "fit": frozen_pass.rule.fit,
         "resize_filter": RESIZE_FILTER,
         "dicom_rule": DICOM_RULE,
         "frame": "middle" if facts.frame is None else facts.frame,
         "temperature": facts.temperature,
+        "operating_point": None
+        if facts.operating_point is None
+        else dataclasses.asdict(facts.operating_point),
+        "prediction_sets": {f"{level:g}": value for level, value in facts.set_thresholds.items()},
+        "fitted_on": facts.fitted_on,
+        "unfamiliar_above": facts.limit,
         "input": "RGB pixels, 0 to 255, of shape (batch, image_size, image_size, 3)",
-        "output": "probabilities in the order of classes",
+        "output": "calibrated probabilities in the order of classes",
         "versions": {name: importlib.metadata.version(name) for name in ("medlens", "keras")},
         "notice": "Not a medical device.",
     }
@@ -207,14 +266,25 @@ def save_classifier(
         part.replace(folder / MODEL_FILE)
     finally:
         part.unlink(missing_ok=True)
-    write_bytes(folder / FACTS_FILE, (json.dumps(content, indent=2) + "\n").encode())
-    return Classifier(model, facts.classes, frozen_pass.rule, facts.frame, content)
+    save_familiarity(folder / FAMILIARITY_FILE, facts.familiarity, facts.limit)
+    write_json(folder / FACTS_FILE, content)
+    return Classifier(
+        model,
+        facts.classes,
+        frozen_pass.rule,
+        facts.frame,
+        facts.familiarity,
+        facts.limit,
+        content,
+    )
 
 
 def check_saved(
     classifier: Classifier, predictions: pd.DataFrame, root: Path, precision: str
 ) -> float:
     """Compare the saved network with the cached features on some test images of each class.
+
+    Where there is no test set, images of val take its place.
 
     Args:
         classifier: The classifier as saved.
@@ -229,7 +299,8 @@ def check_saved(
         RuntimeError: If it is above 1e-4 (5e-2 for bfloat16): the saved network would not be the
             one that was tested.
     """
-    tested = predictions[predictions["split"] == "test"]
+    own = predictions[predictions["fold"] == ""]
+    tested = own[own["split"] == ("test" if (own["split"] == "test").any() else "val")]
     tested = tested.groupby("label").head(CHECKED_PER_CLASS).head(CHECKED)
     read = [read_image(root / path, frame=classifier.frame).pixels for path in tested["path"]]
     pictures = np.stack([classifier.rule.apply(pixels) for pixels in read])
@@ -251,6 +322,14 @@ def load_classifier(folder: Path) -> Classifier:
     try:
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
         version = int(facts["format"])
+        if version < FORMAT_VERSION:
+            raise MedlensError(
+                "The classifier was written by an older medlens.",
+                got=f"format {version}",
+                expected=f"format {FORMAT_VERSION}",
+                fix="Train again: kept features make it quick.",
+                names=[str(folder)],
+            )
         if version > FORMAT_VERSION:
             raise MedlensError(
                 "The classifier was written by a newer medlens.",
@@ -262,7 +341,8 @@ def load_classifier(folder: Path) -> Classifier:
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
         frame = None if facts["frame"] == "middle" else int(facts["frame"])
         rule = PictureRule(facts["image_size"], facts["fit"])
-        return Classifier(model, tuple(facts["classes"]), rule, frame, facts)
+        familiarity, limit = load_familiarity(folder / FAMILIARITY_FILE)
+        return Classifier(model, tuple(facts["classes"]), rule, frame, familiarity, limit, facts)
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise MedlensError(
             "There is no whole classifier in this folder.",

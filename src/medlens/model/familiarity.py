@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from medlens.errors import MedlensError
 from medlens.files import write_bytes
+from medlens.model.principal_components import principal_components
 
 FORMAT_VERSION = 1
 # Training images that are kept to compare with; the whole fit rests on them.
 MOST_ROWS = 2000
 MOST_COMPONENTS = 64
-SPARE_COMPONENTS = 16
-ITERATIONS = 3
 # Images whose features are in memory at a time: 40 MiB with 10,000 columns.
 CHUNK_ROWS = 1024
 # Of the median spread of all columns. A filter that hardly ever fires in training is not dropped:
@@ -93,7 +92,11 @@ class Familiarity:
 
 
 def fit_familiarity(
-    features: NDArray[np.float32], labels: NDArray[np.int64] | None = None, *, seed: int = 0
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64] | None = None,
+    *,
+    rows: NDArray[np.intp] | None = None,
+    seed: int = 0,
 ) -> Familiarity:
     """Remember what training images look like to the backbone.
 
@@ -104,15 +107,18 @@ def fit_familiarity(
         features: Raw features of the training images, of shape (images, columns), two images at
             least, in memory or mapped from a file.
         labels: Class numbers of shape (images,); None draws from all images alike.
+        rows: Which of these are the training images; None for all.
         seed: Decides which images are kept where there are more, and where components start from.
 
     Raises:
         ValueError: If there are fewer than two images, or a feature is not a finite number.
     """
-    if len(features) < 2:
+    places = np.arange(len(features)) if rows is None else rows
+    if len(places) < 2:
         raise ValueError("familiarity needs two training images at least")
     generator = np.random.default_rng(seed)
-    kept = _choose_rows(len(features), labels, generator)
+    own_labels = None if labels is None else labels[places]
+    kept = places[_choose_rows(len(places), own_labels, generator)]
     values = np.array(features[kept], np.float32)
     if not np.isfinite(values).all():
         raise ValueError("a feature is not a finite number")
@@ -121,7 +127,10 @@ def fit_familiarity(
     _compress(values, mean, spread)
     centre = values.mean(axis=0, dtype=np.float64).astype(np.float32)
     values -= centre
-    components = _principal_components(values, generator)
+    wanted = min(MOST_COMPONENTS, len(values) - 1, values.shape[1])
+    components = principal_components(
+        lambda: [values], len(values), values.shape[1], wanted, seed=seed
+    )
     return Familiarity(mean, spread, centre, components, values @ components)
 
 
@@ -239,29 +248,3 @@ def _compress(
     values -= mean
     values /= spread
     np.arcsinh(values, out=values)
-
-
-def _principal_components(
-    values: NDArray[np.float32], generator: np.random.Generator
-) -> NDArray[np.float32]:
-    """Orthonormal directions of nearly the largest variance, of shape (columns, components).
-
-    Subspace iteration from a random start, several times as fast as exact components and as good
-    here: what they leave out counts as outside. Source: Halko, Martinsson, Tropp, SIAM Review 53
-    (2011), 217-288, algorithm 4.4.
-
-    Args:
-        values: Centred, of shape (images, columns).
-        generator: The source of the random start.
-    """
-    rows, columns = values.shape
-    wanted = min(MOST_COMPONENTS, rows - 1, columns)
-    width = min(wanted + SPARE_COMPONENTS, rows, columns)
-    basis = values.T @ generator.standard_normal((rows, width), np.float32)
-    for _ in range(ITERATIONS):
-        basis = values.T @ (values @ np.linalg.qr(basis)[0])
-    basis = np.linalg.qr(basis)[0]
-    # Turned so that the first directions are those of the largest variance.
-    along = (values @ basis).astype(np.float64)
-    turn = np.linalg.eigh(along.T @ along)[1][:, ::-1][:, :wanted]
-    return np.linalg.qr(basis @ turn.astype(np.float32))[0]

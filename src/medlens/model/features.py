@@ -16,6 +16,8 @@ from medlens.model.engine import Forward, FrozenPass
 
 SHARD_ROWS = 256
 SHARD_SECONDS = 30.0
+# Features of more bytes are read from disk while the head trains.
+MOST_BYTES_IN_MEMORY = 1 << 30
 
 
 def feature_store(cache: Path, frozen_pass: FrozenPass) -> Store:
@@ -26,6 +28,29 @@ def feature_store(cache: Path, frozen_pass: FrozenPass) -> Store:
 def unknown_keys(keys: Sequence[str], features: Store) -> int:
     """How many different pictures have no features yet."""
     return sum(key not in features for key in set(keys))
+
+
+def gather_features(
+    keys: Sequence[str],
+    features: Store,
+    columns: slice | NDArray[np.intp],
+    path: Path,
+) -> NDArray[np.float32]:
+    """The features of these pictures as one array: in memory, or above 1 GiB in a file.
+
+    Args:
+        keys: Content keys of the pictures, in the order of the rows; may repeat.
+        features: Holds the features.
+        columns: Which features.
+        path: The file, written only where it is needed.
+
+    Returns:
+        Of shape (pictures, columns).
+    """
+    first = features.read(keys[:1])[:, columns]
+    if first.nbytes * len(keys) > MOST_BYTES_IN_MEMORY:
+        return features.gather(keys, path, columns)
+    return np.ascontiguousarray(features.read(keys)[:, columns])
 
 
 def extract_features(

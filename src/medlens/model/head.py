@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlens.errors import MedlensError
-from medlens.model.head_epoch import compile_steps
+from medlens.model.head_epoch import Steps, compile_steps
 from medlens.model.head_inputs import HeadInputs, apply_inputs, chunk_rows, fit_inputs
 
 # Decoupled weight decay of Adam (Loshchilov & Hutter 2019, arXiv:1711.05101), for each step.
@@ -75,6 +75,44 @@ class Head:
 
 
 @dataclass(frozen=True)
+class CompiledHead:
+    """A head's network, ready to be trained from its first weights any number of times.
+
+    Args:
+        model: The Keras model, from inputs to logits.
+        steps: Trains it, see `compile_steps`.
+        first: The values of all its variables, and of its optimizer's, before the first step.
+    """
+
+    model: keras.Model
+    steps: Steps
+    first: tuple[NDArray[Any], ...]
+
+    @property
+    def columns(self) -> int:
+        """How many inputs it takes."""
+        return int(self.model.inputs[0].shape[1])
+
+    def start(self) -> None:
+        """Go back to the first weights."""
+        for variable, value in zip(_variables(self.model), self.first, strict=True):
+            variable.assign(value)
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    return [*model.variables, *model.optimizer.variables]
+
+
+def compile_head(columns: int, num_classes: int, plan: HeadPlan) -> CompiledHead:
+    """Build and compile a head; its first weights are drawn from the plan's seed."""
+    keras.utils.set_random_seed(plan.seed)
+    model = _build(columns, num_classes, plan)
+    model.optimizer.build(model.trainable_variables)
+    first = tuple(keras.ops.convert_to_numpy(value) for value in _variables(model))
+    return CompiledHead(model, compile_steps(model, batch_size=plan.batch_size), first)
+
+
+@dataclass(frozen=True)
 class TrainingRows:
     """Which images a head learns from, each kind in ascending order.
 
@@ -98,7 +136,7 @@ class Training:
         stop_reason: "accuracy", "patience" or "epochs".
         stop_text: The same in a sentence.
         columns_kept: How many features vary enough to be used.
-        inputs: How many inputs the first layer had in training.
+        compiled: What it was trained with, to train another on other images.
     """
 
     head: Head
@@ -107,7 +145,7 @@ class Training:
     stop_reason: str
     stop_text: str
     columns_kept: int
-    inputs: int
+    compiled: CompiledHead
 
 
 def train_head(
@@ -117,6 +155,9 @@ def train_head(
     num_classes: int,
     plan: HeadPlan,
     progress: Callable[[int], None],
+    compiled: CompiledHead | None = None,
+    *,
+    keep: str = "best",
 ) -> Training:
     """Train a head on cached features, with early stopping on images of its own.
 
@@ -130,17 +171,20 @@ def train_head(
         num_classes: Number of classes.
         plan: How to train.
         progress: Called with 1 after every epoch.
+        compiled: A head of this plan that was compiled before; it starts anew.
+        keep: "best": the weights of the epoch with the lowest validation loss, or of the one that
+            reached the accuracy asked for; "last": those of the last epoch.
 
     Raises:
         MedlensError: If no feature varies, or the loss is not a number.
     """
-    keras.utils.set_random_seed(plan.seed)
-    inputs = fit_inputs(features, rows.fit, hidden=bool(plan.units))
+    columns = compiled.columns if compiled else 0
+    inputs = fit_inputs(features, rows.fit, hidden=bool(plan.units), columns=columns)
     weight_of_class = _class_weights(labels[rows.fit], num_classes, balanced=plan.balanced)
     train = _Examples(inputs, features, labels, rows.fit, weight_of_class)
     val = _Examples(inputs, features, labels, rows.stop, weight_of_class)
-    model = _build(inputs.columns, num_classes, plan)
-    steps = compile_steps(model, batch_size=plan.batch_size)
+    compiled = compiled or compile_head(inputs.columns, num_classes, plan)
+    compiled.start()
     random = np.random.default_rng(plan.seed)
     # As many whole batches as one reading holds.
     reading = plan.batch_size * max(1, chunk_rows(inputs.columns) // plan.batch_size)
@@ -150,9 +194,9 @@ def train_head(
         loss = right = 0.0
         order = random.permutation(len(rows.fit))
         for start in range(0, len(order), reading):
-            more = steps(*train.read(order[start : start + reading]))
+            more = compiled.steps(*train.read(order[start : start + reading]))
             loss, right = loss + more[0], right + more[1]
-        val_loss, val_accuracy = _measure(_dense_layers(model), val, reading)
+        val_loss, val_accuracy = _measure(_dense_layers(compiled.model), val, reading)
         count = len(rows.fit)
         figures = {
             "loss": loss / count,
@@ -160,16 +204,19 @@ def train_head(
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
         }
-        history.note({**figures, "seconds": round(time.monotonic() - started, 4)}, model)
+        seconds = round(time.monotonic() - started, 4)
+        history.note({**figures, "seconds": seconds}, compiled.model)
         progress(1)
     return Training(
-        head=_fold(history.best_layers, inputs),
+        head=_fold(
+            _dense_layers(compiled.model) if keep == "last" else history.best_layers, inputs
+        ),
         history=pd.DataFrame(history.rows),
         best_epoch=history.best_epoch,
         stop_reason=history.stop_reason,
         stop_text=history.stop_text,
         columns_kept=inputs.kept,
-        inputs=inputs.columns,
+        compiled=compiled,
     )
 
 

@@ -53,7 +53,6 @@ def _compile_for_tensorflow(model: keras.Model, batch_size: int) -> Steps:
     import tensorflow as tf
 
     variables = model.trainable_variables
-    model.optimizer.build(variables)
     cross_entropy = keras.losses.CategoricalCrossentropy(from_logits=True)
 
     def step(inputs: Any, targets: Any, weights: Any) -> tuple[Any, Any]:

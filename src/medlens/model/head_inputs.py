@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medlens.errors import MedlensError
+from medlens.model.principal_components import principal_components
 
 # A feature that varies less than this, against its mean, is rounding noise made large.
 NEAR_CONSTANT = 3e-3
@@ -17,9 +18,6 @@ NEAR_CONSTANT = 3e-3
 MOST_COMPONENTS = 512
 # How long the input of an image is, on average, for a hidden layer (chosen on the same sets).
 LENGTH_OF_COMPONENTS = 4.0
-# Rows beyond the components wanted, and passes that sharpen them (Halko et al. 2011).
-OVERSAMPLED = 32
-SHARPENING_PASSES = 1
 # Features are read by this many bytes at a time; a head's memory does not grow beyond it.
 CHUNK_BYTES = 1 << 24
 
@@ -67,7 +65,9 @@ class HeadInputs:
         return wide.astype(np.float32), (bias - self.mean @ wide).astype(np.float32)
 
 
-def fit_inputs(features: Features, rows: NDArray[np.intp], *, hidden: bool) -> HeadInputs:
+def fit_inputs(
+    features: Features, rows: NDArray[np.intp], *, hidden: bool, columns: int = 0
+) -> HeadInputs:
     """Learn from some images how features become inputs.
 
     The inputs of an image have a length of about 1 (4 for a hidden layer), however many there are.
@@ -78,6 +78,8 @@ def fit_inputs(features: Features, rows: NDArray[np.intp], *, hidden: bool) -> H
         features: Of shape (images, columns); may lie on disk.
         rows: The images to learn from, in ascending order.
         hidden: Whether a hidden layer follows.
+        columns: How many inputs a hidden layer shall have, whatever the images; empty ones fill
+            up. 0: as many as there are components.
 
     Raises:
         MedlensError: If no feature varies.
@@ -102,8 +104,12 @@ def fit_inputs(features: Features, rows: NDArray[np.intp], *, hidden: bool) -> H
     plain = HeadInputs(mean.astype(np.float32), factor.astype(np.float32), components=None)
     if not hidden:
         return plain
-    components = _principal_components(features, chunks, plain)
-    return HeadInputs(plain.mean, plain.factor, components * np.float32(LENGTH_OF_COMPONENTS))
+    wanted = max(1, min(MOST_COMPONENTS, len(rows) - 1, plain.kept, columns or MOST_COMPONENTS))
+    components = principal_components(
+        lambda: (plain.apply(features[chunk]) for chunk in chunks), len(rows), len(mean), wanted
+    )
+    filled = np.pad(components, ((0, 0), (0, max(0, columns - components.shape[1]))))
+    return HeadInputs(plain.mean, plain.factor, filled * np.float32(LENGTH_OF_COMPONENTS))
 
 
 def apply_inputs(inputs: HeadInputs, features: Features, rows: NDArray[np.intp]) -> Features:
@@ -124,32 +130,3 @@ def chunk_rows(columns: int) -> int:
 def _chunks(features: Features, rows: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
     step = chunk_rows(features.shape[1])
     return (rows[start : start + step] for start in range(0, len(rows), step))
-
-
-def _principal_components(
-    features: Features, chunks: list[NDArray[np.intp]], plain: HeadInputs
-) -> NDArray[np.float32]:
-    """The directions of largest variance, by randomised subspace iteration.
-
-    Halko, Martinsson & Tropp 2011, SIAM Review 53, algorithm 4.4. The features are read in chunks,
-    so that they may lie on disk.
-    """
-    count = sum(len(chunk) for chunk in chunks)
-    columns = len(plain.mean)
-    wanted = max(1, min(MOST_COMPONENTS, count - 1, plain.kept))
-    width = min(wanted + OVERSAMPLED, columns)
-
-    def times_covariance(directions: NDArray[np.float32]) -> NDArray[np.float32]:
-        product = np.zeros((columns, directions.shape[1]), np.float32)
-        for chunk in chunks:
-            inputs = plain.apply(features[chunk])
-            product += inputs.T @ (inputs @ directions)
-        return product
-
-    random = np.random.default_rng(0)
-    directions = random.standard_normal((columns, width), np.float32)
-    for _ in range(1 + SHARPENING_PASSES):
-        directions = np.linalg.qr(times_covariance(directions))[0]
-    small = directions.T @ times_covariance(directions)
-    vectors = np.linalg.eigh((small + small.T) / 2)[1][:, ::-1]
-    return np.asarray(directions @ vectors[:, :wanted], np.float32)

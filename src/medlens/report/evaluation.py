@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from medlens.data.groups import SPLITS
 from medlens.errors import MedlensError
 from medlens.report.measures import (
     Scored,
+    average_over_folds,
     average_precision_measure,
     f1_measure,
     log_loss_measure,
@@ -30,6 +31,7 @@ from medlens.report.metrics import FloatArray, SplitPredictions
 SUM_TOLERANCE = 1e-3
 
 FEWEST_DRAWS = 100
+OUT_OF_FOLD = "out_of_fold"
 
 
 def evaluate(
@@ -56,8 +58,10 @@ def evaluate(
         draws: How many bootstrap draws, 100 at least.
 
     Returns:
-        classes, positive_class, seed, draws and one block for each split that has rows, made of
-        lists, dictionaries, strings and numbers of Python alone.
+        classes, positive_class, seed, draws and one block for each split that has rows, and
+        out_of_fold for rows with a fold, made of lists, dictionaries, strings and numbers of
+        Python alone. In out_of_fold the ROC AUC is the mean over folds, each ranked by itself;
+        the rest is pooled, on probabilities that each fold calibrated by itself.
 
     Raises:
         MedlensError: If the table lacks a column, is empty, or holds an unknown class or split,
@@ -81,13 +85,37 @@ def evaluate(
         "seed": int(seed),
         "draws": int(draws),
     }
-    for number, name in enumerate(SPLITS):
-        rows = table[table["split"] == name]
+    fold = _fold(table)
+    for number, name in enumerate((*SPLITS, OUT_OF_FOLD)):
+        rows = table[
+            (fold != "") if name == OUT_OF_FOLD else (table["split"] == name) & (fold == "")
+        ]
         if len(rows):
-            scored = score(_as_arrays(rows, classes), classes, (seed, number), draws)
+            scored = score(as_arrays(rows, classes), classes, (seed, number), draws)
+            if name == OUT_OF_FOLD:
+                scored = average_over_folds(scored, fold[rows.index].to_numpy(str))
             block = _evaluate_split(scored, majority, positive if len(classes) == 2 else None)
             evaluation[name] = {"fitted": name == "train", **block}
     return evaluation
+
+
+def headline(evaluation: Mapping[str, Any]) -> str:
+    """Which block is the result: the test set, or without one the folds of cross-validation."""
+    return "test" if "test" in evaluation else OUT_OF_FOLD
+
+
+def headline_rows(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of predictions.csv that the result is about."""
+    fold = _fold(predictions)
+    tested = predictions[(predictions["split"] == "test") & (fold == "")]
+    return tested if len(tested) else predictions[fold != ""]
+
+
+def _fold(table: pd.DataFrame) -> pd.Series[str]:
+    """The fold of each row, "" for none, however the table was read."""
+    if "fold" not in table:
+        return pd.Series("", table.index, dtype=str)
+    return table["fold"].astype(str).where(table["fold"].notna(), "")
 
 
 def _choose_positive_class(classes: Sequence[str], positive_class: str | None) -> str | None:
@@ -149,7 +177,8 @@ def _probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> FloatArray:
     return np.stack([column.to_numpy(dtype=np.float64) for column in columns], axis=1)
 
 
-def _as_arrays(rows: pd.DataFrame, classes: Sequence[str]) -> SplitPredictions:
+def as_arrays(rows: pd.DataFrame, classes: Sequence[str]) -> SplitPredictions:
+    """Rows of predictions.csv as arrays, groups numbered anew from 0."""
     truth, predicted = (
         pd.Categorical(rows[column].astype(str), list(classes)).codes.astype(np.int64)
         for column in ("label", "predicted")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medlens.report.bootstrap import (
     bootstrap_limits,
@@ -37,6 +38,7 @@ from medlens.report.metrics import (
     confusion_scores,
     count_confusion,
     log_losses,
+    placements,
     rank_images,
     roc_auc,
     weigh,
@@ -112,6 +114,41 @@ def score(
         boot=bootstrap_metrics(split, np.random.default_rng([*seeds, 0]), draws),
         posterior=confusion_scores(drawn),
     )
+
+
+def average_over_folds(scored: Scored, fold: NDArray[np.str_]) -> Scored:
+    """Rank each fold by itself: ROC AUCs become their mean over folds.
+
+    Classifiers of different folds need not agree on what a high probability is, so that images of
+    two folds are not ranked against each other. No group lies in two folds; the influences of the
+    groups on their own folds' AUCs therefore add up to that on the mean.
+
+    Args:
+        scored: All folds together.
+        fold: The fold of each image, of shape (images,).
+    """
+    split = scored.split
+    rankings: list[ClassRanking | None] = []
+    for number, pooled in enumerate(scored.rankings):
+        of_class, scores = split.truth == number, split.probabilities[:, number]
+        values, parts = [], []
+        for rows in (fold == name for name in np.unique(fold)):
+            positive = of_class[rows]
+            if positive.any() and not positive.all():
+                values.append(float(placements(positive, scores[rows])[positive].mean()))
+                own = (positive, scores[rows], split.groups[rows], split.group_count)
+                parts.append(auc_parts(*own))
+        if pooled is None or not values:
+            rankings.append(None)
+            continue
+        together = AucParts(
+            np.sum([part.influence for part in parts], axis=0) / len(parts),
+            sum(part.overlapping for part in parts),
+            sum(part.positives for part in parts),
+            sum(part.negatives for part in parts),
+        )
+        rankings.append(replace(pooled, roc_auc=float(np.mean(values)), parts=together))
+    return replace(scored, rankings=rankings)
 
 
 def missing(reason: str) -> Measure:

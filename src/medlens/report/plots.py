@@ -451,6 +451,7 @@ def _save(run: RunDir, name: str, draw: Callable[[], Figure], table: pd.DataFram
         matplotlib.rcParams.update({**STYLE, "font.family": fonts, "svg.hashsalt": name})
         figure = draw()
         figure.savefig(png, format="png", metadata={"Software": None})
+        figure.set_layout_engine("none")  # it is laid out now; once more would give the same
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(svg, format="svg", metadata=nothing)
     write_bytes(run.figures / f"{name}.png", png.getvalue())

@@ -4,47 +4,90 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medlens.data.roles import TEST
 from medlens.files import write_bytes
+from medlens.model.calibration import probabilities
+from medlens.model.cross_validation import Fold
+from medlens.model.development import Development
+from medlens.model.verdict import Verdict, decide_class
+
+_TEXTS = ("path", "split", "fold", "role", "patient", "label", "predicted", "decision")
 
 
 def tabulate_predictions(
     images: pd.DataFrame,
     logits: NDArray[np.float64],
-    classes: Sequence[str],
+    distances: NDArray[np.float64],
+    verdict: Verdict,
     *,
-    temperature: float = 1.0,
+    fold: str = "",
 ) -> pd.DataFrame:
-    """One row per image with its logits and probabilities.
+    """One row per image with its logits, probabilities, decision and distance.
 
     Args:
-        images: Columns path, split, patient, group and label; one row per image.
+        images: Columns path, split, role, patient, group and label; one row per image.
         logits: Shape (images, classes), before the temperature.
-        classes: Class names in the order of the logits.
-        temperature: Divides the logits before the softmax.
+        distances: From the training images, in feature space.
+        verdict: Temperature, threshold and limit.
+        fold: The fold of cross-validation these rows were tested in; "" for none.
 
     Returns:
-        path, split, fold, patient, group, label, predicted, logit_<class>..., prob_<class>...
+        path, split, fold, role, patient, group, label, predicted (the most probable class),
+        decision (of the operating point; "" without one), unfamiliar (0 or 1), distance,
+        logit_<class>..., prob_<class>... (calibrated).
     """
-    probabilities = softmax(logits / temperature)
-    table = images[["path", "split", "patient", "group", "label"]].reset_index(drop=True)
-    table.insert(2, "fold", "")
-    table["predicted"] = np.asarray(classes)[np.argmax(probabilities, axis=1)]
-    columns = {
-        **{f"logit_{name}": logits[:, number] for number, name in enumerate(classes)},
-        **{f"prob_{name}": probabilities[:, number] for number, name in enumerate(classes)},
+    classes = np.asarray(verdict.classes)
+    probable = probabilities(logits, verdict.temperature)
+    columns = ["path", "split", "role", "patient", "group", "label"]
+    table = images[columns].reset_index(drop=True)
+    table.insert(2, "fold", fold)
+    table["predicted"] = classes[np.argmax(probable, axis=1)]
+    table["decision"] = decide_class(probable, verdict)
+    table["unfamiliar"] = (~(distances <= verdict.limit)).astype(int)
+    table["distance"] = distances
+    numbers = {
+        **{f"logit_{name}": logits[:, number] for number, name in enumerate(verdict.classes)},
+        **{f"prob_{name}": probable[:, number] for number, name in enumerate(verdict.classes)},
     }
-    return pd.concat([table, pd.DataFrame(columns)], axis="columns")
+    return pd.concat([table, pd.DataFrame(numbers)], axis="columns")
 
 
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities of shape (images, classes) that add up to 1 in each row."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+def predict_all(
+    features: NDArray[np.float32],
+    images: pd.DataFrame,
+    development: Development,
+    folds: Sequence[Fold],
+    classes: Sequence[str],
+    positive_class: str | None,
+) -> pd.DataFrame:
+    """The table predictions.csv: every image by the classifier, then the folds' test images.
+
+    Args:
+        features: Of shape (images, columns).
+        images: One row per feature row: path, split, patient, group, label.
+        development: The classifier's head and choices.
+        folds: Of cross-validation; their rows have split test, and a fold.
+        classes: Class names in the order of the logits.
+        positive_class: The class of interest, if there is one.
+    """
+    roles = development.roles.where(development.roles != "", images["split"])
+
+    def tabulate(rows: pd.DataFrame, own: NDArray[Any], by: Development, fold: str) -> pd.DataFrame:
+        logits, distances = by.training.head.logits(own), by.familiarity.distances(own)
+        verdict = by.verdict(classes, positive_class)
+        return tabulate_predictions(rows, logits, distances, verdict, fold=fold)
+
+    tables = [tabulate(images.assign(role=roles), features, development, "")]
+    for fold in folds:
+        rows = images.iloc[fold.rows].assign(split=TEST, role=TEST)
+        tables.append(tabulate(rows, features[fold.rows], fold.development, str(fold.number)))
+    return pd.concat(tables, ignore_index=True)
 
 
 def write_predictions(path: Path, predictions: pd.DataFrame) -> None:
@@ -54,5 +97,5 @@ def write_predictions(path: Path, predictions: pd.DataFrame) -> None:
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read predictions.csv as it was written, names and labels as text."""
-    texts = dict.fromkeys(("path", "split", "fold", "patient", "label", "predicted"), str)
+    texts = dict.fromkeys(_TEXTS, str)
     return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={})

@@ -1,0 +1,235 @@
+"""Development images -> a trained head and everything chosen with it; the test set is never seen.
+
+Who uses what, so that no image decides twice: the head is fitted on train and stopped on val. The
+temperature, the operating point, the prediction sets and the limit of unfamiliar images come from a
+half of val that the stopping never saw, or, where that half would be small, from train's images,
+each predicted by a head that was fitted without it (out of fold).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medlens.data.roles import CALIBRATE, FIT, STOP, assign_folds, assign_roles
+from medlens.model.calibration import fit_temperature, probabilities
+from medlens.model.familiarity import Familiarity, choose_limit, fit_familiarity
+from medlens.model.head import HeadPlan, Training, TrainingRows, train_head
+from medlens.model.operating_point import OperatingPoint, Rule, choose_operating_point
+from medlens.model.prediction_sets import choose_threshold
+from medlens.model.verdict import Verdict
+
+OUT_OF_FOLD = 5
+SET_LEVELS = (0.9, 0.95)
+FITTED_ON = {
+    "val": "a half of val, by group, that early stopping never saw",
+    "out_of_fold": "train's out-of-fold predictions: approximate, because they come from heads "
+    "that saw four fifths of train",
+    "stop": "val, which also stopped the training: approximate and a little too confident, because "
+    "train has too few groups of a class for out-of-fold predictions",
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is wanted of the choices made on development images.
+
+    Args:
+        positive: Number of the class of interest; None for none, and then no operating point.
+        rule: Of the operating point.
+        prevalence: Of the positive class where it is to be used, 0 to 1; None for as it is here.
+        seed: Decides among equally good halves and folds.
+    """
+
+    positive: int | None
+    rule: Rule
+    prevalence: float | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Development images with what heads say of them that were not fitted on them.
+
+    Args:
+        rows: Their places in the features.
+        logits: Of shape (images, classes).
+        distances: From the training images, in feature space.
+        fold: The fold each was held out in, from 1; 0 where it was in none.
+    """
+
+    rows: NDArray[np.intp]
+    logits: NDArray[np.float64]
+    distances: NDArray[np.float64]
+    fold: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Development:
+    """A trained head with its temperature, operating point, sets and limit.
+
+    Args:
+        training: The head and how it was trained.
+        roles: The role of each development image; "" for the others.
+        out_of_fold: Train's images, each predicted without it; None where that was not done.
+        held_out: The images that the choices below were made on.
+        fitted_on: "val", "out_of_fold" or "stop", see `FITTED_ON`.
+        temperature: Divides the logits.
+        operating_point: None where there is no positive class or no threshold can be chosen.
+        no_operating_point: Why there is none, or "".
+        set_thresholds: By level; None where only the set of all classes keeps the promise.
+        familiarity: Measures how unlike the training images an image is.
+        limit: Images at a larger distance are unfamiliar.
+    """
+
+    training: Training
+    roles: pd.Series[str]
+    out_of_fold: HeldOut | None
+    held_out: HeldOut
+    fitted_on: str
+    temperature: float
+    operating_point: OperatingPoint | None
+    no_operating_point: str
+    set_thresholds: dict[float, float | None]
+    familiarity: Familiarity
+    limit: float
+
+    def verdict(self, classes: Sequence[str], positive_class: str | None) -> Verdict:
+        """What turns logits and distances into what is said of an image."""
+        threshold = None if self.operating_point is None else self.operating_point.threshold
+        return Verdict(tuple(classes), self.temperature, positive_class, threshold, self.limit)
+
+
+def develop(
+    features: NDArray[np.float32],
+    images: pd.DataFrame,
+    labels: NDArray[np.int64],
+    num_classes: int,
+    plan: HeadPlan,
+    choices: Choices,
+    progress: Callable[[int], None],
+    *,
+    always_out_of_fold: bool = True,
+) -> Development:
+    """Train a head, and choose on images that it was not fitted on.
+
+    Args:
+        features: Of shape (images, columns); may lie on disk.
+        images: One row per feature row, with `path`, `label`, `group` and `split`; only rows of
+            train and val are looked at.
+        labels: Class numbers of shape (images,).
+        num_classes: Number of classes.
+        plan: How heads are trained.
+        choices: What is to be chosen.
+        progress: Called with 1 after every epoch of the head.
+        always_out_of_fold: Whether to predict train out of fold even if nothing here needs it.
+
+    Raises:
+        MedlensError: If no feature varies, or the loss is not a number.
+    """
+    developing = images["split"].isin(["train", "val"])
+    roles = assign_roles(images[developing], seed=choices.seed).reindex(images.index, fill_value="")
+    rows = TrainingRows(np.flatnonzero(roles == FIT), np.flatnonzero(roles == STOP))
+    training = train_head(features, labels, rows, num_classes, plan, progress)
+    familiarity = fit_familiarity(features, labels, rows=rows.fit, seed=choices.seed)
+    calibrating = np.flatnonzero(roles == CALIBRATE)
+    out_of_fold = None
+    if always_out_of_fold or not len(calibrating):
+        out_of_fold = predict_out_of_fold(features, images, labels, rows, training, plan, choices)
+    if len(calibrating) or out_of_fold is None:
+        chosen_on = calibrating if len(calibrating) else rows.stop
+        held_out = HeldOut(
+            chosen_on,
+            training.head.logits(features[chosen_on]),
+            familiarity.distances(features[chosen_on]),
+            np.zeros(len(chosen_on), np.int64),
+        )
+        fitted_on = "val" if len(calibrating) else "stop"
+    else:
+        held_out, fitted_on = out_of_fold, "out_of_fold"
+    truth = labels[held_out.rows]
+    temperature = fit_temperature(held_out.logits, truth)
+    calibrated = probabilities(held_out.logits, temperature)
+    groups = images["group"].to_numpy()[held_out.rows]
+    point, reason = _choose_point(calibrated, truth, choices)
+    return Development(
+        training=training,
+        roles=roles,
+        out_of_fold=out_of_fold,
+        held_out=held_out,
+        fitted_on=fitted_on,
+        temperature=temperature,
+        operating_point=point,
+        no_operating_point=reason,
+        set_thresholds={
+            level: choose_threshold(calibrated, truth, level, groups) for level in SET_LEVELS
+        },
+        familiarity=familiarity,
+        limit=choose_limit(held_out.distances),
+    )
+
+
+def predict_out_of_fold(
+    features: NDArray[np.float32],
+    images: pd.DataFrame,
+    labels: NDArray[np.int64],
+    rows: TrainingRows,
+    training: Training,
+    plan: HeadPlan,
+    choices: Choices,
+) -> HeldOut | None:
+    """Predict every image of train by a head that was fitted without its fold.
+
+    Each of these heads is trained for as many epochs as the head itself had at its best.
+
+    Returns:
+        In the order of `rows.fit`; None where a class has fewer than two groups in train.
+    """
+    fit = images.iloc[rows.fit]
+    count = min(OUT_OF_FOLD, int(fit.groupby("label")["group"].nunique().min()))
+    if count < 2:
+        return None
+    fold = assign_folds(fit, count=count, seed=choices.seed)
+    logits = np.empty((len(fit), len(training.head.layers[-1][1])))
+    distances = np.empty(len(fit))
+    fixed = replace(
+        plan, epochs=training.best_epoch, patience=training.best_epoch, stop_at_accuracy=None
+    )
+    for number in range(1, count + 1):
+        out, others = rows.fit[fold == number], rows.fit[fold != number]
+        if len(np.unique(labels[others])) < logits.shape[1]:
+            return None
+        part = TrainingRows(others, rows.stop)
+        # All epochs are trained and the last is kept: nothing is chosen on val a second time.
+        head = train_head(
+            features, labels, part, logits.shape[1], fixed, _ignore, training.compiled, keep="last"
+        ).head
+        logits[fold == number] = head.logits(features[out])
+        familiarity = fit_familiarity(features, labels, rows=others, seed=choices.seed)
+        distances[fold == number] = familiarity.distances(features[out])
+    return HeldOut(rows.fit, logits, distances, fold)
+
+
+def _choose_point(
+    calibrated: NDArray[np.float64], truth: NDArray[np.int64], choices: Choices
+) -> tuple[OperatingPoint | None, str]:
+    if choices.positive is None:
+        return None, "no class of interest is named (--positive-class)"
+    try:
+        point = choose_operating_point(
+            truth == choices.positive,
+            calibrated[:, choices.positive],
+            choices.rule,
+            choices.prevalence,
+        )
+    except ValueError as error:
+        return None, str(error)
+    return point, ""
+
+
+def _ignore(_: int) -> None:
+    pass
