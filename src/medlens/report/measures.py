@@ -173,7 +173,7 @@ def share_measure(
     hits = _group_sizes(split, successes & among)
     value = float(hits.sum() / sizes.sum())
     interval = proportion_interval(hits, sizes)
-    return _measure(value, interval, int(sizes.sum()), int((sizes > 0).sum()))
+    return measure(value, interval, int(sizes.sum()), int((sizes > 0).sum()))
 
 
 def f1_measure(scored: Scored, number: int) -> Measure:
@@ -314,10 +314,11 @@ def _drawn(
 
 
 def _measure_all(scored: Scored, value: float, interval: Interval) -> Measure:
-    return _measure(value, interval, len(scored.split.truth), scored.split.group_count)
+    return measure(value, interval, len(scored.split.truth), scored.split.group_count)
 
 
-def _measure(value: float, interval: Interval, images: int, groups: int) -> Measure:
+def measure(value: float, interval: Interval, images: int, groups: int) -> Measure:
+    """A number with its interval, and how many images and groups it rests on."""
     return {
         "value": value,
         "ci95": [float(interval.low), float(interval.high)],

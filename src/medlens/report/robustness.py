@@ -92,8 +92,9 @@ def _rotate(picture: Pictures, _: np.random.Generator) -> Pictures:
     return np.array(turned)
 
 
-def _round(values: NDArray[np.float64]) -> Pictures:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+def _round(values: NDArray[np.floating[Any]]) -> Pictures:
+    rounded: Pictures = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return rounded
 
 
 CHANGES: tuple[Change, ...] = (
@@ -299,7 +300,7 @@ def _difference(
 
 
 def _is_right(split: SplitPredictions) -> FloatArray:
-    return (split.truth == split.predicted).astype(np.float64)
+    return np.asarray(split.truth == split.predicted, np.float64)
 
 
 def _rankings(split: SplitPredictions) -> list[Any]:
@@ -317,7 +318,7 @@ def _rankings(split: SplitPredictions) -> list[Any]:
 def _mean_area(rankings: Sequence[Any], weights: FloatArray) -> FloatArray:
     if not rankings:
         return np.full(weights.shape[1], np.nan)
-    return np.mean([roc_auc(weigh(ranking, weights)) for ranking in rankings], axis=0)
+    return np.asarray(np.mean([roc_auc(weigh(one, weights)) for one in rankings], axis=0))
 
 
 def _fewest_groups(split: SplitPredictions) -> float:

@@ -132,7 +132,8 @@ def occlusion(
         for value, (top, left) in zip(run(occluded)[:, class_number], places, strict=True):
             losses[top : top + patch, left : left + patch] += whole - float(value)
             covered[top : top + patch, left : left + patch] += 1
-    return _to_unit((losses / covered)[np.newaxis])[0]
+    heat: Heat = _to_unit((losses / covered)[np.newaxis])[0]
+    return heat
 
 
 def randomisation_check(
@@ -142,7 +143,7 @@ def randomisation_check(
     *,
     layer: str | None = None,
     seed: int = 0,
-    draws: int = 3,
+    draws: int = 5,
 ) -> dict[str, Any]:
     """Compare heat maps with those of the same network after its learned weights are drawn anew.
 
@@ -213,7 +214,8 @@ def overlay(picture: Pictures, heat: Heat) -> Pictures:
     """
     colours = 255 * matplotlib.colormaps[COLOUR_MAP](heat)[..., :3]
     share = MOST_COLOUR * np.clip(heat, 0, 1)[..., np.newaxis]
-    return np.rint((1 - share) * picture + share * colours).astype(np.uint8)
+    mixed: Pictures = np.rint((1 - share) * picture + share * colours).astype(np.uint8)
+    return mixed
 
 
 @dataclass(frozen=True)
@@ -349,7 +351,7 @@ def _weigh_channels(values: NDArray[Any], weights: FloatArray) -> FloatArray:
 
 
 def _one_hot(network: _Network, class_numbers: NDArray[np.integer[Any]]) -> FloatArray:
-    return np.eye(network.model.get_layer("logits").units)[class_numbers]
+    return np.asarray(np.eye(network.model.get_layer("logits").units)[class_numbers])
 
 
 def _head_gradient(
