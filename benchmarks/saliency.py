@@ -118,13 +118,13 @@ def measure(
 
     def occlude() -> NDArray[np.float32]:
         few = zip(pictures[:occluded], numbers[:occluded], strict=True)
-        patch = {"patch": size // 8, "stride": size // 16}
+        patch = {"patch": size // 4, "stride": size // 8}
         return np.stack([occlusion(forward.run, one, int(number), **patch) for one, number in few])
 
     maps = {
         "all depths": lambda: grad_cam(model, pictures, numbers),
         f"published Grad-CAM, {deepest}": lambda: grad_cam(model, pictures, numbers, deepest),
-        "occlusion, a patch of an eighth of the side": occlude,
+        "occlusion, a patch of a quarter of the side": occlude,
     }
     found: dict[str, Any] = {}
     for name, draw in maps.items():

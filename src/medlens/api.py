@@ -59,6 +59,50 @@ def audit(data: PathLike, **options: Any) -> list[Finding]:
     return take_in(list_images(chosen), chosen, screen).findings
 
 
+def evaluate(run: PathLike, data: PathLike, **options: Any) -> Run:
+    """Test the classifier of a run on other, external images. Nothing is fitted on them.
+
+    Args:
+        run: The folder of a finished run.
+        data: As for `train`; its classes must be the classifier's.
+        **options: patient_regex, drop_class, prevalence, out (default: RUN/external/NAME),
+            overwrite, quiet.
+
+    Returns:
+        The external test: `.evaluation` has the shape of a run's, with the run's own result under
+        "internal"; `.predictions`.
+
+    Raises:
+        MedlensError: If the data cannot test this classifier; says how to mend it.
+    """
+    from medlens.external import evaluate_externally
+    from medlens.run_dir import RunDir
+
+    chosen = make_options({"data": os.fspath(data), **options})
+    return evaluate_externally(RunDir(Path(run)), chosen, new_screen(chosen.quiet))
+
+
+def compare(first: PathLike, second: PathLike) -> dict[str, Any]:
+    """Compare two runs on the same test set, paired: differences are second minus first.
+
+    Raises:
+        MedlensError: If a run is not finished, or the test sets differ.
+    """
+    from medlens.report.compare import compare_predictions
+
+    runs = [Run(Path(path)) for path in (first, second)]
+    before, after = (run.evaluation for run in runs)
+    return compare_predictions(
+        runs[0].predictions,
+        runs[1].predictions,
+        before["classes"],
+        before["positive_class"],
+        seed=before["seed"],
+        draws=before["draws"],
+        second_classes=after["classes"],
+    )
+
+
 def load(path: PathLike) -> Classifier:
     """Load the classifier of a run, ready for `predict`.
 

@@ -15,6 +15,7 @@ from typing import Any
 from medlens.api import new_screen
 from medlens.config import (
     AUDIT_OPTIONS,
+    EVALUATE_OPTIONS,
     FIELDS,
     Kind,
     Options,
@@ -79,6 +80,16 @@ def _parser() -> argparse.ArgumentParser:
         is_needed = None if command is audit else "?"
         data_help = FIELDS["data"].metadata["help"]
         command.add_argument("data", metavar="DATA", nargs=is_needed, help=data_help)
+    evaluate = _add(
+        commands, "evaluate", _evaluate, "Test the classifier of a run on other, external images."
+    )
+    evaluate.add_argument("run", metavar="RUN", help="A finished run.")
+    evaluate.add_argument("data", metavar="DATA", help=FIELDS["data"].metadata["help"])
+    _add_options(evaluate, EVALUATE_OPTIONS)
+    compare = _add(commands, "compare", _compare, "Compare two runs on the same test set, paired.")
+    compare.add_argument("first", metavar="RUN", help="A finished run.")
+    compare.add_argument("second", metavar="RUN", help="Another, with the same test set.")
+    compare.add_argument("-o", "--output", metavar="FILE", help="Writes all numbers as JSON.")
     demo = _add(commands, "demo", _demo, "Train on a synthetic phantom data set.")
     _add_options(demo, ["out", "cache", "overwrite", "quiet"])
     _add(commands, "doctor", _doctor, "Say what this machine has: backend, GPU, weights, extras.")
@@ -166,6 +177,30 @@ def _audit(given: dict[str, Any]) -> int:
 
     would_train = run_audit(options, new_screen(options.quiet))
     return DONE if would_train else MENDABLE
+
+
+def _evaluate(given: dict[str, Any]) -> int:
+    run = given.pop("run")
+    options = _options(given)
+    with _without_start_up_noise():
+        from medlens.external import evaluate_externally
+    from medlens.run_dir import RunDir
+
+    evaluate_externally(RunDir(Path(run)), options, new_screen(options.quiet))
+    return DONE
+
+
+def _compare(given: dict[str, Any]) -> int:
+    with _without_start_up_noise():
+        from medlens.report.compare import compare_lines
+    from medlens.api import compare
+    from medlens.files import write_json
+
+    compared = compare(given["first"], given["second"])
+    print("\n".join(compare_lines(compared)))
+    if given["output"]:
+        write_json(Path(given["output"]), compared)
+    return DONE
 
 
 def _demo(given: dict[str, Any]) -> int:

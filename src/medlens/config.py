@@ -341,6 +341,8 @@ AUDIT_OPTIONS = (
     "quiet",
 )
 
+EVALUATE_OPTIONS = ("patient_regex", "drop_class", "prevalence", "out", "overwrite", "quiet")
+
 
 def flag_name(name: str) -> str:
     """The option as it is typed: `image_size` is `--image-size`."""

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from medlens.config import DEFAULT_RATIOS, Options, parse_ratios
 from medlens.data.audit import audit, findings_to_json
-from medlens.data.dataset import Dataset, read_dataset
+from medlens.data.dataset import OWN_COLUMNS, Dataset, read_dataset
 from medlens.data.finding import Finding
 from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
 from medlens.data.images import UnreadableImage, read_image
@@ -63,6 +63,16 @@ def ratios(options: Options) -> tuple[float, float, float]:
     """The shares of train, val and test."""
     is_file = options.split.lower().endswith(".csv")
     return DEFAULT_RATIOS if options.split == "auto" or is_file else parse_ratios(options.split)
+
+
+def prevalence(options: Options) -> float | None:
+    """The stated share of positive cases; None where it is not stated."""
+    return None if options.prevalence == "none" else float(options.prevalence)
+
+
+def metadata_columns(dataset: Dataset) -> list[str]:
+    """The columns of the data set's CSV that medlens does not use itself."""
+    return [str(name) for name in dataset.table if name not in OWN_COLUMNS]
 
 
 def list_images(options: Options) -> Dataset:

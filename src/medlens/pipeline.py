@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import pandas as pd
 
 from medlens.config import Options
 from medlens.data.scan import PictureRule, Pictures
@@ -22,7 +20,6 @@ from medlens.intake import (
     frame,
     image_size,
     list_images,
-    ratios,
     sample_pictures,
     say_baseline,
     say_images,
@@ -32,9 +29,8 @@ from medlens.intake import (
 )
 from medlens.log import log_to
 from medlens.model.backbone import BACKBONES, find_weights
-from medlens.model.classifier import ClassifierFacts, check_saved, feature_columns, save_classifier
-from medlens.model.cross_validation import Fold, cross_validate
-from medlens.model.development import FITTED_ON, Choices, develop
+from medlens.model.classifier import check_saved, feature_columns, save_classifier
+from medlens.model.development import develop
 from medlens.model.engine import choose_pass
 from medlens.model.features import (
     extract_features,
@@ -42,16 +38,21 @@ from medlens.model.features import (
     gather_features,
     unknown_keys,
 )
-from medlens.model.head import HeadPlan
-from medlens.model.operating_point import parse_rule
-from medlens.report.evaluation import evaluate
-from medlens.report.facts import notices, result_lines, training_facts
+from medlens.report.facts import result_lines, training_facts
 from medlens.report.plots import write_figures
 from medlens.report.predictions import predict_all, read_predictions, write_predictions
 from medlens.report.render import render_report
 from medlens.run import Run
 from medlens.run_dir import open_run
 from medlens.screen import Screen
+from medlens.stages import (
+    describe_classifier,
+    fold_column,
+    plan_choices,
+    plan_head,
+    run_folds,
+    write_evidence,
+)
 
 
 def run_training(options: Options, screen: Screen) -> Run:
@@ -111,39 +112,14 @@ def run_training(options: Options, screen: Screen) -> Run:
             development = develop(matrix, used, labels, len(classes), plan, choices, progress)
         training = development.training
         screen.say(f"{training.stop_text} Best epoch: {training.best_epoch}.")
-        folds: list[Fold] = []
-        if options.folds != "none":
-            count = int(options.folds)
-            with screen.progress("Cross-validation", count, "folds") as progress:
-                folds = cross_validate(
-                    matrix,
-                    used,
-                    labels,
-                    len(classes),
-                    plan,
-                    choices,
-                    count,
-                    ratios(options),
-                    progress,
-                )
+        folds = run_folds(matrix, used, labels, plan, choices, options, screen)
         write_text(
             run.splits, splits_to_csv(table, table["split"], fold_column(table, used, folds))
         )
         write_text(run.history, training.history.to_csv(index=False))
 
         # The classifier: one network from raw pixels to probabilities, in a folder of its own.
-        described = ClassifierFacts(
-            classes,
-            options.features,
-            frame(options),
-            positive_class,
-            development.temperature,
-            development.operating_point,
-            development.set_thresholds,
-            FITTED_ON[development.fitted_on],
-            development.familiarity,
-            development.limit,
-        )
+        described = describe_classifier(development, classes, positive_class, options)
         classifier = save_classifier(run.classifier, frozen_pass, training.head, described)
 
         # What it says about every image; from that table alone, every number.
@@ -153,56 +129,17 @@ def run_training(options: Options, screen: Screen) -> Run:
         difference = check_saved(classifier, predictions, dataset.root, frozen_pass.precision)
         facts = training_facts(frozen_pass, plan, training, options.features)
         write_json(run.training, {**facts, "saved_network_difference": difference})
-        evaluation = evaluate(
-            predictions, classes=classes, positive_class=positive_class, seed=options.seed
+        evaluation = write_evidence(
+            run, predictions, used, dataset, development, folds, classifier, frozen_pass, options
         )
-        said = notices(used, weights.kind)
-        write_json(run.evaluation, {"notices": said, **evaluation})
         write_json(run.environment, environment_json(options.seed, table, weights.sha256))
-
         shutil.rmtree(run.pictures, ignore_errors=True)
         run.features.unlink(missing_ok=True)
 
         # Pictures of it, and the report.
         write_figures(run)
         render_report(run)
+        said = evaluation["notices"]
         screen.say("\n".join([*said, *result_lines(evaluation), f"Report: {run.report}"]))
         screen.say("Not a medical device.")
     return Run(run.root)
-
-
-def fold_column(
-    table: pd.DataFrame, used: pd.DataFrame, folds: list[Fold]
-) -> pd.Series[str] | None:
-    """The fold each image is tested in, "" for none; None without cross-validation."""
-    if not folds:
-        return None
-    fold_of = {path: str(fold.number) for fold in folds for path in used["path"].iloc[fold.rows]}
-    return table["path"].map(lambda path: fold_of.get(path, ""))
-
-
-def plan_choices(options: Options, classes: Sequence[str], positive_class: str | None) -> Choices:
-    """What is to be chosen on development images, as the options say it."""
-    return Choices(
-        positive=None if positive_class is None else list(classes).index(positive_class),
-        rule=parse_rule(options.operating_point),
-        prevalence=None if options.prevalence == "none" else float(options.prevalence),
-        seed=options.seed,
-    )
-
-
-def plan_head(options: Options) -> HeadPlan:
-    """The head's plan, as the options say it."""
-    stop = options.stop_at_accuracy
-    return HeadPlan(
-        units=0 if options.head == "linear" else int(options.head),
-        dropout=options.dropout,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        stop_at_accuracy=None if isinstance(stop, str) else stop,
-        stop_on=options.stop_on,
-        patience=options.patience,
-        balanced=options.class_weight == "balanced",
-        seed=options.seed,
-    )

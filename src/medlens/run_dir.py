@@ -92,9 +92,19 @@ class RunDir:
         return self.root / "label_suspects.csv"
 
     @property
+    def contact_sheet(self) -> Path:
+        """What the network sees of some images of each class."""
+        return self.root / "contact_sheet.png"
+
+    @property
     def heat_maps(self) -> Path:
         """Pictures of the test set with their heat maps."""
         return self.root / "heat_maps"
+
+    @property
+    def study(self) -> Path:
+        """The author's answers for the checklists; medlens writes a template, once."""
+        return self.root / "study.toml"
 
     @property
     def external(self) -> Path:
@@ -145,6 +155,7 @@ class RunDir:
             self.model_card,
             self.out_of_fold,
             self.label_suspects,
+            self.contact_sheet,
             self.heat_maps,
             self.external,
             self.features,
@@ -201,7 +212,8 @@ def open_run(options: Options) -> RunDir:
 
 
 def _clear(run: RunDir, entries: list[Path], options: Options) -> None:
-    foreign = sorted(set(entries) - set(run.own()) - {run.root / "external"})
+    entries = [path for path in entries if path != run.study]  # the author's work stays
+    foreign = sorted(set(entries) - set(run.own()))
     if run.root.resolve() in Path(options.split).resolve().parents:
         raise MedlensError(
             "--overwrite would delete the file given with --split.",

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from medlens.data.scan import PictureRule, in_order
 from medlens.errors import MedlensError
 from medlens.files import write_json
 from medlens.model.backbone import Backbone
+from medlens.model.calibration import probabilities
 from medlens.model.engine import Forward, FrozenPass, compile_forward
 from medlens.model.familiarity import Familiarity, load_familiarity, save_familiarity
 from medlens.model.head import Head
@@ -92,7 +93,7 @@ class Classifier:
             little), and unreadable ("" or the reason).
         """
         files = [os.fspath(path) for path in paths]
-        probabilities = np.full((len(files), len(self.classes)), np.nan)
+        known = np.full((len(files), len(self.classes)), np.nan)
         distances = np.full(len(files), np.nan)
         reasons = [""] * len(files)
         waiting: list[tuple[int, NDArray[np.uint8]]] = []
@@ -102,48 +103,79 @@ class Classifier:
             else:
                 waiting.append((number, picture))
             if len(waiting) == self._forward.batch:
-                self._run(waiting, probabilities, distances)
+                self._run(waiting, known, distances)
                 waiting = []
         if waiting:
-            self._run(waiting, probabilities, distances)
+            self._run(waiting, known, distances)
         unreadable = np.array(reasons) != ""
-        predicted = np.asarray(self.classes)[np.nan_to_num(probabilities).argmax(axis=1)]
-        decision = decide_class(probabilities, self.verdict)
+        predicted = np.asarray(self.classes)[np.nan_to_num(known).argmax(axis=1)]
+        decision = decide_class(known, self.verdict)
         return pd.DataFrame(
             {
                 "path": files,
                 "predicted": np.where(unreadable, "", predicted),
                 "decision": np.where(unreadable, "", decision),
-                **{f"prob_{name}": probabilities[:, i] for i, name in enumerate(self.classes)},
+                **{f"prob_{name}": known[:, i] for i, name in enumerate(self.classes)},
                 "distance": distances,
                 "unfamiliar": np.where(unreadable, 0, ~(distances <= self.limit)).astype(int),
                 "unreadable": reasons,
             }
         )
 
+    def measure(
+        self, paths: Sequence[Path], progress: Callable[[int], None]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Features, and logits before the temperature, of images that are known to be readable.
+
+        Args:
+            paths: Image files, one at least.
+            progress: Called with the number of images done since the last call.
+
+        Raises:
+            UnreadableImage: If one cannot be read after all.
+        """
+        found: list[NDArray[np.float32]] = []
+        waiting: list[NDArray[np.uint8]] = []
+        for number, picture in enumerate(in_order(self.picture, paths)):
+            waiting.append(picture)
+            if len(waiting) == self._forward.batch or number == len(paths) - 1:
+                found.append(self._forward.run(np.stack(waiting)))
+                progress(len(waiting))
+                waiting = []
+        rows, classes = np.concatenate(found), len(self.classes)
+        return rows[:, :-classes], rows[:, -classes:].astype(np.float64)
+
+    def picture(self, path: Path) -> NDArray[np.uint8]:
+        """What the network sees of an image file: RGB, of shape (size, size, 3).
+
+        Raises:
+            UnreadableImage: If it cannot be read.
+        """
+        return self.rule.apply(read_image(path, frame=self.frame).pixels)
+
     def _read(self, path: str) -> NDArray[np.uint8] | str:
         try:
-            return self.rule.apply(read_image(Path(path), frame=self.frame).pixels)
+            return self.picture(Path(path))
         except UnreadableImage as error:
             return error.reason
 
     def _run(
         self,
         waiting: Sequence[tuple[int, NDArray[np.uint8]]],
-        probabilities: NDArray[np.float64],
+        known: NDArray[np.float64],
         distances: NDArray[np.float64],
     ) -> None:
         numbers = [number for number, _ in waiting]
         found = self._forward.run(np.stack([picture for _, picture in waiting]))
-        features = found[:, : -len(self.classes)]
-        probabilities[numbers] = found[:, -len(self.classes) :]
-        distances[numbers] = self.familiarity.distances(features)
+        logits = found[:, -len(self.classes) :].astype(np.float64)
+        known[numbers] = probabilities(logits, self.verdict.temperature)
+        distances[numbers] = self.familiarity.distances(found[:, : -len(self.classes)])
 
     @cached_property
     def _forward(self) -> Forward:
-        """Features and probabilities of pictures, side by side."""
-        features = self.model.get_layer(self.facts["features_layer"]).output
-        both = keras.layers.Concatenate()([features, self.model.output])
+        """Features and logits of pictures, side by side."""
+        names = (self.facts["features_layer"], "logits")
+        both = keras.layers.Concatenate()([self.model.get_layer(name).output for name in names])
         return compile_forward(keras.Model(self.model.input, both))
 
 

@@ -146,7 +146,10 @@ def sets_on_test(
 
 
 def class_balance_shift(
-    held_out: tuple[IntArray, IntArray], tested: tuple[IntArray, IntArray], classes: Sequence[str]
+    first: tuple[IntArray, IntArray],
+    second: tuple[IntArray, IntArray],
+    classes: Sequence[str],
+    names: tuple[str, str] = ("the images they were fitted on", "the test set"),
 ) -> dict[str, Any]:
     """Whether the classes are balanced otherwise in the test set than where sets were fitted.
 
@@ -154,17 +157,18 @@ def class_balance_shift(
     shares (Rao & Scott 1981, JASA 76), so that many images of few patients do not count as many.
 
     Args:
-        held_out: Class numbers and group numbers of the images that the sets were fitted on.
-        tested: The same of the test set.
+        first: Class numbers and group numbers of the images that the sets were fitted on.
+        second: The same of the test set.
         classes: Class names.
+        names: What the two are called.
 
     Returns:
         p, is_shifted (p below 0.01), shares of both, and a text.
     """
-    counts = np.stack([np.bincount(one[0], minlength=len(classes)) for one in (held_out, tested)])
+    counts = np.stack([np.bincount(one[0], minlength=len(classes)) for one in (first, second)])
     shares = counts / counts.sum(axis=1, keepdims=True)
     present = counts.sum(axis=0) > 0
-    effect = float(np.mean([_mean_design_effect(*one) for one in (held_out, tested)]))
+    effect = float(np.mean([_mean_design_effect(*one) for one in (first, second)]))
     if present.sum() < 2:
         p = 1.0
     else:
@@ -174,8 +178,8 @@ def class_balance_shift(
         p = float(stats.chi2.sf(statistic, int(present.sum()) - 1))
     is_shifted = p < SHIFT_LEVEL
     most = int(np.abs(shares[1] - shares[0]).argmax())
-    said = f"{classes[most]} makes up {shares[0][most]:.1%} of the images they were fitted on"
-    said += f" and {shares[1][most]:.1%} of the test set"
+    said = f"{classes[most]} makes up {shares[0][most]:.1%} of {names[0]}"
+    said += f" and {shares[1][most]:.1%} of {names[1]}"
     text = (
         f"The promise of the prediction sets does not hold here: {said}. The two are not "
         "exchangeable, so that the coverage is only what was measured."
@@ -211,12 +215,12 @@ def abstention(split: SplitPredictions) -> list[dict[str, Any]]:
     confidence = split.probabilities.max(axis=1)
     right = split.truth == split.predicted
     ordered = np.sort(confidence)[::-1]
-    points = []
+    points: list[dict[str, Any]] = []
     for step in range(1, ABSTENTION_POINTS + 1):
         lowest = float(ordered[math.ceil(step * len(ordered) / ABSTENTION_POINTS) - 1])
         answered = confidence >= lowest
         share = float(answered.mean())
-        if not points or share > points[-1]["share_answered"]:
+        if not points or share > float(points[-1]["share_answered"]):
             accuracy = share_measure(split, right, answered)
             point = {"share_answered": share, "lowest_probability": lowest, "accuracy": accuracy}
             points.append(point)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medlens.model.calibration import probabilities
+from medlens.model.classifier import Classifier
 from medlens.model.cross_validation import Fold
 from medlens.model.development import FITTED_ON, Development
 from medlens.report.calibration_measures import calibration_block
@@ -132,7 +133,7 @@ def find_suspects(
         return {"n": None, "reason": "train was not predicted out of fold", "images": []}
     rows = images.iloc[held_out.rows]
     calibrated = probabilities(held_out.logits, development.temperature)
-    return suspects_block(rows["path"], rows["label"], calibrated, classes)
+    return suspects_block(list(rows["path"]), list(rows["label"]), calibrated, classes)
 
 
 def _said_of(tested: Tested) -> dict[str, Any]:
@@ -240,3 +241,76 @@ def _probes(
     return shortcut_probes(
         table, tested.classes, tested.named, seed=tested.seed, draws=tested.draws
     )
+
+
+def external_evidence(
+    predictions: pd.DataFrame,
+    images: pd.DataFrame,
+    metadata: Sequence[str],
+    classifier: Classifier,
+    evaluation: Mapping[str, Any],
+    internal: pd.DataFrame,
+    prevalence: float | None,
+) -> dict[str, Any]:
+    """What an external test shows beside its metrics; nothing is fitted on it.
+
+    Args:
+        predictions: predictions.csv of the external test.
+        images: One row per image tested, with its metadata.
+        metadata: Columns of `images` that may be subgroups.
+        classifier: The classifier tested.
+        evaluation: From `evaluate`.
+        internal: The rows of the run's predictions.csv that its own result is about.
+        prevalence: Of the positive class; None if not stated.
+
+    Returns:
+        calibration, operating_point, prediction_sets, class_balance_shift against the internal
+        test set, curves, unfamiliar and subgroups.
+    """
+    classes, named, seed = evaluation["classes"], evaluation["positive_class"], evaluation["seed"]
+    rows = predictions.sort_values("path", kind="stable")
+    split = as_arrays(rows, classes)
+    before = as_arrays(internal, classes)
+    positive = None if named is None else classes.index(named)
+    curved = positive if len(classes) == 2 else None
+    logits = rows[[f"logit_{name}" for name in classes]].to_numpy(np.float64)
+    draws = evaluation["draws"]
+    point = None
+    if positive is not None and named is not None and classifier.facts["operating_point"]:
+        called = rows["decision"].to_numpy(str) == named
+        point = {
+            **classifier.facts["operating_point"],
+            "class": named,
+            "test": decisions_on_test(split, positive, called, named),
+            "at_prevalence": None
+            if prevalence is None
+            else values_at_prevalence(split, positive, called, prevalence, seed, draws),
+        }
+    thresholds = {
+        float(level): value for level, value in classifier.facts["prediction_sets"].items()
+    }
+    flagged = rows["unfamiliar"].to_numpy().astype(bool)
+    joined = rows.merge(images[["path", *metadata]], on="path", how="left", validate="1:1")
+    return {
+        "calibration": calibration_block(
+            logits, split.truth, split.groups, classes, curved, split.probabilities, seed, draws
+        ),
+        "operating_point": point,
+        "prediction_sets": {
+            "method": SETS_METHOD,
+            "levels": sets_on_test(split, classes, member_classes(split.probabilities, thresholds)),
+        },
+        "class_balance_shift": class_balance_shift(
+            (before.truth, before.groups),
+            (split.truth, split.groups),
+            classes,
+            ("the internal test set", "the external test"),
+        ),
+        "curves": curves_block(split, classes, positive, seed, draws),
+        "unfamiliar": {
+            "method": UNFAMILIAR_METHOD,
+            "limit": classifier.limit,
+            "share": share_measure(split, flagged, np.ones(len(flagged), bool)),
+        },
+        "subgroups": subgroups_block(joined, classes, curved, seed, metadata),
+    }

@@ -71,12 +71,28 @@ def notices(used: pd.DataFrame, weights_kind: str) -> list[str]:
             "by image and its copies only."
         )
     tested = used[used["split"] == "test"]
-    if len(tested) < SMALL_TEST:
+    if tested.empty:
+        said.append(
+            "There is no test set apart: every image was tested once in cross-validation. The "
+            "classifier that is saved was trained on all of them and was not itself tested."
+        )
+    elif len(tested) < SMALL_TEST:
         said.append(
             f"The test set is small: {len(tested):,} images of {tested['group'].nunique():,} "
             "groups. Read the intervals, not the values."
         )
     return said
+
+
+def evidence_notices(evidence: Mapping[str, Any]) -> list[str]:
+    """What the evidence adds to that: shortcuts, and promises that do not hold here."""
+    said = [
+        probe["text"]
+        for probe in evidence["baselines"]["probes"]
+        if probe.get("severity") == "alarm"
+    ]
+    shift = evidence["prediction_sets"]["class_balance_shift"]
+    return [*said, shift["text"]] if shift["is_shifted"] else said
 
 
 SAID_METRICS = ("accuracy", "balanced_accuracy", "recall_macro", "roc_auc_macro")
@@ -88,16 +104,18 @@ def result_lines(evaluation: Mapping[str, Any]) -> list[str]:
     Args:
         evaluation: The content of evaluation.json.
     """
-    test = evaluation["test"]
-    lines = [f"Test set: {test['n']:,} images, {test['groups']:,} groups"]
+    block = evaluation.get("test") or evaluation["out_of_fold"]
+    name = "Test set" if "test" in evaluation else "Cross-validation"
+    lines = [f"{name}: {block['n']:,} images, {block['groups']:,} groups"]
     for name in SAID_METRICS:
-        metric = test[name]
         label = name.replace("_", " ").replace("roc auc", "ROC AUC")
-        if metric["value"] is None:
-            lines.append(f"  {label:18} not available: {metric['reason']}")
-        else:
-            low, high = metric["ci95"]
-            lines.append(
-                f"  {label:18} {metric['value']:.3f} (95 % interval {low:.3f} to {high:.3f})"
-            )
+        lines.append(f"  {label:18} {measure_text(block[name])}")
     return lines
+
+
+def measure_text(measure: Mapping[str, Any]) -> str:
+    """A number with its interval, or why there is none."""
+    if measure["value"] is None:
+        return f"not available: {measure['reason']}"
+    low, high = measure["ci95"]
+    return f"{measure['value']:.3f} (95 % interval {low:.3f} to {high:.3f})"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medlens.data.roles import TEST
+from medlens.data.roles import FIT, TEST
 from medlens.files import write_bytes
 from medlens.model.calibration import probabilities
 from medlens.model.cross_validation import Fold
@@ -88,6 +88,24 @@ def predict_all(
         rows = images.iloc[fold.rows].assign(split=TEST, role=TEST)
         tables.append(tabulate(rows, features[fold.rows], fold.development, str(fold.number)))
     return pd.concat(tables, ignore_index=True)
+
+
+def tabulate_held_out(
+    images: pd.DataFrame,
+    development: Development,
+    classes: Sequence[str],
+    positive_class: str | None,
+) -> pd.DataFrame | None:
+    """The table out_of_fold.csv: train's images, each by a head that was fitted without it."""
+    held_out = development.out_of_fold
+    if held_out is None:
+        return None
+    rows = images.iloc[held_out.rows]
+    verdict = development.verdict(classes, positive_class)
+    table = tabulate_predictions(
+        rows.assign(role=FIT), held_out.logits, held_out.distances, verdict
+    )
+    return table.assign(fold=held_out.fold.astype(str))
 
 
 def write_predictions(path: Path, predictions: pd.DataFrame) -> None:

@@ -36,7 +36,7 @@ Pictures = NDArray[np.uint8]
 
 MOST_IMAGES = 200
 BLUR_PIXELS = 1.0
-NOISE_LEVELS = 10.0
+NOISE_LEVELS = 5.0
 JPEG_QUALITY = 50
 ROTATION_DEGREES = 5.0
 # `score` also draws for metrics that are not asked for here.

@@ -1,0 +1,179 @@
+"""The command `evaluate`: a finished classifier on the next hospital's images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medlens.config import Options
+from medlens.data.dataset import Dataset
+from medlens.data.groups import group_images, readable
+from medlens.errors import MedlensError
+from medlens.files import write_json, write_text
+from medlens.intake import (
+    dataset_csv,
+    list_images,
+    metadata_columns,
+    prevalence,
+    say_images,
+    show_findings,
+    take_in,
+)
+from medlens.model.classifier import Classifier, load_classifier
+from medlens.report.evaluation import evaluate, headline, headline_rows
+from medlens.report.evidence import external_evidence
+from medlens.report.facts import SAID_METRICS, measure_text
+from medlens.report.predictions import read_predictions, tabulate_predictions, write_predictions
+from medlens.run import Run
+from medlens.run_dir import RunDir
+from medlens.screen import Screen
+
+WRITTEN = ("dataset.csv", "audit.json", "predictions.csv", "evaluation.json")
+
+
+def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
+    """Test the classifier of a run on other images; nothing is fitted or chosen on them.
+
+    Images that the run already knows, by pixels or by patient, are left out.
+
+    Args:
+        run: A finished run.
+        options: `data` is the external data set, `out` the folder to write (default:
+            RUN/external/NAME).
+        screen: Where it is said what happens.
+
+    Returns:
+        The folder with predictions.csv and evaluation.json, as a run.
+
+    Raises:
+        MedlensError: If the run is not finished, a class is not the classifier's, or no image of
+            a class is left.
+    """
+    classifier = load_classifier(run.classifier)
+    internal = Run(run.root).evaluation
+    dataset = list_images(options)
+    _check_classes(dataset, classifier)
+    out = _folder(run, dataset, options)
+    say_images(dataset, classifier.facts["positive_class"], screen)
+    frame = "middle" if classifier.frame is None else classifier.frame
+    # All of it is the test set, whatever split it brings.
+    options = replace(options, frame=frame, split="0.7,0.15,0.15", min_per_class=3)
+    intake = take_in(dataset, options, screen)
+    show_findings(intake, screen, ("error", "warning"))
+    table = intake.table.reset_index(drop=True)
+    excluded = _exclude(table, run)
+    for reason, count in excluded[excluded != ""].value_counts().items():
+        screen.say(f"Left out: {count:,} images, {reason}.")
+    split = pd.Series("test", table.index).where(excluded == "", "")
+    table = table.assign(split=split, role=split, group=group_images(table), excluded=excluded)
+    tested = table[table["split"] == "test"].reset_index(drop=True)
+    _check_tested(tested, classifier)
+    with screen.progress("Predicting", len(tested), "images") as progress:
+        features, logits = classifier.measure(
+            [dataset.root / path for path in tested["path"]], progress
+        )
+    distances = classifier.familiarity.distances(features)
+    said = tabulate_predictions(tested, logits, distances, classifier.verdict)
+    write_predictions(out / "predictions.csv", said)
+    predictions = read_predictions(out / "predictions.csv")
+    classes = list(classifier.classes)
+    evaluation = evaluate(
+        predictions,
+        classes=classes,
+        positive_class=classifier.facts["positive_class"],
+        seed=internal["seed"],
+    )
+    before = headline_rows(read_predictions(run.predictions))
+    metadata = metadata_columns(dataset)
+    evidence = external_evidence(
+        predictions, tested, metadata, classifier, evaluation, before, prevalence(options)
+    )
+    block = headline(internal)
+    beside = {name: internal[block][name] for name in SAID_METRICS}
+    write_text(out / "dataset.csv", dataset_csv(table.drop(columns="role")))
+    write_json(out / "audit.json", intake.audit_json())
+    content = {"notices": _notices(tested), **evaluation, **evidence, "internal": beside}
+    write_json(out / "evaluation.json", content)
+    _say_result(content, beside, block, screen)
+    screen.say(f"External test: {out}")
+    screen.say("Not a medical device.")
+    return Run(out)
+
+
+def _folder(run: RunDir, dataset: Dataset, options: Options) -> Path:
+    """Where the external test is written; it must hold nothing else."""
+    data = Path(options.data)
+    name = data.parent.name if data.suffix.lower() == ".csv" else data.stem
+    out = Path(options.out) if options.out else run.external / (name or "external")
+    foreign = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if any(name not in WRITTEN for name in foreign) or (foreign and not options.overwrite):
+        raise MedlensError(
+            "The folder for the external test is in use.",
+            got=f"{len(foreign)} files or folders in it",
+            expected="a new or an empty folder",
+            fix="Name another --out, or replace an earlier external test with --overwrite.",
+            names=[str(out)],
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _check_classes(dataset: Dataset, classifier: Classifier) -> None:
+    unknown = sorted(set(dataset.classes) - set(classifier.classes))
+    if unknown:
+        raise MedlensError(
+            "The external data has classes that the classifier does not know.",
+            got=", ".join(unknown),
+            expected="only " + ", ".join(classifier.classes),
+            fix="Rename the folders or labels, or leave classes out with --drop-class.",
+        )
+
+
+def _exclude(table: pd.DataFrame, run: RunDir) -> pd.Series[str]:
+    """Why an image is no part of the external test; "" where it is."""
+    known = pd.read_csv(run.dataset, dtype=str, keep_default_na=False)
+    excluded = pd.Series("", table.index, dtype=str)
+    excluded[~readable(table)] = "unreadable"
+    same_pixels = table["pixels_sha256"].isin(set(known["pixels_sha256"]) - {""})
+    same_patient = table["patient"].isin(set(known["patient"]) - {""})
+    excluded[(excluded == "") & same_pixels] = "the run knows the same image"
+    excluded[(excluded == "") & same_patient] = "the run knows the patient"
+    return excluded
+
+
+def _check_tested(tested: pd.DataFrame, classifier: Classifier) -> None:
+    if tested["label"].nunique() < min(2, len(classifier.classes)):
+        raise MedlensError(
+            "The external data cannot test the classifier.",
+            got=f"{len(tested)} usable images of {tested['label'].nunique()} class(es)",
+            expected="new images of two classes at least",
+            fix="Add images; those that the run knows already are left out.",
+        )
+
+
+def _notices(tested: pd.DataFrame) -> list[str]:
+    said = []
+    if (tested["patient"] == "").all():
+        said.append(
+            "No patient is known: whether a patient of the run is among these cannot be told."
+        )
+    return said
+
+
+def _say_result(
+    content: dict[str, Any], beside: dict[str, Any], block: str, screen: Screen
+) -> None:
+    test = content["test"]
+    screen.say(f"External test: {test['n']:,} images, {test['groups']:,} groups")
+    inside = "internal test" if block == "test" else "cross-validation"
+    for name in SAID_METRICS:
+        label = name.replace("_", " ").replace("roc auc", "ROC AUC")
+        screen.say(
+            f"  {label:18} {measure_text(test[name])}; {inside}: {measure_text(beside[name])}"
+        )
+    screen.say(content["class_balance_shift"]["text"])
+    flagged = content["unfamiliar"]["share"]
+    screen.say(f"Unfamiliar images: {measure_text(flagged)}")

@@ -1,0 +1,109 @@
+"""The images that the classifier got most wrong, with heat maps of where it looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medlens.data.images import UnreadableImage
+from medlens.files import write_bytes
+from medlens.model.classifier import Classifier
+from medlens.report.contact_sheet import choose_pictures, contact_sheet, png_bytes
+from medlens.report.saliency import grad_cam, overlay
+
+WORST, CONFUSED, PER_PAIR, RIGHT = 6, 2, 2, 2
+METHOD = (
+    "Class activation of all depths that the head reads: where the picture speaks for the class "
+    "that was predicted, rather than for the others."
+)
+CAVEAT = (
+    "A heat map shows where the network found what it answered with. It does not show that the "
+    "finding is the disease, and it is no evidence that the answer is right."
+)
+
+
+def choose_cases(tested: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Choose about a dozen images to look at.
+
+    Args:
+        tested: The rows of predictions.csv that the result is about.
+        classes: Class names.
+
+    Returns:
+        The worst errors (most probable for a wrong class), some of the most confused pairs of
+        classes, and the surest right answers, with the columns path, label, predicted, probability
+        (of the class predicted) and why.
+    """
+    probable = tested[[f"prob_{name}" for name in classes]].to_numpy()
+    rows = tested[["path", "label", "predicted"]].assign(probability=probable.max(axis=1))
+    rows = rows.sort_values(["probability", "path"], ascending=[False, True], kind="stable")
+    wrong = rows[rows["label"] != rows["predicted"]]
+    chosen = [wrong.head(WORST).assign(why="worst error")]
+    left = wrong.iloc[WORST:]
+    for label, predicted in wrong.value_counts(["label", "predicted"]).index[:CONFUSED]:
+        pair = left[(left["label"] == label) & (left["predicted"] == predicted)]
+        chosen.append(pair.head(PER_PAIR).assign(why="most confused pair"))
+    right = rows[rows["label"] == rows["predicted"]].head(RIGHT)
+    chosen.append(right.assign(why="surest right answer"))
+    return pd.concat(chosen).drop_duplicates("path").reset_index(drop=True)
+
+
+def draw_heat_maps(
+    cases: pd.DataFrame, classifier: Classifier, root: Path, folder: Path
+) -> dict[str, Any]:
+    """Write each picture beside its heat map, as the network sees it, named by its number.
+
+    Args:
+        cases: From `choose_cases`.
+        classifier: The classifier.
+        root: The folder that the paths are relative to.
+        folder: Where the pictures go.
+
+    Returns:
+        The block `saliency` of evaluation.json.
+    """
+    pictures, kept = [], []
+    for number, path in enumerate(cases["path"]):
+        try:
+            pictures.append(classifier.picture(root / path))
+            kept.append(number)
+        except UnreadableImage:
+            continue  # it could be read before; the others are still worth a look
+    block: dict[str, Any] = {"method": METHOD, "text": CAVEAT, "images": []}
+    if not pictures:
+        return block
+    cases = cases.iloc[kept].reset_index(drop=True)
+    predicted = np.array([classifier.classes.index(name) for name in cases["predicted"]])
+    heats = grad_cam(classifier.model, np.stack(pictures), predicted)
+    for number, (picture, heat) in enumerate(zip(pictures, heats, strict=True), 1):
+        name = f"{number:02d}.png"
+        both = np.concatenate([picture, overlay(picture, heat)], axis=1)
+        write_bytes(folder / name, png_bytes(both))
+        case = cases.iloc[number - 1]
+        facts = {key: case[key] for key in ("label", "predicted", "why")}
+        probability = round(float(case["probability"]), 4)
+        block["images"].append({"file": name, **facts, "probability": probability})
+    return block
+
+
+def draw_contact_sheet(
+    images: pd.DataFrame, classifier: Classifier, root: Path, path: Path, seed: int
+) -> None:
+    """Write a sheet of what the network really sees of each class."""
+    chosen = choose_pictures(list(images["label"]), seed=seed)
+    pictures = {}
+    for name, places in chosen.items():
+        own = []
+        for file in images["path"].iloc[places]:
+            try:
+                own.append(classifier.picture(root / file))
+            except UnreadableImage:
+                continue  # it could be read before; a sheet shows only some anyway
+        if own:
+            pictures[name] = np.stack(own)
+    counts = {str(name): int(count) for name, count in images["label"].value_counts().items()}
+    write_bytes(path, png_bytes(contact_sheet(pictures, counts=counts)))

@@ -1,0 +1,207 @@
+"""The stages of `train` that are more than a call: options into plans, folds, evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medlens.config import Options
+from medlens.data.dataset import Dataset
+from medlens.environment import cache_folder
+from medlens.files import write_json, write_text
+from medlens.intake import frame, metadata_columns, prevalence, ratios
+from medlens.model.backbone import BACKBONES
+from medlens.model.calibration import probabilities
+from medlens.model.classifier import Classifier, ClassifierFacts, feature_columns
+from medlens.model.cross_validation import Fold, cross_validate
+from medlens.model.development import FITTED_ON, Choices, Development
+from medlens.model.engine import Forward, FrozenPass
+from medlens.model.head import HeadPlan
+from medlens.model.operating_point import parse_rule
+from medlens.report.evaluation import as_arrays, evaluate, headline_rows
+from medlens.report.evidence import gather_evidence
+from medlens.report.facts import evidence_notices, notices
+from medlens.report.failures import choose_cases, draw_contact_sheet, draw_heat_maps
+from medlens.report.predictions import tabulate_held_out, write_predictions
+from medlens.report.robustness import MOST_IMAGES, draw_by_group, robustness_block
+from medlens.run_dir import RunDir
+from medlens.screen import Screen
+
+
+def run_folds(
+    features: NDArray[np.float32],
+    used: pd.DataFrame,
+    labels: NDArray[np.int64],
+    plan: HeadPlan,
+    choices: Choices,
+    options: Options,
+    screen: Screen,
+) -> list[Fold]:
+    """Cross-validate as --folds says; without it there are no folds."""
+    if options.folds == "none":
+        return []
+    count, num_classes = int(options.folds), int(used["label"].nunique())
+    with screen.progress("Cross-validation", count, "folds") as progress:
+        return cross_validate(
+            features, used, labels, num_classes, plan, choices, count, ratios(options), progress
+        )
+
+
+def describe_classifier(
+    development: Development,
+    classes: tuple[str, ...],
+    positive_class: str | None,
+    options: Options,
+) -> ClassifierFacts:
+    """What the saved classifier has to know beside its network."""
+    return ClassifierFacts(
+        classes,
+        options.features,
+        frame(options),
+        positive_class,
+        development.temperature,
+        development.operating_point,
+        development.set_thresholds,
+        FITTED_ON[development.fitted_on],
+        development.familiarity,
+        development.limit,
+    )
+
+
+def write_evidence(
+    run: RunDir,
+    predictions: pd.DataFrame,
+    used: pd.DataFrame,
+    dataset: Dataset,
+    development: Development,
+    folds: Sequence[Fold],
+    classifier: Classifier,
+    frozen_pass: FrozenPass,
+    options: Options,
+) -> dict[str, Any]:
+    """Compute all numbers, write evaluation.json and what else a reviewer looks at.
+
+    Returns:
+        The content of evaluation.json.
+    """
+    classes, positive_class = classifier.classes, classifier.facts["positive_class"]
+    evaluation = evaluate(
+        predictions, classes=classes, positive_class=positive_class, seed=options.seed
+    )
+    evidence = gather_evidence(
+        predictions,
+        used,
+        metadata_columns(dataset),
+        development,
+        folds,
+        evaluation,
+        prevalence=prevalence(options),
+    )
+    write_held_out(run, used, development, evidence["label_suspects"], classes, positive_class)
+    evidence["robustness"] = None
+    if options.robustness:
+        forward = frozen_pass.forward(cache_folder(options.cache))
+        evidence["robustness"] = measure_robustness(
+            predictions, classifier, forward, development, options, dataset.root
+        )
+    evidence["saliency"] = None
+    if not (options.no_saliency or options.no_images):
+        cases = choose_cases(headline_rows(predictions), classes)
+        evidence["saliency"] = draw_heat_maps(cases, classifier, dataset.root, run.heat_maps)
+    if not options.no_images:
+        draw_contact_sheet(used, classifier, dataset.root, run.contact_sheet, options.seed)
+    said = [*notices(used, frozen_pass.weights.kind), *evidence_notices(evidence)]
+    content = {"notices": said, **evaluation, **evidence}
+    write_json(run.evaluation, content)
+    return content
+
+
+def write_held_out(
+    run: RunDir,
+    used: pd.DataFrame,
+    development: Development,
+    suspects: Mapping[str, Any],
+    classes: Sequence[str],
+    positive_class: str | None,
+) -> None:
+    """Write what was said of train's images out of fold, and which labels may be wrong."""
+    table = tabulate_held_out(used, development, classes, positive_class)
+    if table is not None:
+        write_predictions(run.out_of_fold, table)
+    columns = ["path", "label", "suggested", "probability"]
+    listed = pd.DataFrame(suspects["images"], columns=columns)
+    write_text(run.label_suspects, listed.to_csv(index=False))
+
+
+def measure_robustness(
+    predictions: pd.DataFrame,
+    classifier: Classifier,
+    forward: Forward,
+    development: Development,
+    options: Options,
+    root: Path,
+) -> list[dict[str, Any]]:
+    """How much worse the test result is on mildly changed pictures."""
+    tested = headline_rows(predictions)
+    chosen = tested.iloc[draw_by_group(list(tested["group"]), MOST_IMAGES, options.seed)]
+    pictures = np.stack([classifier.picture(root / path) for path in chosen["path"]])
+    columns = feature_columns(BACKBONES[options.backbone], options.features)
+
+    def run(changed: NDArray[np.uint8]) -> NDArray[np.float64]:
+        starts = range(0, len(changed), forward.batch)
+        found = [forward.run(changed[start : start + forward.batch]) for start in starts]
+        logits = development.training.head.logits(np.concatenate(found)[:, columns])
+        return probabilities(logits, development.temperature)
+
+    split = as_arrays(chosen, classifier.classes)
+    return robustness_block(
+        run,
+        pictures,
+        split.truth,
+        split.groups,
+        list(classifier.classes),
+        seed=options.seed,
+        draws=1000,
+    )
+
+
+def fold_column(
+    table: pd.DataFrame, used: pd.DataFrame, folds: list[Fold]
+) -> pd.Series[str] | None:
+    """The fold each image is tested in, "" for none; None without cross-validation."""
+    if not folds:
+        return None
+    fold_of = {path: str(fold.number) for fold in folds for path in used["path"].iloc[fold.rows]}
+    return table["path"].map(lambda path: fold_of.get(path, ""))
+
+
+def plan_choices(options: Options, classes: Sequence[str], positive_class: str | None) -> Choices:
+    """What is to be chosen on development images, as the options say it."""
+    return Choices(
+        positive=None if positive_class is None else list(classes).index(positive_class),
+        rule=parse_rule(options.operating_point),
+        prevalence=None if options.prevalence == "none" else float(options.prevalence),
+        seed=options.seed,
+    )
+
+
+def plan_head(options: Options) -> HeadPlan:
+    """The head's plan, as the options say it."""
+    stop = options.stop_at_accuracy
+    return HeadPlan(
+        units=0 if options.head == "linear" else int(options.head),
+        dropout=options.dropout,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        stop_at_accuracy=None if isinstance(stop, str) else stop,
+        stop_on=options.stop_on,
+        patience=options.patience,
+        balanced=options.class_weight == "balanced",
+        seed=options.seed,
+    )
