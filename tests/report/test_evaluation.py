@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics as reference
 
 from medlens.errors import MedlensError
-from medlens.report.evaluation import evaluate
+from medlens.report.evaluation import evaluate, headline, headline_rows
 
 BOUNDS = {"mcc": (-1.0, 1.0), "log_loss": (0.0, 36.1)}
 
@@ -116,7 +116,7 @@ def test_every_value_agrees_with_scikit_learn(seed, classes):
             "precision_macro": reference.precision_score(truth, predicted, average="macro"),
             "f1_macro": reference.f1_score(truth, predicted, average="macro"),
             "mcc": reference.matthews_corrcoef(truth, predicted),
-            "roc_auc_macro": reference.roc_auc_score(hot, probabilities, average="macro"),
+            "roc_auc_macro": reference.reference.roc_auc_score(hot, probabilities, average="macro"),
             "average_precision_macro": reference.average_precision_score(hot, probabilities),
             "log_loss": reference.log_loss(truth, probabilities, labels=names),
         }
@@ -124,7 +124,7 @@ def test_every_value_agrees_with_scikit_learn(seed, classes):
             assert block[name]["value"] == pytest.approx(value, abs=1e-12), name
         for number, name in enumerate(names):
             found = block["per_class"][name]
-            area = reference.roc_auc_score(hot[:, number], probabilities[:, number])
+            area = reference.reference.roc_auc_score(hot[:, number], probabilities[:, number])
             precision = reference.average_precision_score(hot[:, number], probabilities[:, number])
             assert found["roc_auc"]["value"] == pytest.approx(area, abs=1e-12)
             assert found["average_precision"]["value"] == pytest.approx(precision, abs=1e-12)
@@ -375,3 +375,56 @@ def test_tables_that_cannot_be_evaluated_are_refused():
     assert "classes" in _refused(table, classes=["class0"]).what
     with pytest.raises(ValueError, match="draws is 5"):
         evaluate_table(table, draws=5)
+
+
+def test_folds_are_ranked_each_by_itself():
+    """A fold whose probabilities are all higher spoils a pooled ranking, not the mean of folds."""
+    random = np.random.default_rng(0)
+    tables = []
+    for number, shift in (("1", -3.0), ("2", 0.0), ("3", 3.0)):
+        truth = random.integers(0, 2, 60)
+        score = random.normal(size=60) + 2 * truth + shift
+        probability = 1 / (1 + np.exp(-score))
+        table = pd.DataFrame(
+            {
+                "path": [f"{number}-{place}.png" for place in range(60)],
+                "split": "test",
+                "fold": number,
+                "group": [f"{number}-{place // 2}" for place in range(60)],
+                "label": np.array(["class0", "class1"])[truth],
+                "predicted": np.where(probability >= 0.5, "class1", "class0"),
+                "prob_class0": 1 - probability,
+                "prob_class1": probability,
+            }
+        )
+        tables.append(table)
+    table = pd.concat(tables, ignore_index=True)
+    evaluation = evaluate(table, classes=["class0", "class1"], positive_class=None, seed=0)
+    assert "test" not in evaluation
+    block = evaluation["out_of_fold"]
+    assert block["n"] == 180
+    truth = table["label"] == "class1"
+    each = [
+        reference.roc_auc_score(
+            truth[table["fold"] == number], table["prob_class1"][table["fold"] == number]
+        )
+        for number in ("1", "2", "3")
+    ]
+    assert block["roc_auc"]["value"] == pytest.approx(np.mean(each), abs=1e-12)
+    assert reference.roc_auc_score(truth, table["prob_class1"]) < np.mean(each) - 0.1
+    low, high = block["roc_auc"]["ci95"]
+    assert low < np.mean(each) < high
+    assert block["roc_auc_macro"] == block["roc_auc"]
+
+
+def test_a_given_test_set_stays_outside_of_the_folds():
+    table = random_table(30, 2).assign(fold="")
+    table["split"] = "test"
+    folds = random_table(30, 2).assign(fold="1", split="test")
+    folds["path"] = "other-" + folds["path"]
+    alone = evaluate_table(table)
+    both = evaluate_table(pd.concat([table, folds], ignore_index=True))
+    assert both["test"] == alone["test"]
+    assert both["out_of_fold"]["n"] == len(folds)
+    assert headline(both) == "test"
+    assert set(headline_rows(pd.concat([table, folds]))["fold"]) == {""}

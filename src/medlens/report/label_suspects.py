@@ -16,7 +16,9 @@ COLUMNS = ("path", "label", "suggested", "probability")
 MOST_LISTED = 100
 # From this share on the flagged images are hard cases rather than slips.
 LARGE_SHARE = 0.1
-ONE_SIDED_QUANTILE = float(ndtri(0.95))
+# Mean recall must be so many standard errors above guessing (one-sided 99.9 %): below, a search
+# among all images would turn up what chance did.
+SURE_QUANTILE = float(ndtri(0.999))
 
 
 def out_of_fold_suspects(
@@ -57,7 +59,9 @@ def out_of_fold_suspects(
     stated = probabilities[:, used] / probabilities[:, used].sum(axis=1, keepdims=True)
     flagged: BoolArray = np.ones(len(numbers), dtype=bool)
     for rule in ("confident_learning", "both"):
-        flagged &= find_label_issues(given, stated, filter_by=rule, n_jobs=1)
+        flagged &= find_label_issues(
+            given, stated, filter_by=rule, min_examples_per_class=0, n_jobs=1
+        )
     quality = get_label_quality_scores(given, stated, method="normalized_margin")
     best = probabilities.argmax(axis=1)
     table = pd.DataFrame(
@@ -69,8 +73,8 @@ def out_of_fold_suspects(
             "quality": quality,
         }
     )
-    table = table[flagged & (best != numbers)].sort_values(["quality", "path"])
-    return table[list(COLUMNS)].reset_index(drop=True)
+    suspects: pd.DataFrame = table[flagged & (best != numbers)].sort_values(["quality", "path"])
+    return suspects.reset_index(drop=True)[list(COLUMNS)]
 
 
 def suspects_block(
@@ -107,12 +111,12 @@ def suspects_block(
         "text": _text(len(suspects), len(probabilities)),
         "images": [
             {
-                "path": str(row.path),
-                "label": str(row.label),
-                "suggested": str(row.suggested),
-                "probability": float(row.probability),
+                "path": str(row["path"]),
+                "label": str(row["label"]),
+                "suggested": str(row["suggested"]),
+                "probability": float(row["probability"]),
             }
-            for row in suspects.head(MOST_LISTED).itertuples()
+            for row in suspects.head(MOST_LISTED).to_dict("records")
         ],
     }
 
@@ -125,8 +129,8 @@ def _numbers(labels: Sequence[str], classes: Sequence[str]) -> IntArray:
 def _unfitness(numbers: IntArray, probabilities: FloatArray) -> str:
     """Why the probabilities cannot judge labels; empty where they can.
 
-    The mean recall over the classes must lie above that of guessing by more than chance would
-    bring it (one-sided, 95 %).
+    The mean recall over the classes must lie clearly above that of guessing, where as many images
+    are given each class but any of them.
     """
     present = np.unique(numbers)
     if len(present) < 2:
@@ -138,9 +142,9 @@ def _unfitness(numbers: IntArray, probabilities: FloatArray) -> str:
     guessed = confusion.sum(axis=0)[present] / images.sum()
     chance = float(guessed.mean())
     error = np.sqrt((guessed * (1 - guessed) / images).sum()) / len(present)
-    if reached <= chance + ONE_SIDED_QUANTILE * float(error):
+    if reached <= chance + SURE_QUANTILE * float(error):
         return (
-            "out of fold, the classifier recognises the classes no better than guessing would "
+            "out of fold, the classifier is not shown to do better than guessing "
             f"(mean recall {reached:.2f}, by guessing {chance:.2f})"
         )
     return ""
