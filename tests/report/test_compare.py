@@ -250,7 +250,7 @@ def test_groups_of_either_run_are_joined() -> None:
 def test_cross_validations_are_compared_fold_by_fold() -> None:
     tables = [predict(TWO, 200, 2, skill, seed) for skill, seed in ((1.0, 1), (1.5, 2))]
     for number, table in enumerate(tables):
-        table["fold"] = [str(image // 2 % (4 + number) + 1) for image in range(200)]
+        table["fold"] = [str(image // 4 % (4 + number) + 1) for image in range(200)]
     # A fold with other probabilities throughout ranks as before.
     shifted = tables[1]["fold"] == "2"
     tables[1].loc[shifted, "prob_pneumonia"] /= 100
@@ -280,8 +280,8 @@ def test_an_absent_class_is_named() -> None:
 def test_unequal_test_sets_are_refused_with_how_many_differ() -> None:
     first, second = predict(TWO, 120, 2, 1.0, 1), predict(TWO, 120, 2, 1.5, 2)
     changed = second.iloc[3:].copy()
-    changed.iloc[0, changed.columns.get_loc("label")] = "pneumonia"
-    changed.iloc[1, changed.columns.get_loc("path")] = "elsewhere.png"
+    changed.loc[changed.index[0], "label"] = "normal"
+    changed.loc[changed.index[1], "path"] = "elsewhere.png"
     with pytest.raises(MedlensError) as caught:
         compare(first, changed, TWO)
     error = caught.value
@@ -324,7 +324,7 @@ def test_intervals_of_the_difference_of_accuracies_cover() -> None:
     truth, groups = np.zeros(200, dtype=np.int64), np.arange(200) // 4
     covered = 0
     for number in range(1000):
-        # The share of images that the first alone gets right differs between groups; 4 % on average.
+        # The share of images that the first alone gets right differs between groups, 4 % in all.
         share = generator.beta(0.5, 12, 50)[groups]
         second = (generator.random(200) < share).astype(np.int64)
         splits = [SplitPredictions(truth, one, probabilities, groups) for one in (truth, second)]

@@ -91,6 +91,17 @@ def test_a_class_that_is_written_on_the_file_raises_the_alarm(
     assert not pixels["alarm"]
 
 
+def test_file_size_alone_may_be_the_picture(plain: pd.DataFrame) -> None:
+    table = answer(plain, skill=3.0)
+    larger = 300 * (table["label"] == "mass")
+    table["bytes"] = larger + np.random.default_rng(1).integers(4000, 4400, len(table))
+    files, _ = probe(table)
+    assert files["alarm"]
+    assert files["used"] == ["bytes"]
+    assert files["without_bytes"]["value"] == 0.5
+    assert "not shown to be better than guessing. So it can be the disease itself" in files["text"]
+
+
 def test_a_good_classifier_on_plain_files_raises_none(plain: pd.DataFrame) -> None:
     files, pixels = probe(answer(plain, skill=3.0))
     for one in (files, pixels):

@@ -139,7 +139,7 @@ def average_over_folds(scored: Scored, fold: NDArray[np.str_]) -> Scored:
                 own = (positive, scores[rows], split.groups[rows], split.group_count)
                 parts.append(auc_parts(*own))
         if pooled is None or not values:
-            rankings.append(None)
+            rankings.append(pooled)  # no fold holds both sides: all are ranked together
             continue
         together = AucParts(
             np.sum([part.influence for part in parts], axis=0) / len(parts),

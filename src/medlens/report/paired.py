@@ -58,7 +58,7 @@ class Pair:
     def gained(self) -> FloatArray:
         """1 where the second alone is right, -1 where the first alone is, else 0."""
         first, second = (side.truth == side.predicted for side, _ in self.sides)
-        return second.astype(np.float64) - first.astype(np.float64)
+        return np.asarray(second, np.float64) - np.asarray(first, np.float64)
 
     def folds_of(self, side: int, number: int) -> list[BoolArray]:
         """The images of each fold that has both the class and others."""

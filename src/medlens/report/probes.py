@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -104,12 +104,12 @@ def shortcut_probes(
         columns = [name for name in probe.columns if name in table]
         if columns:
             probabilities, used = _train_tree(train, test, columns, classes, seed)
-            without_size = None
+            measures = _measure(test, probabilities, classes, positive, seed, draws)
             if SIZE_ON_DISK in used:
                 others = [name for name in columns if name != SIZE_ON_DISK]
-                without_size = _area_without_size(train, test, others, classes, positive, seed)
-            measures = _measure(test, probabilities, classes, positive, seed, draws)
-            found.append(_judge(probe, columns, used, measures, without_size))
+                area = _area_without_size(train, test, others, classes, positive, seed)
+                measures = replace(measures, without_size=area)
+            found.append(_judge(probe, columns, used, measures))
     return found
 
 
@@ -182,12 +182,21 @@ def _encode(
 
 @dataclass(frozen=True)
 class _Measures:
-    """The probe's and the classifier's ROC AUC, the probe's accuracy, classifier minus probe."""
+    """What a probe is judged by.
+
+    Args:
+        area: The probe's ROC AUC.
+        classifier_area: The classifier's.
+        accuracy: The probe's.
+        difference: Of the ROC AUC, classifier minus probe.
+        without_size: The ROC AUC of a tree that does not know the file size, if the probe used it.
+    """
 
     area: Measure
     classifier_area: Measure
     accuracy: Measure
     difference: Measure
+    without_size: Measure | None = None
 
 
 def _measure(
@@ -225,11 +234,7 @@ def _area(
 
 
 def _judge(
-    probe: Probe,
-    columns: Sequence[str],
-    used: Sequence[str],
-    measures: _Measures,
-    without_size: Measure | None,
+    probe: Probe, columns: Sequence[str], used: Sequence[str], measures: _Measures
 ) -> dict[str, Any]:
     """The block of a probe, with its verdict in words."""
     is_told = is_unbeaten = False
@@ -239,7 +244,7 @@ def _judge(
     else:
         is_told = measures.area["ci95"][0] > ALARMING_AREA
         is_unbeaten = measures.difference["ci95"][0] <= 0
-        text = _verdict(probe, columns, used, measures, without_size)
+        text = _verdict(probe, columns, used, measures)
     alarm = probe.can_alarm and (is_told or is_unbeaten)
     block = {
         "name": probe.name,
@@ -252,7 +257,9 @@ def _judge(
         "severity": "alarm" if alarm else "caution" if is_told or is_unbeaten else "none",
         "text": text,
     }
-    return block if without_size is None else block | {"without_bytes": without_size}
+    if measures.without_size is not None:
+        block["without_bytes"] = measures.without_size
+    return block
 
 
 def _verdict(probe: Probe, columns: Sequence[str], used: Sequence[str], measures: _Measures) -> str:
@@ -282,7 +289,7 @@ def _verdict(probe: Probe, columns: Sequence[str], used: Sequence[str], measures
         f"{lead} reaches a ROC AUC of {probed}, mostly by {_listed(used[:2])}. "
         f"The classifier reaches {reached}, a difference of {gain}"
         f"{', so it is not shown to see more than that' if is_unbeaten else ''}. "
-        f"{_meaning(probe, without_size)}"
+        f"{_meaning(probe, measures.without_size)}"
     )
 
 
