@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +94,21 @@ def write_evidence(
     evaluation = evaluate(
         predictions, classes=classes, positive_class=positive_class, seed=options.seed
     )
-    evidence = gather_evidence(
-        predictions,
-        used,
-        metadata_columns(dataset),
-        development,
-        folds,
-        evaluation,
-        prevalence=prevalence(options),
-    )
+    # Heat maps keep the network busy while the numbers are computed.
+    with ThreadPoolExecutor(1) as beside:
+        drawn = beside.submit(
+            draw_pictures, run, predictions, used, classifier, dataset.root, options
+        )
+        evidence = gather_evidence(
+            predictions,
+            used,
+            metadata_columns(dataset),
+            development,
+            folds,
+            evaluation,
+            prevalence=prevalence(options),
+        )
+        evidence["saliency"] = drawn.result()
     write_held_out(run, used, development, evidence["label_suspects"], classes, positive_class)
     evidence["robustness"] = None
     if options.robustness:
@@ -109,16 +116,32 @@ def write_evidence(
         evidence["robustness"] = measure_robustness(
             predictions, classifier, forward, development, options, dataset.root
         )
-    evidence["saliency"] = None
-    if not (options.no_saliency or options.no_images):
-        cases = choose_cases(headline_rows(predictions), classes)
-        evidence["saliency"] = draw_heat_maps(cases, classifier, dataset.root, run.heat_maps)
-    if not options.no_images:
-        draw_contact_sheet(used, classifier, dataset.root, run.contact_sheet, options.seed)
     said = [*notices(used, frozen_pass.weights.kind), *evidence_notices(evidence)]
     content = {"notices": said, **evaluation, **evidence}
     write_json(run.evaluation, content)
     return content
+
+
+def draw_pictures(
+    run: RunDir,
+    predictions: pd.DataFrame,
+    used: pd.DataFrame,
+    classifier: Classifier,
+    root: Path,
+    options: Options,
+) -> dict[str, Any] | None:
+    """Heat maps of the failures and a sheet of what the network sees, unless an option forbids it.
+
+    Returns:
+        The block `saliency` of evaluation.json; None where there are no heat maps.
+    """
+    if options.no_images:
+        return None
+    draw_contact_sheet(used, classifier, root, run.contact_sheet, options.seed)
+    if options.no_saliency:
+        return None
+    cases = choose_cases(headline_rows(predictions), classifier.classes)
+    return draw_heat_maps(cases, classifier, root, run.heat_maps)
 
 
 def write_held_out(

@@ -227,3 +227,15 @@ def test_the_real_npz_and_the_real_folder_hold_the_same_images(
     pd.testing.assert_frame_equal(
         counts, pd.crosstab(listed["split"], listed["label"]), check_names=False
     )
+
+
+def test_columns_that_later_tables_add_get_a_prefix(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    text = (
+        "path,label,decision,prob_x,site,group\na.png,x,yes,0.5,north,1\nb.png,y,no,0.1,south,2\n"
+    )
+    (tmp_path / "labels.csv").write_text(text)
+    table = read_dataset(tmp_path / "labels.csv", cache=tmp_path / "cache").table
+    metadata = list(table.columns[4:])
+    assert metadata == ["given_decision", "given_prob_x", "site", "given_group"]

@@ -106,6 +106,21 @@ def test_most_curves_of_samples_hold_the_true_recall() -> None:
     assert 53 <= sum(hits) <= 60
 
 
+def test_the_steep_start_holds_the_true_recall_with_few_patients() -> None:
+    # 40 patients with four copies each: at a rate of 0.05 one patient's false alarm.
+    misses, at = [], 5
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        truth = np.arange(40) % 2
+        scores = expit(generator.normal(0, 1, 40) + 2 * truth)
+        groups = np.arange(40).repeat(4)
+        split = make_split(scores.repeat(4), truth.repeat(4), groups)
+        curve = curves_block(split, TWO, 1, seed, 100)["roc"]["pneumonia"]
+        true_recall = 0.6388  # 1 - Phi(Phi^-1(0.95) - 2)
+        misses.append(not curve["low"][at] <= true_recall <= curve["high"][at])
+    assert sum(misses) <= 5
+
+
 def test_roc_and_precision_by_hand() -> None:
     split = make_split([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [1, 0, 1, 1, 0, 0])
     block = curves_block(split, TWO, 1, seed=0, draws=100)
@@ -154,9 +169,9 @@ def test_perfect_separation_keeps_a_band() -> None:
     roc = block["roc"]["pneumonia"]
     assert set(roc["recall"]) == {1.0}
     # Wilson's lower limit of 15 of 15.
-    assert roc["low"][7] == pytest.approx(0.7961, abs=1e-4)
-    # Fewer than one of 15 negatives: no sample of this size can tell.
-    assert roc["low"][:7] == GRID[:7].tolist()
+    assert roc["low"][20] == pytest.approx(0.7961, abs=1e-4)
+    # Fewer than three of 15 negatives: no sample of this size can tell.
+    assert roc["low"][:20] == GRID[:20].tolist()
     precision = block["precision_recall"]["pneumonia"]
     assert set(precision["precision"]) == {1.0}
     assert max(precision["low"]) < 0.8

@@ -59,6 +59,26 @@ def test_precision_at_another_prevalence_by_hand() -> None:
     assert again == block
 
 
+def test_copies_of_images_do_not_narrow_the_values_at_a_prevalence() -> None:
+    truth = np.repeat([1, 0], 60)
+    called = np.tile([True, True, True, False], 15).tolist() + np.tile([False, True], 30).tolist()
+    once = binary(truth.tolist(), np.array(called, float).tolist())
+    copied = SplitPredictions(
+        *(one.repeat(5, axis=0) for one in (once.truth, once.predicted, once.probabilities)),
+        once.groups.repeat(5),
+    )
+    apart = SplitPredictions(copied.truth, copied.predicted, copied.probabilities, np.arange(600))
+    limits = []
+    for split in (once, copied, apart):
+        is_called = split.predicted == 1
+        found = values_at_prevalence(split, 1, is_called, 0.1, seed=0, draws=400)["precision"]
+        assert found["value"] == pytest.approx(0.075 / (0.075 + 0.45))
+        limits.append(found["ci95"])
+    widths = [high - low for low, high in limits]
+    assert widths[1] == pytest.approx(widths[0], rel=1e-6)
+    assert widths[2] < 0.6 * widths[0]
+
+
 def test_perfect_decisions_still_have_an_interval_at_a_prevalence() -> None:
     truth = [1] * 10 + [0] * 10
     split = binary(truth, [float(one) for one in truth])

@@ -38,7 +38,12 @@ FACT_COLUMNS = (
 # Columns that the scan of the files fills in; a user's column of that name gets a prefix.
 SCAN_COLUMNS = (*FACT_COLUMNS, "near_copies", "look_alike")
 OWN_COLUMNS = ("path", "label", "patient", "split")
-RESERVED_COLUMNS = (*SCAN_COLUMNS, "group", "excluded", "fold")
+# So do columns that later tables add, those of every class among them.
+RESERVED_COLUMNS = (
+    *SCAN_COLUMNS,
+    *("group", "excluded", "fold", "role", "predicted", "decision", "unfamiliar", "distance"),
+)
+RESERVED_PREFIXES = ("logit_", "prob_")
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,8 @@ def _read_csv(file: Path) -> Dataset:
     table["path"] = table["path"].str.replace("\\", "/", regex=False)
     table["split"] = [_split_name(value, file) for value in table["split"]]
     for name in [name for name in given.columns if name not in OWN_COLUMNS]:
-        table[f"given_{name}" if name in RESERVED_COLUMNS else name] = _typed(given[name])
+        is_taken = name in RESERVED_COLUMNS or str(name).startswith(RESERVED_PREFIXES)
+        table[f"given_{name}" if is_taken else name] = _typed(given[name])
     return Dataset(file.parent, table.sort_values("path", ignore_index=True), "CSV", {})
 
 

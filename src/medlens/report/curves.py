@@ -11,7 +11,12 @@ from scipy import sparse
 
 from medlens.report.bootstrap import LARGEST_LOST_SHARE, draw_group_weights
 from medlens.report.calibration_measures import expanded_tail
-from medlens.report.intervals import NORMAL_QUANTILE, effective_groups, wilson_limits
+from medlens.report.intervals import (
+    FEWEST_OVERLAPPING_GROUPS,
+    NORMAL_QUANTILE,
+    effective_groups,
+    wilson_limits,
+)
 from medlens.report.metrics import BoolArray, FloatArray, IntArray, SplitPredictions
 
 GRID: FloatArray = np.arange(101) / 100
@@ -53,8 +58,9 @@ def curves_block(
     The bands are expanded percentiles (see `expanded_tail`) of a bootstrap over groups, stretched
     to hold the curve. Where a curve is at 0 or 1, or too many draws lack a class, Wilson's interval
     with groups as observations stretches them further; where a rate of false positives is less than
-    one group of negatives, the band of the recall reaches down to chance. The curves are exact; the
-    draws are ranked on at most 1,000 scores of the class and 1,000 of the others.
+    three groups of negatives, the band of the recall reaches down to chance, because the bootstrap
+    lay too high there in up to 20 % of simulated samples. The curves are exact; the draws are
+    ranked on at most 1,000 scores of the class and 1,000 of the others.
 
     - roc: recall at each rate of false positives, on straight lines between thresholds.
     - precision_recall: precision at the highest threshold that reaches each recall; not
@@ -214,8 +220,9 @@ def _class_curves(
     # At the end of the curve every image is called positive, whatever the sample.
     sizes[-1] = np.inf
     low, high = _stretch(recall, *_band(recall, recalls, fewer), recalls, sizes)
-    # Left of the first group of negatives the sample cannot tell one threshold from another.
-    low = np.where(negatives * GRID < 1, np.minimum(low, GRID), low)
+    # Left of the first few groups of negatives the sample cannot tell thresholds apart.
+    is_early = negatives * GRID < FEWEST_OVERLAPPING_GROUPS - _ROUNDING
+    low = np.where(is_early, np.minimum(low, GRID), low)
     roc = {
         "false_positive_rate": _listed(GRID),
         "recall": _listed(recall),

@@ -78,11 +78,11 @@ def subgroups_block(
     Heterogeneity is Cochran's Q (Biometrics 10 (1954), 101-129). If the levels do not differ,
     neither does the variance of a single group; so it is pooled over the levels, weighted by their
     size, and Q over its degrees of freedom follows an F distribution. With variances of their own,
-    levels without a mistake would have none. In simulations p below 0.05 came in 1 to 6 % of
-    samples without a difference, and p below 0.01 in up to 3 % where the smallest level had 15
-    images and expected less than one mistake. Levels that share groups count as independent,
-    which errs to the side of a larger p. p is adjusted for the number of columns by Holm's method
-    (Scandinavian Journal of Statistics 6 (1979), 65-70).
+    levels without a mistake would have none. In simulations without a difference 1 to 7 % of the p
+    were below 0.05, and up to 4 % below 0.01 where the smallest level had 15 images and expected
+    less than one mistake. Levels that share groups count as independent, which errs to the side of
+    a larger p. p is adjusted for the number of columns by Holm's method (Scandinavian Journal of
+    Statistics 6 (1979), 65-70).
 
     Args:
         table: The test rows of predictions.csv with the metadata columns beside them, as text.
