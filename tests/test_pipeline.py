@@ -57,6 +57,10 @@ def test_the_run_folder_holds_what_the_docs_say(run: medlens.Run) -> None:
         "figures",
         "report.html",
         "log.txt",
+        "contact_sheet.png",
+        "heat_maps",
+        "out_of_fold.csv",
+        "label_suspects.csv",
     }
     assert {path.name for path in (run.path / "classifier").iterdir()} == {
         "classifier.keras",
@@ -380,3 +384,50 @@ def test_the_audit_command_exits_with_2_where_train_would_stop(
     table["split"] = ["train", "test"] * (len(table) // 2)
     table.to_csv(labels, index=False)
     assert command("audit", labels, "--cache", cache).returncode == 2
+
+
+def test_folds_test_every_image_once_and_the_report_says_so(
+    train: Callable[..., medlens.Run], phantoms: Path, tmp_path: Path
+) -> None:
+    run = train(
+        phantoms, tmp_path / "folds", folds=3, no_images=True, positive_class="mass", epochs=5
+    )
+    evaluation, predictions = run.evaluation, run.predictions
+    assert "test" not in evaluation
+    tested = predictions[predictions["fold"] != ""]
+    assert sorted(tested["path"]) == sorted(predictions.loc[predictions["fold"] == "", "path"])
+    assert evaluation["out_of_fold"]["n"] == len(tested)
+    assert tested.groupby("group")["fold"].nunique().max() == 1
+    splits = pd.read_csv(run.path / "splits.csv", dtype=str)
+    assert set(splits["split"]) == {"train", "val"}
+    assert set(splits["fold"]) == {"1", "2", "3"}
+    assert "not itself tested" in " ".join(evaluation["notices"])
+    # Nothing of an image leaves the run with --no-images.
+    assert not list(run.path.glob("*.png")) + list((run.path).glob("heat_maps/*"))
+    assert evaluation["saliency"] is None
+    assert run.report.exists()
+
+
+def test_the_evidence_stands_beside_the_metrics(run: medlens.Run) -> None:
+    evaluation = run.evaluation
+    roles = run.predictions.groupby("split")["role"].unique()
+    assert set(roles["test"]) == {"test"}
+    assert set(roles["train"]) == {"fit"}
+    calibration = evaluation["calibration"]
+    assert calibration["fitted_on"] == "out_of_fold"  # 150 phantoms: val is far too small to halve
+    held_out = pd.read_csv(run.path / "out_of_fold.csv", dtype={"fold": str})
+    assert len(held_out) == calibration["n"] == (run.predictions["split"] == "train").sum()
+    classes = evaluation["classes"]
+    logits = run.predictions[[f"logit_{name}" for name in classes]].to_numpy()
+    powers = np.exp(logits / calibration["temperature"])
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    said = run.predictions[[f"prob_{name}" for name in classes]].to_numpy()
+    np.testing.assert_allclose(said, expected, atol=1e-7)
+    tested = run.predictions[run.predictions["split"] == "test"]
+    share = float(tested["unfamiliar"].mean())
+    assert evaluation["unfamiliar"]["test_false_alarms"]["value"] == pytest.approx(share)
+    assert len(list((run.path / "heat_maps").iterdir())) == len(evaluation["saliency"]["images"])
+    assert {probe["name"] for probe in evaluation["baselines"]["probes"]} == {
+        "file facts",
+        "global pixels",
+    }

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from medlens.files import write_bytes
+from medlens.report.evaluation import headline, headline_rows
 from medlens.report.metrics import FloatArray, IntArray
 from medlens.report.predictions import read_predictions
 from medlens.run_dir import RunDir
@@ -139,7 +140,7 @@ def write_figures(run: RunDir) -> None:
     accuracy = history[["epoch", "accuracy", "val_accuracy"]]
     baseline, majority_class = _baseline(evaluation)
     classes = evaluation["classes"]
-    counts = np.array(evaluation["test"]["confusion_matrix"], dtype=np.int64)
+    counts = np.array(evaluation[headline(evaluation)]["confusion_matrix"], dtype=np.int64)
     curves = roc_curves(read_predictions(run.predictions), evaluation)
 
     # Only here do the names meet the functions; FIGURES is their order.
@@ -325,10 +326,10 @@ def roc_curves(predictions: pd.DataFrame, evaluation: Mapping[str, Any]) -> list
         predictions: The content of predictions.csv.
         evaluation: The content of evaluation.json.
     """
-    test = predictions[predictions["split"] == "test"]
+    test = headline_rows(predictions)
     curves = []
     for name in shown_classes(evaluation):
-        area = evaluation["test"]["per_class"][name]["roc_auc"]
+        area = evaluation[headline(evaluation)]["per_class"][name]["roc_auc"]
         if area["value"] is None:
             continue
         scores = test[f"prob_{name}"].to_numpy(dtype=np.float64)
@@ -339,7 +340,7 @@ def roc_curves(predictions: pd.DataFrame, evaluation: Mapping[str, Any]) -> list
 
 def curves_left_out(evaluation: Mapping[str, Any]) -> dict[str, str]:
     """The classes whose ROC curve cannot be drawn, with the reason in a few words."""
-    test = evaluation["test"]
+    test = evaluation[headline(evaluation)]
     return {
         name: "no other class" if test["per_class"][name]["n"] else "no test image"
         for name in shown_classes(evaluation)

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from medlens.files import write_text
+from medlens.report.evaluation import headline
 from medlens.report.plots import COLOURS, FAINT, FIGURES, INK, PAPER, curves_left_out
 from medlens.report.wording import (
     METRICS,
@@ -128,7 +129,7 @@ def report_content(run: RunDir) -> dict[str, Any]:
     )
     images = read_images(run)
     used = images[images["split"] != ""]
-    test, classes = evaluation["test"], evaluation["classes"]
+    test, classes = evaluation[headline(evaluation)], evaluation["classes"]
     return {
         "name": data_set_name(run),
         "evaluation": evaluation,

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from medlens.report.evaluation import headline
+
 # Shown in this order; other numbers of evaluation.json follow under their own names.
 METRICS: Mapping[str, str] = {
     "accuracy": "Accuracy",
@@ -123,7 +125,7 @@ def show_numbers(block: Mapping[str, Any]) -> list[Number]:
 
 def first_numbers(evaluation: Mapping[str, Any]) -> list[Number]:
     """The four numbers that a reader looks for first."""
-    test = evaluation["test"]
+    test = evaluation[headline(evaluation)]
     names = ("accuracy", "balanced_accuracy", "roc_auc_macro", "mcc")
     if "recall" in test:
         names = ("accuracy", "recall", "specificity", "roc_auc")
@@ -145,7 +147,7 @@ def summarise(evaluation: Mapping[str, Any], used: pd.DataFrame) -> list[str]:
         evaluation: The content of evaluation.json.
         used: The images of the splits, with `patient` ("" where not known).
     """
-    test = evaluation["test"]
+    test = evaluation[headline(evaluation)]
     group = "all images of a patient, and all copies of an image, are one group"
     if (used["patient"] == "").all():
         group = "copies of an image are one group; no patient is known"
@@ -168,7 +170,7 @@ def list_limits(
         used: The images of the splits, with `patient` ("" where not known).
         findings: Those of audit.json.
     """
-    test = evaluation["test"]
+    test = evaluation[headline(evaluation)]
     limits = []
     unknown = int((used["patient"] == "").sum())
     if unknown == len(used):
