@@ -69,6 +69,11 @@ def compare(scratch: Path, images: int, epochs: int) -> dict[str, Any]:
             "from nothing": round(first.seconds, 1),
             "another head": round(again.seconds, 1),
         },
+        "processor_seconds": {
+            "plain": round(plain.processor_seconds, 1),
+            "from nothing": round(first.processor_seconds, 1),
+            "another head": round(again.processor_seconds, 1),
+        },
         "times_faster_from_nothing": round(plain.seconds / first.seconds, 1),
         "times_faster_with_another_head": round(plain.seconds / again.seconds, 1),
         "test_accuracy": {
