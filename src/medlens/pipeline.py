@@ -39,7 +39,6 @@ from medlens.model.features import (
     unknown_keys,
 )
 from medlens.report.facts import result_lines, training_facts
-from medlens.report.plots import write_figures
 from medlens.report.predictions import predict_all, read_predictions, write_predictions
 from medlens.report.render import render_report
 from medlens.run import Run
@@ -136,8 +135,7 @@ def run_training(options: Options, screen: Screen) -> Run:
         shutil.rmtree(run.pictures, ignore_errors=True)
         run.features.unlink(missing_ok=True)
 
-        # Pictures of it, and the report.
-        write_figures(run)
+        # The report.
         render_report(run)
         said = evaluation["notices"]
         screen.say("\n".join([*said, *result_lines(evaluation), f"Report: {run.report}"]))

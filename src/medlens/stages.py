@@ -28,6 +28,7 @@ from medlens.report.evaluation import as_arrays, evaluate, headline_rows
 from medlens.report.evidence import gather_evidence
 from medlens.report.facts import evidence_notices, notices
 from medlens.report.failures import choose_cases, draw_contact_sheet, draw_heat_maps
+from medlens.report.plots import write_figures
 from medlens.report.predictions import tabulate_held_out, write_predictions
 from medlens.report.robustness import MOST_IMAGES, draw_by_group, robustness_block
 from medlens.run_dir import RunDir
@@ -85,7 +86,7 @@ def write_evidence(
     frozen_pass: FrozenPass,
     options: Options,
 ) -> dict[str, Any]:
-    """Compute all numbers, write evaluation.json and what else a reviewer looks at.
+    """Compute all numbers, write evaluation.json, the figures and what else a reviewer looks at.
 
     Returns:
         The content of evaluation.json.
@@ -94,7 +95,7 @@ def write_evidence(
     evaluation = evaluate(
         predictions, classes=classes, positive_class=positive_class, seed=options.seed
     )
-    # Heat maps keep the network busy while the numbers are computed.
+    # Heat maps keep the network busy while the numbers are computed and the figures drawn.
     with ThreadPoolExecutor(1) as beside:
         drawn = beside.submit(
             draw_pictures, run, predictions, used, classifier, dataset.root, options
@@ -108,16 +109,18 @@ def write_evidence(
             evaluation,
             prevalence=prevalence(options),
         )
-        evidence["saliency"] = drawn.result()
-    write_held_out(run, used, development, evidence["label_suspects"], classes, positive_class)
-    evidence["robustness"] = None
+        suspects = evidence["label_suspects"]
+        write_held_out(run, used, development, suspects, classes, positive_class)
+        said = [*notices(used, frozen_pass.weights.kind), *evidence_notices(evidence)]
+        content = {"notices": said, **evaluation, **evidence, "robustness": None, "saliency": None}
+        write_json(run.evaluation, content)
+        write_figures(run)
+        content["saliency"] = drawn.result()
     if options.robustness:
         forward = frozen_pass.forward(cache_folder(options.cache))
-        evidence["robustness"] = measure_robustness(
+        content["robustness"] = measure_robustness(
             predictions, classifier, forward, development, options, dataset.root
         )
-    said = [*notices(used, frozen_pass.weights.kind), *evidence_notices(evidence)]
-    content = {"notices": said, **evaluation, **evidence}
     write_json(run.evaluation, content)
     return content
 
