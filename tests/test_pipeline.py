@@ -390,7 +390,13 @@ def test_folds_test_every_image_once_and_the_report_says_so(
     train: Callable[..., medlens.Run], phantoms: Path, tmp_path: Path
 ) -> None:
     run = train(
-        phantoms, tmp_path / "folds", folds=3, no_images=True, positive_class="mass", epochs=5
+        phantoms,
+        tmp_path / "folds",
+        folds=3,
+        no_images=True,
+        robustness=True,
+        positive_class="mass",
+        epochs=5,
     )
     evaluation, predictions = run.evaluation, run.predictions
     assert "test" not in evaluation
@@ -405,6 +411,9 @@ def test_folds_test_every_image_once_and_the_report_says_so(
     # Nothing of an image leaves the run with --no-images.
     assert not list(run.path.glob("*.png")) + list((run.path).glob("heat_maps/*"))
     assert evaluation["saliency"] is None
+    # The saved classifier knows all images by heart: there is nothing to test it on.
+    assert evaluation["robustness"] is None
+    assert "Robustness was not measured" in " ".join(evaluation["notices"])
     assert run.report.exists()
 
 

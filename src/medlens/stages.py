@@ -112,11 +112,17 @@ def write_evidence(
         suspects = evidence["label_suspects"]
         write_held_out(run, used, development, suspects, classes, positive_class)
         said = [*notices(used, frozen_pass.weights.kind), *evidence_notices(evidence)]
+        if options.robustness and "test" not in evaluation:
+            said.append(
+                "Robustness was not measured: there is no test set that the saved classifier "
+                "was not trained on."
+            )
         content = {"notices": said, **evaluation, **evidence, "robustness": None, "saliency": None}
         write_json(run.evaluation, content)
         write_figures(run)
         content["saliency"] = drawn.result()
-    if options.robustness:
+    # Without a test set apart, the classifier that is saved was trained on every image.
+    if options.robustness and "test" in evaluation:
         forward = frozen_pass.forward(cache_folder(options.cache))
         content["robustness"] = measure_robustness(
             predictions, classifier, forward, development, options, dataset.root

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from medlens.files import write_text
 from medlens.report.evaluation import headline
 from medlens.report.plots import COLOURS, FAINT, FIGURES, INK, PAPER, curves_left_out
+from medlens.report.sections import list_sections
 from medlens.report.wording import (
     METRICS,
     first_numbers,
@@ -162,6 +163,7 @@ def report_content(run: RunDir) -> dict[str, Any]:
             ]
             for metric in COMPARED
         },
+        "evidence": list_sections(evaluation, run.heat_maps),
         "left_out_curves": curves_left_out(evaluation),
         "figures": {
             name: inline_figure((run.figures / f"{name}.svg").read_text(encoding="utf-8"), name)

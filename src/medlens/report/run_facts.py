@@ -34,6 +34,7 @@ class RunFacts:
         environment: environment.json.
         images: dataset.csv as text, with the column `split`: "" for an image that is in none.
         external: evaluation.json of each external test, in the order of their names.
+        has_classifier: Whether the classifier was saved.
     """
 
     config: Mapping[str, Any]
@@ -43,6 +44,7 @@ class RunFacts:
     environment: Mapping[str, Any]
     images: pd.DataFrame
     external: tuple[Mapping[str, Any], ...]
+    has_classifier: bool
 
     @cached_property
     def used(self) -> pd.DataFrame:
@@ -149,7 +151,10 @@ def read_facts(run: RunDir) -> RunFacts:
         json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(run.external.glob("*/evaluation.json"))
     )
-    return RunFacts(config, training, evaluation, audit, environment, images, external)
+    has_classifier = run.classifier.is_dir()
+    return RunFacts(
+        config, training, evaluation, audit, environment, images, external, has_classifier
+    )
 
 
 def join_words(words: list[str], last: str = "and") -> str:

@@ -1,0 +1,48 @@
+"""How the intervals of evaluation.json were computed, in the words of a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from medlens.report.run_facts import RunFacts
+
+# How intervals are named in evaluation.json (by their first words) -> how a paper says it.
+INTERVALS = {
+    "Wilson": "Wilson's score method, its sample size reduced by a design effect where images "
+    "came in groups [@wilson, @raoscott]",
+    "DeLong": "DeLong's method on groups, on the logit scale [@delong, @obuchowski]",
+    "Newcombe": "Newcombe's score method with groups as observations, where groups were few or "
+    "ranked almost without error [@newcombe]",
+    "bootstrap": "a bootstrap over whole groups ({draws} draws), widened for few groups "
+    "[@hesterberg]",
+    "basic bootstrap": "a basic bootstrap over whole groups (calibration error)",
+    "Dirichlet": "draws from a Dirichlet posterior of the confusion matrix, where a bootstrap of "
+    "few mistakes says nothing [@dirichlet]",
+    "mean of class": "means of the intervals of the classes (mean ROC AUC or average precision)",
+    "Wald": "a jackknife over groups (calibration slope and intercept)",
+}
+
+
+def interval_methods(facts: RunFacts) -> list[str]:
+    """The methods behind the intervals of the result, calibration and operating point."""
+    blocks = [facts.result]
+    blocks += [facts.evaluation.get(name) or {} for name in ("calibration", "operating_point")]
+    found = {name for block in blocks for name in _methods_in(block)}
+    said = []
+    for start, text in INTERVALS.items():
+        if any(name.startswith(start) for name in found):
+            said.append(text.replace("{draws}", f"{facts.evaluation['draws']:,}"))
+    known = tuple(INTERVALS)
+    return said + sorted(name for name in found if not name.startswith(known))
+
+
+def _methods_in(block: Any) -> Iterator[str]:
+    if isinstance(block, Mapping):
+        if block.get("value") is not None and "ci95" in block and block.get("method"):
+            yield str(block["method"])
+        for value in block.values():
+            yield from _methods_in(value)
+    elif isinstance(block, list):
+        for value in block:
+            yield from _methods_in(value)
