@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import medlens
+    from medlens.run_dir import RunDir
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +36,32 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from medlens.data.phantom import write_phantoms
 
     return write_phantoms(tmp_path_factory.mktemp("phantoms") / "data", images=150, seed=0)
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    phantoms: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> medlens.Run:
+    """A run with everything in it: an operating point, subgroups, heat maps, robustness."""
+    import medlens
+
+    return medlens.train(
+        phantoms,
+        out=tmp_path_factory.mktemp("finished") / "run",
+        weights="random",
+        image_size=32,
+        epochs=15,
+        positive_class="mass",
+        robustness=True,
+        cache=str(cache),
+        quiet=True,
+    )
+
+
+@pytest.fixture
+def own_run(finished_run: medlens.Run, tmp_path: Path) -> RunDir:
+    """A copy of it whose files a test may change; of the network there is the folder alone."""
+    from medlens.run_dir import RunDir
+
+    large = shutil.ignore_patterns("classifier.keras", "figures", "*.png")
+    return RunDir(Path(shutil.copytree(finished_run.path, tmp_path / "run", ignore=large)))

@@ -56,6 +56,8 @@ def test_the_run_folder_holds_what_the_docs_say(run: medlens.Run) -> None:
         "evaluation.json",
         "figures",
         "report.html",
+        "model_card.md",
+        "study.toml",
         "log.txt",
         "contact_sheet.png",
         "heat_maps",

@@ -86,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", metavar="RUN", help="A finished run.")
     evaluate.add_argument("data", metavar="DATA", help=FIELDS["data"].metadata["help"])
     _add_options(evaluate, EVALUATE_OPTIONS)
+    report = _add(
+        commands, "report", _report, "Write the report anew, with the answers in study.toml."
+    )
+    report.add_argument("run", metavar="RUN", help="A finished run.")
+    _add_options(report, ["pdf"])
     compare = _add(commands, "compare", _compare, "Compare two runs on the same test set, paired.")
     compare.add_argument("first", metavar="RUN", help="A finished run.")
     compare.add_argument("second", metavar="RUN", help="Another, with the same test set.")
@@ -187,6 +192,13 @@ def _evaluate(given: dict[str, Any]) -> int:
     from medlens.run_dir import RunDir
 
     evaluate_externally(RunDir(Path(run)), options, new_screen(options.quiet))
+    return DONE
+
+
+def _report(given: dict[str, Any]) -> int:
+    from medlens.run import Run
+
+    print(f"Report: {Run(Path(given['run'])).write_report(pdf=given.get('pdf', False))}")
     return DONE
 
 

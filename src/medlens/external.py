@@ -27,6 +27,7 @@ from medlens.report.evaluation import evaluate, headline, headline_rows
 from medlens.report.evidence import external_evidence
 from medlens.report.facts import SAID_METRICS, measure_text
 from medlens.report.predictions import read_predictions, tabulate_predictions, write_predictions
+from medlens.report.publish import publish
 from medlens.run import Run
 from medlens.run_dir import RunDir
 from medlens.screen import Screen
@@ -98,6 +99,9 @@ def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
     content = {"notices": _notices(tested), **evaluation, **evidence, "internal": beside}
     write_json(out / "evaluation.json", content)
     _say_result(content, beside, block, screen)
+    if out.parent == run.external:
+        publish(run)
+        screen.say(f"The report shows it beside the run's own test: {run.report}")
     screen.say(f"External test: {out}")
     screen.say("Not a medical device.")
     return Run(out)

@@ -29,7 +29,7 @@ from medlens.intake import (
 )
 from medlens.log import log_to
 from medlens.model.backbone import BACKBONES, find_weights
-from medlens.model.classifier import check_saved, feature_columns, save_classifier
+from medlens.model.classifier import feature_columns
 from medlens.model.development import develop
 from medlens.model.engine import choose_pass
 from medlens.model.features import (
@@ -39,8 +39,9 @@ from medlens.model.features import (
     unknown_keys,
 )
 from medlens.report.facts import result_lines, training_facts
+from medlens.report.pdf import find_chromium
 from medlens.report.predictions import predict_all, read_predictions, write_predictions
-from medlens.report.render import render_report
+from medlens.report.publish import publish
 from medlens.run import Run
 from medlens.run_dir import open_run
 from medlens.screen import Screen
@@ -69,6 +70,8 @@ def run_training(options: Options, screen: Screen) -> Run:
     positive_class = choose_positive_class(classes, options)
     backbone = BACKBONES[options.backbone]
     weights = find_weights(backbone, options.weights, seed=options.seed)
+    if options.pdf:
+        find_chromium()
     run = open_run(options)
     with log_to(run.log):
         say_images(dataset, positive_class, screen)
@@ -117,26 +120,23 @@ def run_training(options: Options, screen: Screen) -> Run:
         )
         write_text(run.history, training.history.to_csv(index=False))
 
-        # The classifier: one network from raw pixels to probabilities, in a folder of its own.
-        described = describe_classifier(development, classes, positive_class, options)
-        classifier = save_classifier(run.classifier, frozen_pass, training.head, described)
+        write_json(run.training, training_facts(frozen_pass, plan, training, options.features))
 
-        # What it says about every image; from that table alone, every number.
+        # What is said about every image; from that table alone, every number. Meanwhile the
+        # classifier is saved: one network from raw pixels to probabilities, in its own folder.
         said_of_all = predict_all(matrix, used, development, folds, classes, positive_class)
         write_predictions(run.predictions, said_of_all)
         predictions = read_predictions(run.predictions)
-        difference = check_saved(classifier, predictions, dataset.root, frozen_pass.precision)
-        facts = training_facts(frozen_pass, plan, training, options.features)
-        write_json(run.training, {**facts, "saved_network_difference": difference})
+        described = describe_classifier(development, classes, positive_class, options)
         evaluation = write_evidence(
-            run, predictions, used, dataset, development, folds, classifier, frozen_pass, options
+            run, predictions, used, dataset, development, folds, described, frozen_pass, options
         )
         write_json(run.environment, environment_json(options.seed, table, weights.sha256))
         shutil.rmtree(run.pictures, ignore_errors=True)
         run.features.unlink(missing_ok=True)
 
         # The report.
-        render_report(run)
+        publish(run, pdf=options.pdf)
         said = evaluation["notices"]
         screen.say("\n".join([*said, *result_lines(evaluation), f"Report: {run.report}"]))
         screen.say("Not a medical device.")

@@ -64,6 +64,24 @@ class Run:
 
         return load_classifier(RunDir(self.path).classifier)
 
+    def write_report(self, *, pdf: bool = False) -> Path:
+        """Write report.html and model_card.md anew, with the answers in study.toml.
+
+        Args:
+            pdf: Whether to print report.pdf, too; needs an installed Chromium, Chrome or Edge.
+
+        Returns:
+            The path of report.html.
+
+        Raises:
+            MedlensError: If the run is not finished, study.toml cannot be used, or no browser
+                prints.
+        """
+        from medlens.report.publish import publish
+
+        publish(RunDir(self.path), pdf=pdf)
+        return self.report
+
     def _read(self, path: Path) -> str:
         if not path.is_file():
             raise MedlensError(

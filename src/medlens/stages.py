@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,13 @@ from medlens.files import write_json, write_text
 from medlens.intake import frame, metadata_columns, prevalence, ratios
 from medlens.model.backbone import BACKBONES
 from medlens.model.calibration import probabilities
-from medlens.model.classifier import Classifier, ClassifierFacts, feature_columns
+from medlens.model.classifier import (
+    Classifier,
+    ClassifierFacts,
+    check_saved,
+    feature_columns,
+    save_classifier,
+)
 from medlens.model.cross_validation import Fold, cross_validate
 from medlens.model.development import FITTED_ON, Choices, Development
 from medlens.model.engine import Forward, FrozenPass
@@ -82,23 +89,34 @@ def write_evidence(
     dataset: Dataset,
     development: Development,
     folds: Sequence[Fold],
-    classifier: Classifier,
+    described: ClassifierFacts,
     frozen_pass: FrozenPass,
     options: Options,
 ) -> dict[str, Any]:
-    """Compute all numbers, write evaluation.json, the figures and what else a reviewer looks at.
+    """Save the classifier, compute all numbers, and write what a reviewer looks at.
 
     Returns:
         The content of evaluation.json.
     """
-    classes, positive_class = classifier.classes, classifier.facts["positive_class"]
-    evaluation = evaluate(
-        predictions, classes=classes, positive_class=positive_class, seed=options.seed
-    )
-    # Heat maps keep the network busy while the numbers are computed and the figures drawn.
+    classes, positive_class = described.classes, described.positive_class
+
+    def save_and_draw() -> tuple[Classifier, float, dict[str, Any] | None]:
+        classifier = save_classifier(
+            run.classifier, frozen_pass, development.training.head, described
+        )
+        difference = check_saved(classifier, predictions, dataset.root, frozen_pass.precision)
+        return (
+            classifier,
+            difference,
+            draw_pictures(run, predictions, used, classifier, dataset.root, options),
+        )
+
+    # The network is saved, checked and explained while the numbers are computed and the figures
+    # drawn: the one computes in TensorFlow, the other in NumPy.
     with ThreadPoolExecutor(1) as beside:
-        drawn = beside.submit(
-            draw_pictures, run, predictions, used, classifier, dataset.root, options
+        saving = beside.submit(save_and_draw)
+        evaluation = evaluate(
+            predictions, classes=classes, positive_class=positive_class, seed=options.seed
         )
         evidence = gather_evidence(
             predictions,
@@ -120,7 +138,9 @@ def write_evidence(
         content = {"notices": said, **evaluation, **evidence, "robustness": None, "saliency": None}
         write_json(run.evaluation, content)
         write_figures(run)
-        content["saliency"] = drawn.result()
+        classifier, difference, content["saliency"] = saving.result()
+    training = json.loads(run.training.read_text(encoding="utf-8"))
+    write_json(run.training, {**training, "saved_network_difference": difference})
     # Without a test set apart, the classifier that is saved was trained on every image.
     if options.robustness and "test" in evaluation:
         forward = frozen_pass.forward(cache_folder(options.cache))

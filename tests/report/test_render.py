@@ -191,9 +191,8 @@ def test_class_counts_of_each_split_add_up(binary: RunDir, page: Page) -> None:
             int(((images["label"] == name) & (images["split"] == split)).sum())
             for split in ("train", "val", "test")
         ]
-        pattern = r" [\d.]+ % ".join(map(str, [name, *counts, sum(counts)])).replace(
-            r" [\d.]+ % ", " ", 1
-        )
+        numbers = [rf"{count} \([\d.]+ %\)" for count in (*counts, sum(counts))]
+        pattern = " ".join([name, *numbers])
         assert re.search(pattern, page.text())
 
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medlens.report.facts import measure_text
 from medlens.report.interval_words import interval_methods
 from medlens.report.methods import (
+    backbone_name,
     data_sentences,
     disjoint_sentence,
     exclusion_sentence,
     features_sentence,
     fitted_on,
+    head_sentence,
     initial_sentence,
     measure_words,
     network_sentence,
@@ -24,15 +25,21 @@ from medlens.report.methods import (
     training_sentences,
 )
 from medlens.report.references import CITED
-from medlens.report.run_facts import RunFacts, count_of, join_words, read_facts
+from medlens.report.run_facts import RunFacts, count_of, join_words, number_text, read_facts
 from medlens.report.study import Item, read_checklists, read_study
 from medlens.run_dir import RunDir
 
 DONE, AUTHOR, AUTHORS_ANSWER = "done", "author", "author's answer"
 NOT_APPLICABLE = "not applicable"
 # Columns of a CSV that can be taken for the place an image comes from, and for facts of people.
-PLACE = re.compile(r"site|cent(er|re)|hospital|institut|scanner|vendor|manufacturer", re.IGNORECASE)
-PEOPLE = re.compile(r"sex|gender|\bage\b|^age|race|ethni|insur|income", re.IGNORECASE)
+PLACE = re.compile(
+    r"^((study|clinical|imaging|acquisition)[_ -])?(site|cent(er|re))([_ -]?(id|name|code|no))?$"
+    r"|hospital|institut|scanner|vendor|manufacturer",
+    re.IGNORECASE,
+)
+PEOPLE = re.compile(
+    r"(^|[^a-z])(sex|gender|age|race|ethnicity|insurance|income)([^a-z]|$)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -93,10 +100,11 @@ def _fill(
     if said and answer == DONE:
         text = f"{text} The author adds: {said}"
     elif said:
-        text = f"{said} {text if answer == AUTHOR else ''}".strip()
+        text = f"{said} medlens adds: {text}" if text and answer == AUTHOR else said
         answer = AUTHORS_ANSWER
     elif answer == AUTHOR:
-        text = f"{text} {item.ask or questions.get(item.same_as, '')}".strip()
+        asked = item.ask or questions.get(item.same_as) or item.item
+        text = f"{text} To be added: {asked[0].lower()}{asked[1:]}" if text else asked
     return {
         "id": item.id,
         "number": item.number,
@@ -120,12 +128,11 @@ def _abstract(facts: RunFacts) -> Known:
 
 
 def _goal(facts: RunFacts) -> Known:
-    outside = f" and on {count_of(len(facts.external), 'external data set')}"
-    tested = facts.result_name.removeprefix("the ")
+    outside = ""
+    if facts.external:
+        outside = f" and on {count_of(len(facts.external), 'external data set')}"
     return _author(
-        f"In this run a classifier was developed and evaluated ({tested}"
-        f"{outside if facts.external else ''}).",
-        "summary",
+        f"A classifier was developed, and tested {facts.result_name}{outside}.", "summary"
     )
 
 
@@ -143,6 +150,10 @@ def _preprocessing(facts: RunFacts) -> Known:
     return _done(f"{network_sentence(facts)} {features_sentence(facts)}", "methods")
 
 
+def _transformation(facts: RunFacts) -> Known:
+    return _done(f"{features_sentence(facts)} {head_sentence(facts)}", "methods")
+
+
 def _selection(facts: RunFacts) -> Known:
     cut = {
         "pad": "medlens used whole images.",
@@ -155,12 +166,21 @@ def _selection(facts: RunFacts) -> Known:
 def _missing(facts: RunFacts) -> Known:
     unreadable = int((facts.images["unreadable"] != "").sum())
     unknown = int((facts.used["patient"] == "").sum())
-    return _author(
-        f"Files that cannot be read were left out ({unreadable:,}). The patient is unknown for "
-        f"{unknown:,} of {count_of(len(facts.used), 'image')}. No value was imputed: the "
-        "classifier reads the image alone.",
-        "flow",
-    )
+    images = count_of(len(facts.used), "image")
+    said = [
+        f"{count_of(unreadable, 'image')} could not be read and {_was(unreadable)} left out."
+        if unreadable
+        else "Every image could be read.",
+        f"The patient is unknown for {unknown:,} of {images}."
+        if unknown
+        else "The patient is known for every image.",
+        "No value was imputed: the classifier reads the image alone.",
+    ]
+    return _author(" ".join(said), "flow")
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _acquisition(facts: RunFacts) -> Known:
@@ -173,10 +193,14 @@ def _acquisition(facts: RunFacts) -> Known:
 
 def _reference_standard(facts: RunFacts) -> Known:
     text = f"medlens took the labels as given: {join_words(facts.classes)}."
-    suspects = facts.evaluation.get("label_suspects", {})
-    if suspects.get("n") is None:
+    count = facts.evaluation.get("label_suspects", {}).get("n")
+    if count is None:
         return _author(text)
-    return _author(f"{text} {suspects['text']}", "label-suspects")
+    return _author(
+        f"{text} Confident learning doubts the labels of {count_of(count, 'training image')}; none "
+        "was changed.",
+        "label-suspects",
+    )
 
 
 def _partition(facts: RunFacts) -> Known:
@@ -184,25 +208,31 @@ def _partition(facts: RunFacts) -> Known:
 
 
 def _disjointness(facts: RunFacts) -> Known:
-    answer = DONE if facts.patients == "all" else AUTHOR
+    answer = DONE if facts.patients == "all" and not facts.overlaps else AUTHOR
     return Known(answer, disjoint_sentence(facts), "disjointness")
 
 
 def _sample_size(facts: RunFacts) -> Known:
-    result = facts.result
     return _author(
-        f"medlens plans no sample size. Reached: {count_of(result['n'], 'test image')} of "
-        f"{count_of(result['groups'], 'group')}; accuracy {measure_text(result['accuracy'])}.",
+        f"medlens plans no sample size; the data were used as they are. {_tested(facts)}",
         "performance",
     )
 
 
-def _model(facts: RunFacts) -> Known:
-    return _done(
-        f"{network_sentence(facts)} {features_sentence(facts)} The head: "
-        f"{facts.training['head']}; {count_of(len(facts.classes), 'class', 'classes')}.",
-        "training",
+def _tested(facts: RunFacts) -> str:
+    """How many images the result is of, and the accuracy."""
+    result = facts.result
+    return (
+        f"Tested {facts.result_name}: {count_of(result['n'], 'image')} of "
+        f"{count_of(result['groups'], 'group')}; accuracy "
+        f"{number_text('accuracy', result['accuracy'])}."
     )
+
+
+def _model(facts: RunFacts) -> Known:
+    said = [network_sentence(facts), features_sentence(facts), head_sentence(facts)]
+    classes = f"There are {count_of(len(facts.classes), 'class', 'classes')}."
+    return _done(" ".join([*said, classes]), "training")
 
 
 def _software(facts: RunFacts) -> Known:
@@ -211,8 +241,10 @@ def _software(facts: RunFacts) -> Known:
 
 def _initialisation(facts: RunFacts) -> Known:
     answer = AUTHOR if facts.training["weights"] == "file" else DONE
-    head = f"The head's weights were drawn at random (seed {facts.training['seed']})."
-    text = f"The frozen network: {initial_sentence(facts)} {head}"
+    text = (
+        f"The frozen network is {backbone_name(facts)}. {initial_sentence(facts)} The new layers "
+        f"began with random weights (seed {facts.training['seed']})."
+    )
     return Known(answer, text, "training")
 
 
@@ -222,13 +254,12 @@ def _training(facts: RunFacts) -> Known:
 
 def _final_model(facts: RunFacts) -> Known:
     training = facts.training
-    how = "as it reached the accuracy asked for"
+    why = "with which the accuracy asked for was reached"
     if training["stop_reason"] != "accuracy":
-        how = "as its loss on the tuning images was the lowest"
+        why = "after which the loss on the tuning images was lowest"
     return _done(
         f"Of {count_of(training['epochs_run'], 'epoch')} the weights of epoch "
-        f"{training['best_epoch']} were kept, {how}. One network and one head were trained in this "
-        "run, and nothing was chosen on test images.",
+        f"{training['best_epoch']} were kept, {why}. Nothing was chosen on test images.",
         "training",
     )
 
@@ -256,7 +287,7 @@ def _measures_and_plots(facts: RunFacts) -> Known:
 
 def _uncertainty(facts: RunFacts) -> Known:
     return _done(
-        "Every number has a 95 % interval with the group as unit: "
+        "Measures of performance have 95 % intervals with the group as unit: "
         f"{'; '.join(interval_methods(facts))}.",
         "performance",
     )
@@ -266,8 +297,8 @@ def _robustness(facts: RunFacts) -> Known:
     changes = facts.evaluation.get("robustness")
     if not changes:
         return _author("Robustness was not tested in this run.")
-    named = ", ".join(str(one["change"]) for one in changes[1:])
-    return _done(f"Tested on mildly changed test images: {named}.", "robustness")
+    named = join_words([str(one["change"]) for one in changes[1:]])
+    return _done(f"Tested on mildly changed images: {named}.", "robustness")
 
 
 def _saliency(facts: RunFacts) -> Known:
@@ -279,12 +310,7 @@ def _saliency(facts: RunFacts) -> Known:
 
 
 def _internal_test(facts: RunFacts) -> Known:
-    result = facts.result
-    return _done(
-        f"By {facts.result_name}: {count_of(result['n'], 'image')} of "
-        f"{count_of(result['groups'], 'group')}, accuracy {measure_text(result['accuracy'])}.",
-        "performance",
-    )
+    return _done(_tested(facts), "performance")
 
 
 def _external_test(facts: RunFacts) -> Known:
@@ -292,14 +318,14 @@ def _external_test(facts: RunFacts) -> Known:
         return _author("No external test was made.")
     said = [
         f"{count_of(one['test']['n'], 'image')} of {count_of(one['test']['groups'], 'group')}, "
-        f"accuracy {measure_text(one['test']['accuracy'])}"
+        f"accuracy {number_text('accuracy', one['test']['accuracy'])}"
         for one in facts.external
     ]
-    return _done(f"External test: {'; '.join(said)}.", "performance")
+    return _done(f"External test: {'; '.join(said)}.", "external")
 
 
 def _flow(facts: RunFacts) -> Known:
-    answer = AUTHOR if facts.patients == "none" else DONE
+    answer = DONE if facts.patients == "all" else AUTHOR
     return Known(answer, data_sentences(facts), "flow")
 
 
@@ -314,7 +340,7 @@ def _performance(facts: RunFacts) -> Known:
         "balanced accuracy": "balanced_accuracy",
         "ROC AUC": "roc_auc_macro",
     }
-    said = "; ".join(f"{words} {measure_text(result[name])}" for words, name in named.items())
+    said = "; ".join(f"{words} {number_text(name, result[name])}" for words, name in named.items())
     return _done(f"{said}.", "performance")
 
 
@@ -331,12 +357,12 @@ def _diagnostic(facts: RunFacts) -> Known:
 
 def _sensitivity(block: Mapping[str, Any]) -> str:
     named = {"sensitivity": "recall", "specificity": "specificity"}
-    return "; ".join(f"{words} {measure_text(block[name])}" for words, name in named.items())
+    return "; ".join(f"{words} {number_text(name, block[name])}" for words, name in named.items())
 
 
 def _failures(facts: RunFacts) -> Known:
     if not (facts.evaluation.get("saliency") or {}).get("images"):
-        return _author("The confusion matrix counts the errors.", "performance")
+        return _author("The report counts the errors and the most confused classes.", "failures")
     return _done(
         "The worst errors and the most confused pairs of classes are shown with heat maps.",
         "failures",
@@ -399,7 +425,7 @@ def _fairness(facts: RunFacts) -> Known:
 def _by_column(facts: RunFacts, pattern: re.Pattern[str], kind: str) -> Known:
     """Done where a subgroup column can be taken for what the item is about, by its name."""
     if not facts.subgroups:
-        return _author("The result was not divided into subgroups: no column for it.")
+        return _author("The data set brings no column by which the result could be divided.")
     text = f"The result was divided by {join_words(facts.subgroups)}, with a test of heterogeneity."
     if any(pattern.search(column) for column in facts.subgroups):
         return _done(text, "subgroups")
@@ -414,7 +440,7 @@ def _computing(facts: RunFacts) -> Known:
     how = "calibrated " if facts.has("calibration") else ""
     return _done(
         f"Predictions are the network's {how}probabilities for each image; predictions.csv holds "
-        "all of them, and every number is computed from it.",
+        "all of them, and the result is computed from it.",
         "methods",
     )
 
@@ -439,32 +465,48 @@ def _output(facts: RunFacts) -> Known:
 
 
 def _differences(facts: RunFacts) -> Known:
-    shift = facts.evaluation.get("prediction_sets", {}).get("class_balance_shift", {})
-    said = [str(shift["text"])] if shift else []
-    said += [str(one["class_balance_shift"]["text"]) for one in facts.external]
+    shift = facts.evaluation.get("prediction_sets", {}).get("class_balance_shift")
+    said = [_say_shift(shift, "development and internal test images")] if shift else []
+    said += [
+        _say_shift(one["class_balance_shift"], "internal and external test images")
+        for one in facts.external
+    ]
+    anchor = "prediction-sets" if shift else ""
     if facts.splitting == "ratio" and not facts.external:
         drawn = "The sets were drawn at random, in whole groups, from one data set."
-        return _done(" ".join([drawn, *said]), "disjointness")
-    return _author(" ".join(said), "prediction-sets" if shift else "")
+        return _done(" ".join([drawn, *said]), anchor or "disjointness")
+    return _author(" ".join(said), anchor)
+
+
+def _say_shift(shift: Mapping[str, Any], between: str) -> str:
+    if shift["is_shifted"]:
+        return f"The balance of classes differs between {between} (chi-squared test)."
+    return f"No difference in the balance of classes was found between {between}."
 
 
 def _compared_splits(facts: RunFacts) -> Known:
-    text = "Table 1 has the classes of each split side by side."
+    text = "Table 1 has the classes of each set side by side."
     if not facts.has("unfamiliar"):
         return _author(text, "table1")
-    share = measure_text(facts.evaluation["unfamiliar"]["test_false_alarms"])
-    return _done(f"{text} Share of test images unlike those trained on: {share}.", "unfamiliar")
+    share = number_text("share", facts.evaluation["unfamiliar"]["test_false_alarms"])
+    return _done(f"{text} Of the images tested {share} were flagged as unfamiliar.", "unfamiliar")
 
 
 def _events(facts: RunFacts) -> Known:
     said = []
-    for name in ("train", "val", "test"):
-        rows = facts.used[facts.used["split"] == name]
+    names = {"train": "Training", "val": "tuning", "test": "internal test"}
+    for split, name in names.items():
+        rows = facts.used[facts.used["split"] == split]
         counts = rows["label"].value_counts()
-        named = join_words([f"{one} {int(counts.get(one, 0)):,}" for one in facts.classes])
+        named = ", ".join(f"{one} {int(counts.get(one, 0)):,}" for one in facts.classes)
         if len(rows):
             groups = count_of(rows["group"].nunique(), "group")
             said.append(f"{name}: {count_of(len(rows), 'image')} in {groups} ({named})")
+    if "test" not in facts.evaluation:
+        result = facts.result
+        groups = count_of(result["groups"], "group")
+        named = ", ".join(f"{one} {count:,}" for one, count in result["class_counts"].items())
+        said.append(f"cross-validation: {count_of(result['n'], 'image')} in {groups} ({named})")
     return _done(f"{'; '.join(said)}.", "table1")
 
 
@@ -488,10 +530,10 @@ def _performance_in_subgroups(facts: RunFacts) -> Known:
 
 def _poor_input(facts: RunFacts) -> Known:
     if not facts.has("unfamiliar"):
-        return _author("A file that cannot be read is refused.")
+        return _author("A file that cannot be read gets no answer.")
     return _done(
-        "A file that cannot be read is refused; an image unlike the training images is flagged as "
-        "unfamiliar.",
+        "A file that cannot be read gets no answer; an image unlike the training images is flagged "
+        "as unfamiliar.",
         "unfamiliar",
     )
 
@@ -506,6 +548,7 @@ TOPICS: Mapping[str, Callable[[RunFacts], Known]] = {
             _sources,
             _exclusions,
             _preprocessing,
+            _transformation,
             _selection,
             _missing,
             _acquisition,

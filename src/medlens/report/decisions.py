@@ -123,8 +123,8 @@ def sets_on_test(
         sets: By level, which classes belong to each image's set, of shape (images, classes).
 
     Returns:
-        By level: coverage (a measure), coverage_per_class, mean_size, and how many sets have each
-        size.
+        By level: coverage (a measure), coverage_per_class, mean_size, one_class (the share of
+        sets that name one class), and how many sets have each size.
     """
     everything = np.ones(len(split.truth), bool)
     blocks = {}
@@ -134,6 +134,7 @@ def sets_on_test(
         blocks[f"{level:g}"] = {
             "coverage": share_measure(split, covered, everything),
             "mean_size": float(sizes.mean()),
+            "one_class": share_measure(split, sizes == 1, everything),
             "sizes": {str(size): int((sizes == size).sum()) for size in range(1, len(classes) + 1)},
             "coverage_per_class": {
                 name: share_measure(
@@ -178,8 +179,8 @@ def class_balance_shift(
         p = float(stats.chi2.sf(statistic, int(present.sum()) - 1))
     is_shifted = p < SHIFT_LEVEL
     most = int(np.abs(shares[1] - shares[0]).argmax())
-    said = f"{classes[most]} makes up {shares[0][most]:.1%} of {names[0]}"
-    said += f" and {shares[1][most]:.1%} of {names[1]}"
+    said = f"{classes[most]} makes up {100 * shares[0][most]:.1f} % of {names[0]}"
+    said += f" and {100 * shares[1][most]:.1f} % of {names[1]}"
     text = (
         f"The promise of the prediction sets does not hold here: {said}. The two are not "
         "exchangeable, so that the coverage is only what was measured."

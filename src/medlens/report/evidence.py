@@ -228,16 +228,10 @@ def _unfamiliar(tested: Tested) -> dict[str, Any]:
 def _probes(
     predictions: pd.DataFrame, images: pd.DataFrame, tested: Tested
 ) -> list[dict[str, Any]]:
-    """Shortcut probes: trained on train, tested on the test set.
-
-    In cross-validation each fold's probe would need a table of its own; there are none then.
-    """
-    if tested.folds:
-        return []
+    """Shortcut probes: trained on train, tested on the test set, or fold by fold."""
     columns = [name for name in FILE_FACTS if name in images]
-    table = predictions[predictions["fold"] == ""].merge(
-        images[["path", *columns]], on="path", how="left", validate="1:1"
-    )
+    rows = tested.rows if tested.folds else predictions[predictions["fold"] == ""]
+    table = rows.merge(images[["path", *columns]], on="path", how="left", validate="1:1")
     return shortcut_probes(
         table, tested.classes, tested.named, seed=tested.seed, draws=tested.draws
     )

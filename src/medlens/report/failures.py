@@ -22,8 +22,7 @@ METHOD = (
 )
 CAVEAT = (
     "A heat map shows where the network found what it answered with. It does not show that the "
-    "finding is the disease, and it is no evidence that the answer is right. In cross-validation "
-    "the answers are those of the folds, and the maps those of the classifier that is saved."
+    "finding is the disease, and it is no evidence that the answer is right."
 )
 
 

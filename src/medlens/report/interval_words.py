@@ -9,18 +9,18 @@ from medlens.report.run_facts import RunFacts
 
 # How intervals are named in evaluation.json (by their first words) -> how a paper says it.
 INTERVALS = {
-    "Wilson": "Wilson's score method, its sample size reduced by a design effect where images "
-    "came in groups [@wilson, @raoscott]",
-    "DeLong": "DeLong's method on groups, on the logit scale [@delong, @obuchowski]",
-    "Newcombe": "Newcombe's score method with groups as observations, where groups were few or "
-    "ranked almost without error [@newcombe]",
-    "bootstrap": "a bootstrap over whole groups ({draws} draws), widened for few groups "
-    "[@hesterberg]",
-    "basic bootstrap": "a basic bootstrap over whole groups (calibration error)",
-    "Dirichlet": "draws from a Dirichlet posterior of the confusion matrix, where a bootstrap of "
-    "few mistakes says nothing [@dirichlet]",
-    "mean of class": "means of the intervals of the classes (mean ROC AUC or average precision)",
-    "Wald": "a jackknife over groups (calibration slope and intercept)",
+    "Wilson": "for shares such as accuracy and sensitivity Wilson's score method, its sample size "
+    "reduced by a design effect where images came in groups [@wilson, @raoscott]",
+    "DeLong": "for ROC AUC DeLong's method on groups, on the logit scale [@delong, @obuchowski]",
+    "Newcombe": "for ROC AUC where groups were few or ranked almost without error Newcombe's score "
+    "method with groups as observations [@newcombe]",
+    "mean of class": "for a mean over such classes the mean of their limits",
+    "bootstrap": "for other measures a bootstrap over whole groups ({draws} draws), widened for "
+    "few groups [@hesterberg]",
+    "Dirichlet": "where a bootstrap of few mistakes says nothing draws from a Dirichlet posterior "
+    "of the confusion matrix [@dirichlet]",
+    "basic bootstrap": "for the expected calibration error a basic bootstrap over whole groups",
+    "Wald": "for the calibration slope and intercept a jackknife over groups",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,24 +17,28 @@ SQUARE = {
     "crop": "cropped to the square in their centre",
     "stretch": "stretched to a square",
 }
+# Below this many images a test set gives intervals too wide for most claims.
+SMALL_TEST = 100
 # The reasons in dataset.csv -> which images these are.
 REASONS = {
     "unreadable": "files that cannot be read",
     "conflicting labels": "images with an identical copy of another label",
     "excluded in the file given with --split": "images that the authors' own list excludes",
-    LEAK: "images for training or tuning with a copy, a near-duplicate or the patient in a later "
-    "set",
+    LEAK: "images for training or tuning with a copy, a near-duplicate or another image of the "
+    "patient in the tuning or test set",
     "": "images that are in no set",
 }
 FITTED_ON = {
-    "val": "half of the tuning images, divided by group, that had not been used to stop the "
+    "val": "half of the tuning images, divided by group, which had not been used to stop the "
     "training",
-    "out_of_fold": "out-of-fold predictions of the training images, each from a head fitted "
-    "without the image's group; as these heads saw only part of the training images, this is "
-    "approximate",
+    "out_of_fold": "the training images, each predicted by a head that was fitted without its "
+    "group; as these heads saw only a part of the training images, this is approximate",
     "stop": "the tuning images that had also stopped the training, as there were too few groups "
     "for anything better; this is approximate and somewhat too confident",
 }
+ENGINES = {"keras": "Keras"}
+# A hint at an option of medlens, which is nothing for a paper.
+OPTION_HINT = re.compile(r"\s*\(--[^)]*\)")
 
 
 def methods_paragraphs(run: RunDir) -> list[str]:
@@ -70,20 +75,20 @@ def data_sentences(facts: RunFacts) -> str:
         said.append(f"Images of {names} were left out beforehand.")
     said.append(exclusion_sentence(facts))
     known = used[used["patient"] != ""]
-    patients = count_of(known["patient"].nunique(), "patient")
+    images, patients = (
+        count_of(len(used), "image"),
+        count_of(known["patient"].nunique(), "patient"),
+    )
     groups = count_of(used["group"].nunique(), "group")
-    analysed = f"{count_of(len(used), 'image')} in {groups} were analysed"
-    if facts.patients == "none":
-        said.append(
-            f"{analysed[0].upper()}{analysed[1:]}; which patients they come from is not known."
-        )
-    elif facts.patients == "some":
-        said.append(
-            f"{analysed[0].upper()}{analysed[1:]}; the patient is known for {len(known):,} of them "
-            f"({patients})."
-        )
-    else:
-        said.append(f"{analysed[0].upper()}{analysed[1:]}, from {patients}.")
+    said.append(
+        {
+            "all": f"The analysis covers {images} of {patients}, in {groups}.",
+            "some": f"The analysis covers {images} in {groups}; the patient is known for "
+            f"{len(known):,} of them ({patients}).",
+            "none": f"The analysis covers {images} in {groups}; which patients they come from is "
+            "not known.",
+        }[facts.patients]
+    )
     said.append(
         "A group joins all images of a patient, and all identical or nearly identical images."
     )
@@ -94,90 +99,113 @@ def exclusion_sentence(facts: RunFacts) -> str:
     """Which images were left out, and why."""
     left = facts.images[facts.images["split"] == ""]
     if left.empty:
-        return "None was excluded."
+        return "No image was excluded."
     reasons = left["excluded"].map(lambda text: LEAK if text.startswith(LEAK) else text)
     counts = reasons.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     said = [f"{REASONS.get(str(text), text)} ({number:,})" for text, number in counts.items()]
-    verb = "was" if len(left) == 1 else "were"
-    return f"Of these, {len(left):,} {verb} excluded: {join_words(said)}."
+    return f"Left out were {join_words(said)}."
 
 
 def split_sentence(facts: RunFacts) -> str:
     """How the images came into their sets, and how many are in each."""
-    sizes = {name: facts.used[facts.used["split"] == name] for name in ("train", "val", "test")}
-    words = {"train": "for training", "val": "for tuning", "test": "for the internal test"}
-    shown = join_words(
-        [
-            f"{len(rows):,} {words[name]} ({count_of(rows['group'].nunique(), 'group')})"
-            for name, rows in sizes.items()
-            if len(rows)
-        ]
-    )
+    shown = _set_sizes(facts)
     said = {
         "file": f"The authors' own list assigned the images to sets: {shown}.",
         "given": f"The split that the data set brings was used: {shown}.",
         "ratio": "The images were divided at random (seed "
         f"{facts.config.get('seed', 0)}), in whole groups and stratified by class: {shown}.",
     }[facts.splitting]
-    counts = facts.audit.get("counts", {}).get("given_split", {})
-    carved = [one for one in ("val", "test") if one not in counts and len(sizes[one])]
+    given = facts.audit.get("counts", {}).get("given_split", {})
+    present = set(facts.used["split"])
+    words = {"val": "tuning", "test": "test"}
+    carved = [words[one] for one in words if one in present and one not in given]
     if facts.splitting == "given" and carved:
-        which = join_words([{"val": "tuning", "test": "test"}[one] for one in carved])
         said += (
-            f" The data set brings no {which} set; it was taken out of the training images in "
-            "whole groups, stratified by class."
+            f" The data set brings no {join_words(carved)} set; it was taken out of the training "
+            "images in whole groups, stratified by class."
         )
     if facts.removed_for_leaks:
+        moved = " or moved from tuning to training" if "val" in given else ""
         said += (
             " Where a copy, a near-duplicate or a patient crossed the split, the images for "
             f"training or tuning were removed ({count_of(facts.removed_for_leaks, 'image')})"
-            f"{' or moved from tuning to training' if 'val' in counts else ''}; the test set was "
-            "left whole."
+            f"{moved}; the test set was left whole."
         )
-    return f"{said} {_folds(facts)}".strip()
-
-
-def _folds(facts: RunFacts) -> str:
     if not facts.folds:
-        return ""
-    kept = "no image was kept apart as a test set"
+        return said
+    folds = f"{facts.folds}-fold cross-validation"
+    inner = "all other images were divided by group into images for training and for tuning"
     if "test" in facts.evaluation:
-        kept = "the test set took no part"
+        return (
+            f"{said} In addition, {folds} was done on the images for training and tuning, in whole "
+            "groups and stratified by class: each fold was tested once by a classifier trained "
+            f"without any of its groups, for which {inner}. The test set took no part."
+        )
     return (
-        f"In addition, {facts.folds}-fold cross-validation was done on the images for training and "
-        "tuning, in whole groups and stratified by class: each fold was tested once by a "
-        "classifier that had not seen any of its groups, and what was left was divided by group "
-        f"into training and tuning images; {kept}. The classifier that was saved was made from all "
-        "these images, and is none of those tested in the folds."
+        f"No images were kept apart as a test set. Instead, all were tested in {folds}, in whole "
+        "groups and stratified by class: each fold was tested once by a classifier trained "
+        f"without any of its groups, for which {inner}. The classifier that was saved is none of "
+        "these; it was made from all images and was not itself tested. To make it, "
+        f"{_lower(said)}"
     )
 
 
+def _set_sizes(facts: RunFacts) -> str:
+    """Like 700 for training (300 groups), 150 for tuning (64 groups) and ..."""
+    words = {"train": "for training", "val": "for tuning", "test": "for the internal test"}
+    sets = {name: facts.used[facts.used["split"] == name] for name in words}
+    return join_words(
+        [
+            f"{len(rows):,} {words[name]} ({count_of(rows['group'].nunique(), 'group')})"
+            for name, rows in sets.items()
+            if len(rows)
+        ]
+    )
+
+
+def _lower(sentence: str) -> str:
+    """With a small letter first."""
+    return sentence[0].lower() + sentence[1:]
+
+
 def disjoint_sentence(facts: RunFacts) -> str:
-    """At which level the sets are disjoint."""
-    said = {
-        "all": "No patient and no copy or near-duplicate of an image is in more than one set.",
+    """At which level the sets, and the folds, are disjoint."""
+    if facts.overlaps:
+        return (
+            f"The sets are not disjoint: {count_of(facts.overlaps, 'group')} of linked images "
+            f"{'has' if facts.overlaps == 1 else 'have'} images in more than one."
+        )
+    one, sets = ("set or fold", "sets and folds") if facts.folds else ("set", "sets")
+    return {
+        "all": f"No patient and no copy or near-duplicate of an image is in more than one {one}.",
         "some": "No known patient and no copy or near-duplicate of an image is in more than one "
-        "set; images of unknown patients are kept apart by image only.",
-        "none": "The sets are disjoint at the level of images, their copies and near-duplicates "
-        "only: patients are not known, so that images of one patient may be in several sets.",
-    }
-    return said[facts.patients]
+        f"{one}; images of unknown patients are kept apart by image only.",
+        "none": f"The {sets} are disjoint at the level of images, their copies and "
+        "near-duplicates only: as patients are not known, images of one patient may be in several "
+        "of them.",
+    }[facts.patients]
+
+
+def backbone_name(facts: RunFacts) -> str:
+    """Like VGG16."""
+    name = str(facts.training["backbone"])
+    return BACKBONE_NAMES.get(name, name)
 
 
 def network_sentence(facts: RunFacts) -> str:
     """The frozen network and what it is shown."""
     training = facts.training
-    name = BACKBONE_NAMES.get(training["backbone"], training["backbone"])
+    name = backbone_name(facts)
     cited = training["backbone"].replace("_", "")
     square, size = SQUARE[training["fit"]], training["image_size"]
     dicom = ""
     if "format" in facts.used and (facts.used["format"] == "DICOM").any():
         dicom = (
-            " DICOM images were brought to grey levels by their modality and VOI look-up tables or "
-            "window (without one, by their own range), and MONOCHROME1 was inverted."
+            "DICOM images were brought to grey levels by their modality and VOI look-up tables or "
+            "window (without one, by their own range), and MONOCHROME1 was inverted. "
         )
     return (
-        f"Images were {square} and scaled to {size} x {size} pixels.{dicom} They were passed once "
+        f"{dicom}All images were {square}, scaled to {size} x {size} pixels and passed once "
         f"through a frozen convolutional network, {name} [@{cited}], without its classification "
         "layers."
     )
@@ -200,7 +228,7 @@ def initial_sentence(facts: RunFacts) -> str:
 def features_sentence(facts: RunFacts) -> str:
     """What was made of the network's activations."""
     columns, kept = facts.training["columns"], facts.training["columns_kept"]
-    where = {"all": "of several depths of the network", "last": "of its last layer"}
+    where = {"all": "at several depths of the network", "last": "of its last layer"}
     used = f", of which the {kept:,} that vary were used" if kept < columns else ""
     return (
         "The mean and the standard deviation of each channel "
@@ -209,24 +237,44 @@ def features_sentence(facts: RunFacts) -> str:
     )
 
 
+def head_sentence(facts: RunFacts) -> str:
+    """The layers that were trained on the features."""
+    head = str(facts.training["head"])
+    units, dropout = re.search(r"Dense\((\d+)", head), re.search(r"Dropout\(([\d.]+)\)", head)
+    layers = []
+    if units:
+        layers.append(f"a hidden layer of {int(units[1]):,} units (ReLU)")
+    if dropout and float(dropout[1]):
+        layers.append(f"dropout of {dropout[1]} [@dropout]")
+    layers.append("a softmax layer with one output for each class")
+    inputs = "standardised on the training images"
+    if units:
+        inputs += " and reduced to at most 512 of their principal components"
+    return f"On these features, {inputs}, new layers were trained: {join_words(layers)}."
+
+
 def training_sentences(facts: RunFacts) -> str:
     """The head, how it was trained, and why that stopped."""
-    training, config = facts.training, facts.config
-    has_hidden = str(training["head"]).count("Dense(") > 1
-    inputs = "standardised on the training images"
-    if has_hidden:
-        inputs += " and reduced to at most 512 of their principal components"
+    training = facts.training
     weighted = (
         "each class weighing the same"
         if training["class_weight"] == "balanced"
         else "each image weighing the same"
     )
+    optimizer, _, settings = str(training["optimizer"]).partition(", ")
+    epochs = count_of(training["epochs_run"], "epoch")
+    ended = {
+        "accuracy": f"It stopped after {epochs}, as that accuracy was reached",
+        "patience": f"It stopped after {epochs}, as the loss had not fallen any further",
+        "epochs": f"It ran for {epochs}, the most that were allowed",
+    }[training["stop_reason"]]
+    folds = " In cross-validation every fold was trained in this way." if facts.folds else ""
     return (
-        f"On these features, {inputs}, a head was trained: {training['head']} [@dropout], by "
-        f"{training['optimizer']} [@adamw], on {training['loss']}, {weighted}, in steps of "
-        f"{training['batch_size']} images, without augmentation (seed {training['seed']}). "
-        f"{_stopping(config)} Training ran for {count_of(training['epochs_run'], 'epoch')}; the "
-        f"weights of epoch {training['best_epoch']} were kept. {training['stop_text']}"
+        f"{head_sentence(facts)} They were fitted by {optimizer} with decoupled weight decay "
+        f"[@adamw] ({settings}) to the {training['loss']}, {weighted}, in steps of "
+        f"{count_of(training['batch_size'], 'image')}, without augmentation (seed "
+        f"{training['seed']}). {_stopping(facts.config)} {ended}; the weights of epoch "
+        f"{training['best_epoch']} were kept.{folds}"
     )
 
 
@@ -239,7 +287,7 @@ def _stopping(config: Mapping[str, Any]) -> str:
     if accuracy != "none":
         whose = {"val": "tuning", "train": "training"}[config.get("stop_on", "val")]
         rules.insert(0, f"the accuracy on the {whose} images reached {float(accuracy):g}")
-    return f"It was to stop once {join_words(rules, 'or')}."
+    return f"Training was to stop once {join_words(rules, 'or')}."
 
 
 def fitted_on(facts: RunFacts) -> str:
@@ -252,14 +300,12 @@ def _choices(facts: RunFacts) -> str:
     """Calibration, operating point, prediction sets and unfamiliar images."""
     if not facts.has("calibration"):
         return "Probabilities are those of the softmax; they were not calibrated."
+    folds = ""
+    if facts.folds:
+        folds = " In cross-validation every fold chose its own, on its own images; given here "
+        folds += "are those of the classifier that was saved."
     said = [
-        "What follows was chosen without the test images, on "
-        f"{fitted_on(facts)}."
-        + (
-            " In cross-validation each fold chose its own, on its own development images."
-            if "test" not in facts.evaluation
-            else ""
-        ),
+        f"What follows was chosen without any test image, on {fitted_on(facts)}.{folds}",
         "Probabilities were calibrated by a temperature "
         f"({facts.evaluation['calibration']['temperature']:.3g}) [@temperature].",
         operating_sentence(facts),
@@ -285,19 +331,19 @@ def operating_sentence(facts: RunFacts) -> str:
     point = facts.evaluation.get("operating_point", {})
     if facts.threshold is None:
         reason = point.get("reason")
-        because = f": {reason}" if reason else ""
+        because = f": {OPTION_HINT.sub('', str(reason))}" if reason else ""
         return f"The answer is the most probable class; no threshold was chosen{because}."
-    rule = str(point["rule"])
-    goal, _, value = rule.partition("=")
+    goal, _, value = str(point["rule"]).partition("=")
+    missed, _, alarm = value.partition(":")
     words = {
-        "youden": "so that sensitivity + specificity is largest [@youden]",
-        "sensitivity": f"for a sensitivity of at least {value}",
-        "specificity": f"for a specificity of at least {value}",
-        "cost": f"for the least cost, a missed case and a false alarm costing {value}",
+        "youden": "the sum of sensitivity and specificity is largest [@youden]",
+        "sensitivity": f"the sensitivity is at least {value}",
+        "specificity": f"the specificity is at least {value}",
+        "cost": f"the cost is least, a missed case counting {missed} and a false alarm {alarm}",
     }
     return (
-        f"An image is called {point['class']} where the probability of that class reaches "
-        f"{point['threshold']:.3g}, chosen {words[goal]}."
+        f"An image is called {point['class']} where the probability of that class is at least "
+        f"{point['threshold']:.3g}, chosen so that {words[goal]}."
     )
 
 
@@ -318,18 +364,22 @@ def measure_words(facts: RunFacts) -> str:
 
 
 def _statistics(facts: RunFacts) -> str:
-    where = "On the internal test set" if "test" in facts.evaluation else "In cross-validation"
-    said = [f"{where} these were measured: {measure_words(facts)}."]
+    curves = facts.evaluation.get("curves", {})
+    said = [f"Measured {facts.result_name} were {measure_words(facts)}."]
+    if "test" not in facts.evaluation:
+        said.append(
+            "ROC AUC was averaged over the folds; all else was computed on all images together."
+        )
+    if curves.get("roc"):
+        said.append("ROC and precision-recall curves were drawn.")
     if facts.has("calibration"):
         said.append(
             "Calibration was assessed by a reliability diagram, the Brier score [@brier], the "
             "expected calibration error, and calibration slope and intercept [@cox], before and "
             "after the temperature."
         )
-    if facts.evaluation.get("curves", {}).get("decision"):
+    if curves.get("decision"):
         said.append("Usefulness was assessed by a decision curve [@decision].")
-    if "test" not in facts.evaluation:
-        said.append("ROC AUC was averaged over the folds.")
     said.append(
         "All intervals are 95 % intervals with the group, not the image, as unit: "
         f"{'; '.join(interval_methods(facts))}."
@@ -359,8 +409,10 @@ def _further(facts: RunFacts) -> str:
     if facts.evaluation.get("saliency"):
         said.append("Heat maps of test images were made from activations and gradients [@cam].")
     if facts.evaluation.get("robustness"):
-        changes = [str(one["change"]) for one in facts.evaluation["robustness"]][1:]
-        said.append(f"Robustness was tested on mildly changed test images ({', '.join(changes)}).")
+        changes = facts.evaluation["robustness"]
+        listed = "; ".join(f"{one['change']} ({one['text']})" for one in changes[1:])
+        images = count_of(changes[0]["accuracy"]["n"], "test image")
+        said.append(f"Robustness was tested on {images}, mildly changed: {listed}.")
     for external in facts.external:
         test = external["test"]
         said.append(
@@ -379,23 +431,49 @@ def software_sentence(facts: RunFacts) -> str:
     engine = facts.training.get("engine")
     precision = facts.training.get("precision")
     in_precision = f" in {precision}" if precision else ""
-    ran = f"The frozen network was run by {engine}{in_precision}." if engine else ""
+    ran = f"The frozen network was run by {ENGINES.get(engine, engine)}{in_precision}."
+    if not engine:
+        ran = ""
     return f"{ran}{listed}".strip()
 
 
 def limit_sentences(facts: RunFacts) -> list[str]:
-    """What limits the result, the run's own notices first."""
-    said = list(facts.evaluation.get("notices", []))
+    """What limits the result, the gravest first."""
+    said = []
+    if facts.training["weights"] == "random":
+        said.append(
+            "The frozen network had random weights: the numbers show that the software works, and "
+            "are not a result."
+        )
+    if facts.overlaps:
+        said.append(disjoint_sentence(facts))
+    elif facts.patients != "all":
+        known = "are not known" if facts.patients == "none" else "are known for some images only"
+        said.append(
+            f"Patients {known}. If images of one patient were trained and tested on, the results "
+            "are too good."
+        )
+    if "test" not in facts.evaluation:
+        said.append("The classifier that was saved was not itself tested.")
+    elif facts.result["n"] < SMALL_TEST:
+        said.append(
+            f"The test set is small ({count_of(facts.result['n'], 'image')} of "
+            f"{count_of(facts.result['groups'], 'group')}), and the intervals are wide."
+        )
+    said += [str(probe["text"]) for probe in facts.probes if probe.get("severity") == "alarm"]
+    shift = facts.evaluation.get("prediction_sets", {}).get("class_balance_shift", {})
+    if shift.get("is_shifted"):
+        said.append(str(shift["text"]))
     if not facts.external:
         said.append(
-            "All test images come from the same data set as the training images; other patients, "
-            "scanners and hospitals were not tested."
+            "All test images come from the same data set as the training images; how the "
+            "classifier does on images from elsewhere is not known."
         )
-    said += [
+    return [
+        *said,
         "The labels were taken as the data set gives them.",
         "The classifier is for research; it is not a medical device.",
     ]
-    return said
 
 
 def _classes(facts: RunFacts) -> str:

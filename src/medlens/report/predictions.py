@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from medlens.data.roles import FIT, TEST
 from medlens.files import write_bytes
 from medlens.model.calibration import probabilities
-from medlens.model.cross_validation import Fold
-from medlens.model.development import Development
 from medlens.model.verdict import Verdict, decide_class
+
+if TYPE_CHECKING:
+    from medlens.model.cross_validation import Fold
+    from medlens.model.development import Development
 
 _TEXTS = ("path", "split", "fold", "role", "patient", "label", "predicted", "decision")
 

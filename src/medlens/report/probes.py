@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medlens.report.evaluation import as_arrays
 from medlens.report.measures import (
     Measure,
+    average_over_folds,
     mean_roc_auc_measure,
     missing,
     roc_auc_measure,
@@ -77,9 +79,10 @@ def shortcut_probes(
     five groups at least; classes count the same. Its intervals are the classifier's: over groups.
 
     Args:
-        table: One row per image: split, group, label, predicted and prob_<class> as in
+        table: One row per image: split, fold, group, label, predicted and prob_<class> as in
             predictions.csv, with the facts of the file: width, height, mode, format, bytes, and
-            border and mean brightness.
+            border and mean brightness. Where the test rows have a fold, each fold is tested with a
+            tree trained on the other folds, and ROC AUCs are means over the folds.
         classes: Class names.
         positive_class: The class of interest. Of two classes, None means the second.
         seed: Of the tree and the bootstrap, 0 or more.
@@ -95,26 +98,37 @@ def shortcut_probes(
     """
     classes = [str(name) for name in classes]
     table = table.assign(path=table["path"].astype(str)).sort_values("path", kind="stable")
-    train, test = (table[table["split"] == name] for name in ("train", "test"))
+    parts = _train_and_test(table)
     positive = classes.index(positive_class or classes[1]) if len(classes) == 2 else None
-    if test.empty or train["label"].nunique() < 2:
+    if not parts or any(train["label"].nunique() < 2 for train, _ in parts):
         return []
+    test = pd.concat([tested for _, tested in parts])
     found = []
     for probe in PROBES:
         columns = [name for name in probe.columns if name in table]
         if columns:
-            probabilities, used = _train_tree(train, test, columns, classes, seed)
+            probabilities, used = _train_trees(parts, columns, classes, seed)
             measures = _measure(test, probabilities, classes, positive, seed, draws)
             if SIZE_ON_DISK in used:
                 others = [name for name in columns if name != SIZE_ON_DISK]
-                area = _area_without_size(train, test, others, classes, positive, seed)
+                area = _area_without_size(parts, test, others, classes, positive, seed)
                 measures = replace(measures, without_size=area)
             found.append(_judge(probe, columns, used, measures))
     return found
 
 
+def _train_and_test(table: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Train and test; in cross-validation, for each fold the others and the fold."""
+    train, test = (table[table["split"] == name] for name in ("train", "test"))
+    if test.empty:
+        return []
+    if "fold" not in table or (test["fold"] == "").any():
+        return [(train, test)]
+    return [(test[test["fold"] != name], own) for name, own in test.groupby("fold")]
+
+
 def _area_without_size(
-    train: pd.DataFrame,
+    parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
     test: pd.DataFrame,
     columns: Sequence[str],
     classes: Sequence[str],
@@ -124,8 +138,22 @@ def _area_without_size(
     """The ROC AUC of a tree that does not know the file size, which the picture decides too."""
     if not columns:
         return missing("no other fact of the file is known")
-    probabilities, _ = _train_tree(train, test, columns, classes, seed)
-    return _area(_as_split(as_arrays(test, classes), probabilities), classes, positive, seed)
+    probabilities, _ = _train_trees(parts, columns, classes, seed)
+    split = _as_split(as_arrays(test, classes), probabilities)
+    return _area(split, _folds(test), classes, positive, seed)
+
+
+def _train_trees(
+    parts: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
+    columns: Sequence[str],
+    classes: Sequence[str],
+    seed: int,
+) -> tuple[FloatArray, list[str]]:
+    """Probabilities of all test images, of shape (images, classes), and the columns used."""
+    found = [_train_tree(train, test, columns, classes, seed) for train, test in parts]
+    importance = pd.concat([of_tree for _, of_tree in found]).groupby(level=0).sum()
+    used = importance[importance > 0].sort_values(ascending=False, kind="stable")
+    return np.concatenate([probable for probable, _ in found]), [str(name) for name in used.index]
 
 
 def _train_tree(
@@ -134,8 +162,8 @@ def _train_tree(
     columns: Sequence[str],
     classes: Sequence[str],
     seed: int,
-) -> tuple[FloatArray, list[str]]:
-    """Probabilities of the test images, of shape (images, classes), and the columns used."""
+) -> tuple[FloatArray, pd.Series[float]]:
+    """Probabilities of the test images, and how much the tree owes to each column."""
     # Imported here: it takes a second, and other readers of the report do without.
     from sklearn.tree import DecisionTreeClassifier
 
@@ -152,8 +180,12 @@ def _train_tree(
     places = [classes.index(name) for name in tree.classes_]
     probabilities[:, places] = tree.predict_proba(asked)
     importance = pd.Series(tree.feature_importances_, index=names).groupby(level=0).sum()
-    ordered = importance[importance > 0].sort_values(ascending=False, kind="stable")
-    return probabilities, [str(name) for name in ordered.index]
+    return probabilities, importance
+
+
+def _folds(test: pd.DataFrame) -> NDArray[np.str_]:
+    """The fold of each test image, "" where there are none."""
+    return np.array(test.get("fold", pd.Series("", test.index)), dtype=str)
 
 
 def _encode(
@@ -209,8 +241,9 @@ def _measure(
 ) -> _Measures:
     classifier = as_arrays(test, classes)
     probe = _as_split(classifier, probabilities)
-    areas = [_area(split, classes, positive, seed) for split in (probe, classifier)]
-    pair = Pair(probe, classifier, np.full((2, len(test)), ""))
+    folds = _folds(test)
+    areas = [_area(split, folds, classes, positive, seed) for split in (probe, classifier)]
+    pair = Pair(probe, classifier, np.stack([folds, folds]))
     right = probe.truth == probe.predicted
     return _Measures(
         area=areas[0],
@@ -227,9 +260,15 @@ def _as_split(classifier: SplitPredictions, probabilities: FloatArray) -> SplitP
 
 
 def _area(
-    split: SplitPredictions, classes: Sequence[str], positive: int | None, seed: int
+    split: SplitPredictions,
+    folds: NDArray[np.str_],
+    classes: Sequence[str],
+    positive: int | None,
+    seed: int,
 ) -> Measure:
     scored = score(split, classes, (seed, 0), FEWEST_DRAWS)
+    if len(set(folds)) > 1:
+        scored = average_over_folds(scored, folds)
     return mean_roc_auc_measure(scored) if positive is None else roc_auc_measure(scored, positive)
 
 

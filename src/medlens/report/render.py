@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from PIL import Image
 
 from medlens.files import write_text
-from medlens.report.evaluation import headline
+from medlens.report.checklists import (
+    AUTHOR,
+    AUTHORS_ANSWER,
+    DONE,
+    NOT_APPLICABLE,
+    count_answers,
+    fill_checklists,
+)
+from medlens.report.data_facts import (
+    SPLITS,
+    count_overlaps,
+    data_flow,
+    describe_finding,
+    describe_split,
+)
+from medlens.report.methods import methods_paragraphs
 from medlens.report.plots import COLOURS, FAINT, FIGURES, INK, PAPER, curves_left_out
-from medlens.report.sections import list_sections
+from medlens.report.run_facts import read_facts
+from medlens.report.sections import list_sections, picture_caption
+from medlens.report.table_one import table_one
 from medlens.report.wording import (
     METRICS,
     first_numbers,
@@ -28,11 +47,6 @@ from medlens.report.wording import (
 )
 from medlens.run_dir import RunDir
 
-SPLITS: Mapping[str, str] = {
-    "train": "fitted on",
-    "val": "chosen on",
-    "test": "looked at once",
-}
 CLASS_METRICS = ("recall", "precision", "specificity", "f1", "roc_auc", "average_precision")
 COMPARED = ("accuracy", "balanced_accuracy", "f1_macro", "roc_auc_macro", "log_loss")
 
@@ -45,8 +59,8 @@ FIGURE_LABELS: Mapping[str, str] = {
     "roc": "ROC curves of the test split",
 }
 
-# File names shown of a finding; all of them are in audit.json.
-MOST_FILES = 20
+# Pictures in the page are made no larger than this, in pixels.
+WIDEST_PICTURE, HIGHEST_PICTURE = 1200, 4000
 # A figure wider than this (in pixels) is not shrunk to a phone's screen but moved about in it.
 WIDEST_SHRUNK = 480
 
@@ -84,6 +98,13 @@ FACT_WORDS: Mapping[tuple[str, str], str] = {
     ("class_weight", "balanced"): "balanced: each class weighs the same",
     ("class_weight", "none"): "none: each image weighs the same",
 }
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+ANSWER_WORDS: Mapping[str, str] = {
+    DONE: "done by medlens",
+    AUTHORS_ANSWER: "answered by the author",
+    AUTHOR: "for the author",
+    NOT_APPLICABLE: "not applicable",
+}
 # The page says these in other places.
 SAID_ELSEWHERE = frozenset({"split_text", "stop_reason", "versions", "machine"})
 
@@ -117,20 +138,26 @@ def render_report(run: RunDir) -> Path:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    templates.filters["mark_options"] = mark_options
     page = templates.get_template("report.html").render(**report_content(run))
     write_text(run.report, page)
     return run.report
 
 
+def mark_options(text: str) -> Markup:
+    """A text whose options, such as --folds, are shown as code and not broken at a line's end."""
+    return Markup(OPTION.sub(r"<code>\g<0></code>", str(escape(text))))  # noqa: S704  # escaped
+
+
 def report_content(run: RunDir) -> dict[str, Any]:
     """All that the template shows, by name, read from the files of a run."""
-    evaluation, audit, training, environment = (
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in (run.evaluation, run.audit, run.training, run.environment)
-    )
-    images = read_images(run)
-    used = images[images["split"] != ""]
-    test, classes = evaluation[headline(evaluation)], evaluation["classes"]
+    facts = read_facts(run)
+    evaluation, audit, training = facts.evaluation, facts.audit, facts.training
+    environment, images, used = facts.environment, facts.images, facts.used
+    test, classes = facts.result, facts.classes
+    no_images = bool(facts.config.get("no_images", False))
+    checklists = fill_checklists(run)
+    beside = [*SPLITS, "out_of_fold"]
     return {
         "name": data_set_name(run),
         "evaluation": evaluation,
@@ -141,8 +168,11 @@ def report_content(run: RunDir) -> dict[str, Any]:
         "limits": list_limits(evaluation, used, audit["findings"]),
         "flow": data_flow(images, audit.get("passed_over", {})),
         "splits": [describe_split(used, name, classes) for name in (*SPLITS, "all")],
+        "table_one": table_one(used, classes),
         "overlaps": count_overlaps(used),
         "findings": [describe_finding(finding) for finding in audit["findings"]],
+        "no_images": no_images,
+        "contact_sheet": None if no_images else small_picture(run.contact_sheet),
         "training_facts": list_facts(training),
         "environment_facts": list_facts({**environment.get("machine", {}), **environment}),
         "versions": {
@@ -158,104 +188,71 @@ def report_content(run: RunDir) -> dict[str, Any]:
         "compared": {
             METRICS[metric]: [
                 show_number(metric, evaluation[split][metric])
-                for split in SPLITS
+                for split in beside
                 if split in evaluation
             ]
             for metric in COMPARED
         },
-        "evidence": list_sections(evaluation, run.heat_maps),
+        "compared_splits": [
+            (name, SPLITS.get(name, "each tested once")) for name in beside if name in evaluation
+        ],
+        "evidence": list_sections(
+            evaluation,
+            pictures=[] if no_images else list_heat_maps(run, evaluation),
+            external=read_external(run),
+        ),
+        "methods": methods_paragraphs(run),
+        "answer_words": ANSWER_WORDS,
+        "checklists": [{**one, "counts": count_answers(one)} for one in checklists],
         "left_out_curves": curves_left_out(evaluation),
         "figures": {
             name: inline_figure((run.figures / f"{name}.svg").read_text(encoding="utf-8"), name)
             for name in FIGURES
+            if (run.figures / f"{name}.svg").is_file()
         },
     }
 
 
-def read_images(run: RunDir) -> pd.DataFrame:
-    """dataset.csv, all as text, with the column `split`: "" for an image that is in none."""
-    images, splits = (
-        pd.read_csv(path, dtype=str, keep_default_na=False) for path in (run.dataset, run.splits)
-    )
-    split = images["path"].map(dict(zip(splits["path"], splits["split"], strict=True)))
-    return images.assign(split=split.where(split.isin(list(SPLITS)), ""))
+def read_options(run: RunDir) -> dict[str, Any]:
+    """The options of a run; none where there is no config.toml."""
+    if not run.config.is_file():
+        return {}
+    return tomllib.loads(run.config.read_text(encoding="utf-8"))
+
+
+def read_external(run: RunDir) -> dict[str, Any]:
+    """evaluation.json of each external test, by the name of its folder."""
+    return {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(run.external.glob("*/evaluation.json"))
+    }
+
+
+def list_heat_maps(run: RunDir, evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The heat maps as parts of the page, each with its caption."""
+    listed = (evaluation.get("saliency") or {}).get("images", [])
+    found = [(small_picture(run.heat_maps / image["file"]), image) for image in listed]
+    return [(uri, picture_caption(image)) for uri, image in found if uri is not None]
+
+
+def small_picture(path: Path) -> str | None:
+    """A picture as a data: URI, small enough for a page; None where there is none."""
+    if not path.is_file():
+        return None
+    with Image.open(path) as picture:
+        shown = picture.convert("RGB")
+    shown.thumbnail((WIDEST_PICTURE, HIGHEST_PICTURE))
+    packed = io.BytesIO()
+    shown.save(packed, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode("ascii")
 
 
 def data_set_name(run: RunDir) -> str:
     """The folder or file that the images came from, without its path; else the run's own name."""
-    if not run.config.is_file():
-        return run.root.name
-    data = str(tomllib.loads(run.config.read_text(encoding="utf-8")).get("data", ""))
+    data = str(read_options(run).get("data", ""))
     path = PurePosixPath(data.replace("\\", "/"))
     is_list = path.suffix.lower() == ".csv"
     return (path.parent.name if is_list else "") or path.stem or run.root.name
-
-
-def data_flow(images: pd.DataFrame, passed_over: Mapping[str, int]) -> dict[str, Any]:
-    """What became of every file: passed over, left out with the reason, or used.
-
-    Args:
-        images: From `read_images`.
-        passed_over: Files that were not taken for images, by kind.
-    """
-    left_out = images[images["split"] == ""]
-    reasons = left_out["excluded"].where(left_out["excluded"] != "", "in no split")
-    unreadable = left_out.loc[left_out["unreadable"] != "", "unreadable"]
-    return {
-        "files": len(images) + sum(passed_over.values()),
-        "passed_over": dict(passed_over),
-        "found": len(images),
-        "left_out": _counts(reasons),
-        "unreadable": _counts(unreadable),
-        "used": len(images) - len(left_out),
-    }
-
-
-def describe_split(used: pd.DataFrame, name: str, classes: Sequence[str]) -> dict[str, Any]:
-    """Images, patients, groups and class counts of a split.
-
-    Args:
-        used: The images of all splits, from `read_images`.
-        name: "train", "val", "test", or "all" for the three together.
-        classes: Class names.
-    """
-    rows = used if name == "all" else used[used["split"] == name]
-    patients = rows.loc[rows["patient"] != "", "patient"]
-    return {
-        "name": name,
-        "purpose": SPLITS.get(name, "the three together"),
-        "images": len(rows),
-        "patients": patients.nunique(),
-        "without_patient": len(rows) - len(patients),
-        "groups": rows["group"].nunique(),
-        "classes": {
-            one: (count, f"{100 * count / max(len(rows), 1):.1f}\N{NO-BREAK SPACE}%")
-            for one in classes
-            for count in [int((rows["label"] == one).sum())]
-        },
-    }
-
-
-def count_overlaps(used: pd.DataFrame) -> dict[str, int]:
-    """How many patients, identical images and groups lie in more than one split."""
-    columns = {"patients": "patient", "identical images": "pixels_sha256", "groups": "group"}
-    found = {}
-    for what, column in columns.items():
-        known = used[used[column] != ""]
-        found[what] = int((known.groupby(column)["split"].nunique() > 1).sum())
-    return found
-
-
-def describe_finding(finding: Mapping[str, Any]) -> dict[str, Any]:
-    """A finding with the first of its files, in the sets in which they belong together."""
-    shown: list[list[str]] = []
-    left = MOST_FILES
-    for files in finding.get("files", []):
-        if left > 0:
-            shown.append(list(files[:left]))
-            left -= len(shown[-1])
-    total = sum(map(len, finding.get("files", [])))
-    return {**finding, "shown": shown, "shown_count": MOST_FILES - left, "total": total}
 
 
 def list_facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -317,9 +314,3 @@ def inline_figure(svg: str, name: str) -> Drawing:
         svg=Markup(drawing.replace(size[0], shown, 1)),  # noqa: S704  # escaped by Matplotlib
         is_wide=is_wide,
     )
-
-
-def _counts(values: pd.Series[str]) -> dict[str, int]:
-    """How often each value occurs, the commonest first."""
-    counts = values.value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    return {str(name): int(count) for name, count in counts.items()}

@@ -15,11 +15,12 @@ import pandas as pd
 from medlens.data.groups import SPLITS
 from medlens.errors import MedlensError
 from medlens.report.evaluation import headline
+from medlens.report.wording import show_number
 from medlens.run_dir import RunDir
 
 # What stands in dataset.csv of an image that --resolve-leaks took out begins like this.
 LEAK = "leak:"
-RESULT_NAMES = {"test": "the internal test set", "out_of_fold": "cross-validation"}
+RESULT_NAMES = {"test": "on the internal test set", "out_of_fold": "in cross-validation"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class RunFacts:
 
     @property
     def result_name(self) -> str:
-        """What the result was measured on, in words."""
+        """Where the result was measured, in words."""
         return RESULT_NAMES[headline(self.evaluation)]
 
     @property
@@ -87,6 +88,11 @@ class RunFacts:
         """How many folds of cross-validation; 0 for none."""
         asked = self.config.get("folds", "none")
         return 0 if asked == "none" else int(asked)
+
+    @property
+    def overlaps(self) -> int:
+        """How many groups have images in more than one set; none, unless a file was changed."""
+        return int((self.used.groupby("group")["split"].nunique() > 1).sum())
 
     @property
     def removed_for_leaks(self) -> int:
@@ -155,6 +161,19 @@ def read_facts(run: RunDir) -> RunFacts:
     return RunFacts(
         config, training, evaluation, audit, environment, images, external, has_classifier
     )
+
+
+def number_text(name: str, measure: Mapping[str, Any]) -> str:
+    """A number as the report shows it with its interval, or why there is none.
+
+    Args:
+        name: Its key in evaluation.json.
+        measure: value and ci95, or value None and the reason.
+    """
+    shown = show_number(name, measure)
+    if not shown.value:
+        return f"not available: {shown.reason}"
+    return f"{shown.value} (95 % interval {shown.interval})"
 
 
 def join_words(words: list[str], last: str = "and") -> str:

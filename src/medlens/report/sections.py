@@ -1,12 +1,35 @@
-"""The evidence of evaluation.json as sections of the report: words, tables, pictures."""
+"""The evidence of evaluation.json as sections of the report: words, tables, figures."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
+
+from medlens.report.evaluation import headline
+from medlens.report.wording import Number, per_cent, show_number
+
+Cell = str | Number
+MOST_PAIRS = 6
+# File names shown of label suspects; all are in label_suspects.csv.
+MOST_SUSPECTS = 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a section.
+
+    Args:
+        label: What it shows, for those who cannot see it.
+        head: Names of the columns; the first is that of the row names.
+        rows: The name of each row, then its cells.
+        is_folded: Whether it is shown only when asked for: a figure says the same.
+    """
+
+    label: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    is_folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -17,25 +40,33 @@ class Section:
         id: Its anchor.
         title: Its heading.
         text: Paragraphs.
-        head: Names of the table's columns; the first is that of the row names.
-        rows: The table's cells, as text.
+        tables: Its tables.
+        figures: Names of figures, each with its caption; one that was not drawn is not shown.
         pictures: Each as a data: URI, with its caption.
+        files: Names of image files to look at, each with what is said of it.
     """
 
     id: str
     title: str
     text: tuple[str, ...]
-    head: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[tuple[str, str], ...] = ()
     pictures: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
 
 
-def list_sections(evaluation: Mapping[str, Any], heat_maps: Path) -> list[Section]:
-    """One section for each block that is there.
+def list_sections(
+    evaluation: Mapping[str, Any],
+    *,
+    pictures: Sequence[tuple[str, str]] = (),
+    external: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Section]:
+    """One section for each block that is there, in the order of the report.
 
     Args:
         evaluation: The content of evaluation.json.
-        heat_maps: The run's folder of heat maps.
+        pictures: The heat maps, each as a data: URI with its caption.
+        external: evaluation.json of each external test, by its name.
     """
     makers: dict[str, Callable[[Any], Section]] = {
         "calibration": _calibration,
@@ -44,59 +75,91 @@ def list_sections(evaluation: Mapping[str, Any], heat_maps: Path) -> list[Sectio
         "unfamiliar": _unfamiliar,
         "subgroups": _subgroups,
         "baselines": _probes,
-        "label_suspects": _label_suspects,
-        "robustness": _robustness,
     }
-    found = [make(evaluation[name]) for name, make in makers.items() if evaluation.get(name)]
-    if evaluation.get("saliency"):
-        found.append(_failures(evaluation["saliency"], heat_maps))
-    return [section for section in found if section.rows or section.text]
+    found = [make(evaluation[name]) for name, make in makers.items() if name in evaluation]
+    found.append(replace(_failures(evaluation), pictures=tuple(pictures)))
+    if evaluation.get("label_suspects"):
+        found.append(_label_suspects(evaluation["label_suspects"]))
+    if evaluation.get("robustness"):
+        found.append(_robustness(evaluation["robustness"]))
+    if external:
+        found.append(_external(external))
+    return found
 
 
-def number(measure: Mapping[str, Any]) -> str:
-    """A measure as the report shows it, or why there is none."""
-    if measure["value"] is None:
-        return f"not available: {measure['reason']}"
-    low, high = measure["ci95"]
-    return f"{measure['value']:.3f} ({low:.3f} to {high:.3f})"
+def picture_caption(image: Mapping[str, Any]) -> str:
+    """What is said under a heat map."""
+    return (
+        f"{image['why'].capitalize()}: labelled {image['label']}, predicted {image['predicted']} "
+        f"with a probability of {_probability(image['probability'])}."
+    )
 
 
 def _calibration(block: Mapping[str, Any]) -> Section:
     names = {
-        "brier": "Brier score",
-        "ece": "Expected calibration error",
-        "log_loss": "Log loss",
-        "slope": "Calibration slope (1 is best)",
+        "brier": "Brier score (0 is best)",
+        "ece": "Expected calibration error (0 is best)",
+        "log_loss": "Log loss (0 is best)",
+        "slope": "Calibration slope (1 is best; below 1: too sure)",
         "intercept": "Calibration in the large (0 is best)",
     }
-    rows = [
-        (label, number(block["before"][name]), number(block["after"][name]))
+    rows = tuple(
+        (label, show_number(name, block["before"][name]), show_number(name, block["after"][name]))
         for name, label in names.items()
-    ]
-    said = f"Logits are divided by a temperature of {block['temperature']:.3f}. {block['text']}"
-    bins = [
+    )
+    said = (
+        f"Logits are divided by a temperature of {block['temperature']:.3f} before the softmax, so "
+        f"that probabilities mean what they say. {block['text']} Below, both are measured on the "
+        "images tested."
+    )
+    bins = tuple(
         (
-            f"{one['low']:.2f} to {one['high']:.2f}",
-            f"{one['mean_probability']:.3f}",
-            number(one["share"]),
+            f"{_probability(one['low'])} to {_probability(one['high'])}",
+            f"{one['n']:,}",
+            _probability(one["mean_probability"]),
+            show_number("share", one["share"]),
         )
         for one in block["reliability"]["after"]
+    )
+    head = ("Probability", "Images", "Mean probability", "Share observed")
+    tables = [
+        Table("Calibration before and after the temperature", ("Metric", "Before", "After"), rows)
     ]
-    head = ("Test set", "Before", "After")
     if bins:
-        rows += [("Reliability: probability from", "mean probability", "share observed"), *bins]
-    return Section("calibration", "Calibration", (said,), head, tuple(rows))
+        tables.append(Table("Reliability after the temperature", head, bins, is_folded=True))
+    caption = (
+        "Share of right answers (of two classes: of the positive class) among images of about the "
+        "same probability. On the diagonal a probability means what it says; bars are 95 % "
+        "intervals."
+    )
+    figures = (("reliability", caption),)
+    return Section("calibration", "Calibration", (said,), tuple(tables), figures)
+
+
+def _probability(value: float) -> str:
+    """A probability; never 0 or 1 by rounding alone."""
+    for digits in (3, 4, 6):
+        if f"{value:.{digits}f}" not in (f"{0:.{digits}f}", f"{1:.{digits}f}") or value in (0, 1):
+            return f"{value:.{digits}f}"
+    return "close to 0" if value < 0.5 else "close to 1"
 
 
 def _operating_point(block: Mapping[str, Any]) -> Section:
     title = "Operating point"
+    decision = (
+        "decision_curve",
+        "Net benefit of acting on the answer, against the probability from which one would act; "
+        "beside acting on every image and on none. The answer is useful where its line is highest.",
+    )
     if block["threshold"] is None:
-        return Section("operating-point", title, (f"There is none: {block['reason']}.",))
+        said = f"The answer is the most probable class; no threshold was chosen: {block['reason']}."
+        return Section("operating-point", title, (said,), figures=(decision,))
     test, chosen = block["test"], block["development"]
     said = (
         f"An image is called {block['class']} from a probability of {block['threshold']:.3f} on "
         f"(rule: {block['rule']}). {block['text']} There the sensitivity was "
-        f"{chosen['recall']:.3f} and the specificity {chosen['specificity']:.3f}."
+        f"{per_cent(chosen['recall'])} and the specificity {per_cent(chosen['specificity'])}; what "
+        "counts is what the images tested show."
     )
     names = {
         "recall": "Sensitivity",
@@ -105,97 +168,236 @@ def _operating_point(block: Mapping[str, Any]) -> Section:
         "npv": "Negative predictive value",
         "accuracy": "Accuracy",
     }
-    rows = [(label, number(test[name])) for name, label in names.items()]
-    (right, alarms), (missed, found) = test["confusion_matrix"]
-    counts = f"{found:,}, {missed:,}, {alarms:,}, {right:,}"
-    rows.append(("Found, missed, false alarms, rightly negative", counts))
+    rows = [(label, show_number(name, test[name])) for name, label in names.items()]
     if block["at_prevalence"]:
-        share = block["at_prevalence"]["prevalence"]
+        share = per_cent(block["at_prevalence"]["prevalence"])
         for name in ("precision", "npv"):
-            label = f"{names[name]} where {share:.1%} are positive"
-            rows.append((label, number(block["at_prevalence"][name])))
-    return Section("operating-point", title, (said,), ("Test set", "Value"), tuple(rows))
+            label = f"{names[name]}, where {share} of the images are positive"
+            rows.append((label, show_number(name, block["at_prevalence"][name])))
+    table = Table("At the operating point", ("At the operating point", "Value"), tuple(rows))
+    confusion = (
+        "operating_point",
+        "The images tested by label (rows) and answer at the operating point (columns).",
+    )
+    return Section("operating-point", title, (said,), (table,), (confusion, decision))
 
 
 def _prediction_sets(block: Mapping[str, Any]) -> Section:
-    rows = [
+    rows = tuple(
         (
-            f"{float(level):.0%}",
-            number(one["coverage"]),
+            f"{100 * float(level):g} %",
+            show_number("share", one["coverage"]),
+            show_number("share", one["one_class"]),
             f"{one['mean_size']:.2f}",
-            ", ".join(f"{count:,} of {size}" for size, count in one["sizes"].items() if count),
+            ", ".join(
+                f"{count:,} with {size} {'class' if size == '1' else 'classes'}"
+                for size, count in one["sizes"].items()
+                if count
+            ),
         )
         for level, one in block["levels"].items()
-    ]
-    said = (block["class_balance_shift"]["text"], f"{block['method']} {block['text']}")
-    head = ("Promised", "Coverage on the test set", "Mean size", "Sets by number of classes")
-    return Section("prediction-sets", "Prediction sets", said, head, tuple(rows))
+    )
+    said = (
+        "In place of one answer, all classes that cannot be ruled out. An image whose set has more "
+        f"than one class is one to hand to a person. {block['method']} {block['text']}",
+        block["class_balance_shift"]["text"],
+    )
+    head = (
+        "Promised",
+        "Coverage of the images tested",
+        "Sets of one class",
+        "Mean size",
+        "Sets by size",
+    )
+    caption = (
+        "Accuracy if only the share of images with the highest probabilities is answered and the "
+        "rest is left to a person, with its 95 % interval."
+    )
+    return Section(
+        "prediction-sets",
+        "Prediction sets and abstention",
+        said,
+        (Table("Prediction sets", head, rows),),
+        (("abstention", caption),),
+    )
 
 
 def _unfamiliar(block: Mapping[str, Any]) -> Section:
-    rows = (("Test images flagged, all of them false alarms", number(block["test_false_alarms"])),)
-    said = (f"{block['method']} {block['text']}",)
-    return Section("unfamiliar", "Unfamiliar images", said, ("Test set", "Share"), rows)
+    said = (
+        f"An image unlike the training images is flagged. {block['method']} {block['text']} The "
+        "images tested come from the same data set, so that each flag among them is a false alarm.",
+    )
+    rows = (("False alarms", show_number("share", block["test_false_alarms"])),)
+    table = Table("Unfamiliar images", ("Images tested", "Share"), rows)
+    return Section("unfamiliar", "Unfamiliar images", said, (table,))
 
 
 def _subgroups(blocks: Sequence[Mapping[str, Any]]) -> Section:
-    rows = []
-    for block in blocks:
-        p = block["heterogeneity"]["p"]
-        said = "not tested" if p is None else f"p = {p:.3f}"
-        metric = "ROC AUC" if block["metric"] == "roc_auc_macro" else "accuracy"
-        for level in block["levels"]:
-            name = f"{block['column']}: {level['level']}"
-            rows.append((name, f"{level['n']:,}", metric, number(level["value"]), said))
-    head = ("Subgroup", "Images", "Metric", "Value", "Do the levels differ?")
-    return Section("subgroups", "Subgroups", (), head, tuple(rows))
+    if not blocks:
+        none = (
+            "There are none: the data set brings no column of metadata (such as sex, age or "
+            "hospital) in which two levels at least have enough images and groups. Whether the "
+            "classifier does worse for some people or devices is not known."
+        )
+        return Section("subgroups", "Subgroups", (none,))
+    said = tuple(_say_heterogeneity(block) for block in blocks)
+    rows = tuple(
+        (
+            f"{block['column']}: {level['level']}",
+            f"{level['n']:,}",
+            f"{level['groups']:,}",
+            "ROC AUC" if block["metric"] == "roc_auc_macro" else "accuracy",
+            show_number(block["metric"], level["value"]),
+        )
+        for block in blocks
+        for level in block["levels"]
+    )
+    head = ("Subgroup", "Images", "Groups", "Metric", "Value")
+    caption = "The result in each subgroup with its 95 % interval; the upright line is the whole."
+    return Section(
+        "subgroups",
+        "Subgroups",
+        said,
+        (Table("Subgroups", head, rows),),
+        (("subgroups", caption),),
+    )
+
+
+def _say_heterogeneity(block: Mapping[str, Any]) -> str:
+    test, column = block["heterogeneity"], block["column"]
+    if test["p"] is None:
+        return f"{column}: whether its levels differ cannot be tested: {test['reason']}."
+    p = "below 0.001" if test["p"] < 0.001 else f"{test['p']:.3f}"
+    verdict = "the levels differ" if test["p"] < 0.05 else "no difference is shown"
+    return f"{column}: {verdict} (p {'' if p.startswith('b') else '= '}{p}; {test['method']})."
 
 
 def _probes(block: Mapping[str, Any]) -> Section:
-    rows = [
+    title = "Shortcut probes"
+    what = (
+        "Small decision trees that never see the picture: one knows only facts of the file, one "
+        "only the brightness of the picture and its border. What they can tell, the classifier may "
+        "have told in the same way."
+    )
+    if not block["probes"]:
+        none = "They could not be tried: there are too few images to train and test them."
+        return Section("probes", title, (what, none))
+    rows = tuple(
         (
-            probe["name"],
-            number(probe["roc_auc_macro"]),
-            number(probe["difference"]),
+            probe["name"].capitalize(),
+            show_number("roc_auc_macro", probe["roc_auc_macro"]),
+            show_number("roc_auc_macro", probe["difference"]),
         )
         for probe in block["probes"]
-    ]
+    )
     said = tuple(f"{probe['name'].capitalize()}: {probe['text']}" for probe in block["probes"])
-    head = ("Small tree that sees only", "Its ROC AUC", "Classifier minus tree")
-    return Section("probes", "Shortcut probes", said, head, tuple(rows))
+    head = ("The tree knows only", "Its ROC AUC", "Classifier minus tree")
+    return Section("probes", title, (what, *said), (Table(title, head, rows),))
+
+
+def _failures(evaluation: Mapping[str, Any]) -> Section:
+    result, classes = evaluation[headline(evaluation)], evaluation["classes"]
+    matrix = result["confusion_matrix"]
+    pairs = [
+        (matrix[row][column], sum(matrix[row]), classes[row], classes[column])
+        for row in range(len(classes))
+        for column in range(len(classes))
+        if row != column and matrix[row][column]
+    ]
+    pairs = sorted(pairs, key=lambda pair: (-pair[0], pair[2], pair[3]))
+    wrong = sum(pair[0] for pair in pairs)
+    said = [f"Of {result['n']:,} images tested, {wrong:,} were put into a wrong class."]
+    saliency = evaluation.get("saliency")
+    if saliency:
+        said.append(f"{saliency['method']} {saliency['text']}")
+        if headline(evaluation) == "out_of_fold":
+            said.append(
+                "The answers are those of the folds; the maps are those of the classifier that is "
+                "saved."
+            )
+    head = ("Labelled", "Predicted", "Images", "Share of the label's images")
+    rows = tuple(
+        (label, predicted, f"{count:,}", per_cent(count / total))
+        for count, total, label, predicted in pairs[:MOST_PAIRS]
+    )
+    tables = (Table("The most confused pairs of classes", head, rows),) if rows else ()
+    return Section("failures", "Failures", tuple(said), tables)
 
 
 def _label_suspects(block: Mapping[str, Any]) -> Section:
-    said = block["text"] if block["n"] is not None else f"Not looked for: {block['reason']}."
-    more = " They are listed in label_suspects.csv." if block["n"] else ""
-    return Section("label-suspects", "Labels to look at again", (said + more,))
+    title = "Labels to look at again"
+    if block["n"] is None:
+        return Section("label-suspects", title, (f"Not looked for: {block['reason']}.",))
+    more = " All are listed in label_suspects.csv." if block["n"] else ""
+    files = tuple(
+        (
+            one["path"],
+            f"labelled {one['label']}; rather {one['suggested']} ({one['probability']:.3f})",
+        )
+        for one in block["images"][:MOST_SUSPECTS]
+    )
+    return Section("label-suspects", title, (block["text"] + more,), files=files)
 
 
 def _robustness(block: Sequence[Mapping[str, Any]]) -> Section:
-    rows = [
+    rows = tuple(
         (
-            one["change"],
-            number(one["accuracy"]),
-            number(one["accuracy_difference"]) if one["change"] != "unchanged" else "",
-            number(one["roc_auc_macro"]),
+            one["change"].capitalize(),
+            show_number("accuracy", one["accuracy"]),
+            show_number("accuracy", one["accuracy_difference"])
+            if one["change"] != "unchanged"
+            else "",
+            show_number("roc_auc_macro", one["roc_auc_macro"]),
+            one["text"],
         )
         for one in block
-    ]
-    said = tuple(f"{one['change'].capitalize()}: {one['text']}." for one in block)
-    head = ("Change", "Accuracy", "Difference", "ROC AUC")
-    return Section("robustness", "Robustness", said, head, tuple(rows))
+    )
+    said = ("The same test images, mildly changed, as scanners and exports change them.",)
+    head = ("Change", "Accuracy", "Difference", "ROC AUC", "In words")
+    return Section("robustness", "Robustness", said, (Table("Robustness", head, rows),))
 
 
-def _failures(block: Mapping[str, Any], folder: Path) -> Section:
-    pictures = []
-    for one in block["images"]:
-        file = folder / one["file"]
-        if file.is_file():
-            uri = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
-            caption = (
-                f"{one['why'].capitalize()}: labelled {one['label']}, predicted {one['predicted']} "
-                f"with {one['probability']:.3f}."
+def _external(tests: Mapping[str, Mapping[str, Any]]) -> Section:
+    said, tables = [], []
+    for name, one in tests.items():
+        test, inside = one["test"], one["internal"]
+        said.append(
+            f"{name}: {test['n']:,} images of {test['groups']:,} groups, on which nothing was "
+            f"fitted or chosen. {one['class_balance_shift']['text']}"
+        )
+        names = {
+            "accuracy": "Accuracy",
+            "balanced_accuracy": "Balanced accuracy",
+            "roc_auc_macro": "ROC AUC (mean over the classes)",
+        }
+        rows: list[tuple[Cell, ...]] = [
+            (label, show_number(key, inside[key]), show_number(key, test[key]))
+            for key, label in names.items()
+        ]
+        after = one["calibration"]["after"]
+        rows += [
+            ("Calibration slope", "", show_number("slope", after["slope"])),
+            ("Expected calibration error", "", show_number("ece", after["ece"])),
+            ("Unfamiliar images", "", show_number("share", one["unfamiliar"]["share"])),
+        ]
+        rows += [
+            (
+                f"Coverage of the {100 * float(level):g} % sets",
+                "",
+                show_number("share", sets["coverage"]),
             )
-            pictures.append((uri, caption))
-    said = (f"{block['method']} {block['text']}",)
-    return Section("failures", "Failures and heat maps", said, pictures=tuple(pictures))
+            for level, sets in one["prediction_sets"]["levels"].items()
+        ]
+        if one["operating_point"]:
+            point = one["operating_point"]["test"]
+            rows += [
+                ("Sensitivity at the operating point", "", show_number("recall", point["recall"])),
+                (
+                    "Specificity at the operating point",
+                    "",
+                    show_number("specificity", point["specificity"]),
+                ),
+            ]
+        head = ("Metric", "Internal", "External")
+        tables.append(Table(f"External test: {name}", head, tuple(rows)))
+    return Section("external", "External tests", tuple(said), tuple(tables))

@@ -145,9 +145,8 @@ def _wrap(text: str) -> list[str]:
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a table"
-    return "a list" if isinstance(value, list) else f"a {type(value).__name__}"
+    kinds = {"dict": "a table", "list": "a list", "bool": "true or false", "int": "a number"}
+    return (kinds | {"float": "a number"}).get(type(value).__name__, "a date or time")
 
 
 def _refuse(run: RunDir, what: str, got: str, expected: str) -> MedlensError:

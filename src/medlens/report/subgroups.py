@@ -118,14 +118,14 @@ def _levels(values: pd.Series[str], groups: int) -> pd.Series[str] | None:
     if known.nunique() <= MOST_LEVELS:
         return stated
     numbers = pd.to_numeric(known, errors="coerce")
-    if not np.isfinite(numbers).all() or _is_identifier(numbers, groups):
+    if not np.isfinite(numbers).all() or is_identifier(numbers, groups):
         return None
     bands = pd.qcut(numbers, BANDS, duplicates="drop")
     names = {band: _name_band(numbers[bands == band]) for band in bands.cat.categories}
     return bands.map(names).astype(str).reindex(values.index, fill_value=NOT_STATED)
 
 
-def _is_identifier(numbers: pd.Series[float], groups: int) -> bool:
+def is_identifier(numbers: pd.Series[float], groups: int) -> bool:
     """Whether numbers are those of images or patients, like 1, 2, 3 or 20714, 20718."""
     if (numbers % 1 != 0).any():
         return False

@@ -38,10 +38,12 @@ SHARES = frozenset(
         "specificity",
         "precision",
         "precision_macro",
+        "npv",
+        "share",
     }
 )
 # Their scale is not 0 to 1, so no bar is drawn for them.
-OTHER_SCALES = frozenset({"mcc", "log_loss"})
+OTHER_SCALES = frozenset({"mcc", "log_loss", "brier", "ece", "slope", "intercept"})
 
 # Half an interval of accuracy from which a test set is called small.
 WIDE_INTERVAL = 0.05
@@ -151,9 +153,15 @@ def summarise(evaluation: Mapping[str, Any], used: pd.DataFrame) -> list[str]:
     group = "all images of a patient, and all copies of an image, are one group"
     if (used["patient"] == "").all():
         group = "copies of an image are one group; no patient is known"
+    who = f"On {test['n']:,} test images of {test['groups']:,} groups ({group}) the classifier was"
+    if headline(evaluation) == "out_of_fold":
+        who = (
+            f"In cross-validation on {test['n']:,} images of {test['groups']:,} groups ({group}) "
+            "classifiers that had not seen the group were"
+        )
     sentences = [
-        f"On {test['n']:,} test images of {test['groups']:,} groups ({group}) the classifier was "
-        f"right in {_with_interval(test['accuracy'])}. {_compare_with_baseline(test)}".rstrip(),
+        f"{who} right in {_with_interval(test['accuracy'])}. "
+        f"{_compare_with_baseline(test)}".rstrip(),
     ]
     positive = str(evaluation["positive_class"])
     sentences.append(_say_binary(test, positive) if "recall" in test else _say_classes(test))
@@ -208,17 +216,43 @@ def list_limits(
             "Labels as given.",
             "The reference standard is the label that the data set brings; nobody checked it here.",
         ),
-        Limit(
-            "No calibration, no threshold.",
-            "The answer is the class with the highest probability. The probabilities are not "
-            "calibrated: 0.9 need not mean nine in ten.",
-        ),
+        *_limits_of_choices(evaluation),
     ]
     grave = sum(finding["severity"] in ("error", "warning") for finding in findings)
     if grave:
         things = "one thing" if grave == 1 else f"{grave} things"
         limits.append(
             Limit("The data.", f"The audit found {things} to look at; see the findings below.")
+        )
+    return limits
+
+
+def _limits_of_choices(evaluation: Mapping[str, Any]) -> list[Limit]:
+    """What limits probabilities and threshold."""
+    calibration = evaluation.get("calibration")
+    if not calibration:
+        return [
+            Limit(
+                "No calibration, no threshold.",
+                "The answer is the class with the highest probability. The probabilities are not "
+                "calibrated: 0.9 need not mean nine in ten.",
+            )
+        ]
+    limits = []
+    if calibration["approximate"]:
+        limits.append(
+            Limit(
+                "Calibration, threshold and prediction sets are approximate.",
+                f"There were too few images to keep some for this alone. {calibration['text']}",
+            )
+        )
+    if evaluation["operating_point"]["threshold"] is None:
+        limits.append(
+            Limit(
+                "No threshold.",
+                "The answer is the class with the highest probability, as no class of interest is "
+                "named; --positive-class does.",
+            )
         )
     return limits
 
