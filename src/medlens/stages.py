@@ -35,7 +35,7 @@ from medlens.report.evaluation import as_arrays, evaluate, headline_rows
 from medlens.report.evidence import gather_evidence
 from medlens.report.facts import evidence_notices, notices
 from medlens.report.failures import choose_cases, draw_contact_sheet, draw_heat_maps
-from medlens.report.plots import write_figures
+from medlens.report.figures import write_figures
 from medlens.report.predictions import tabulate_held_out, write_predictions
 from medlens.report.robustness import MOST_IMAGES, draw_by_group, robustness_block
 from medlens.run_dir import RunDir

@@ -15,9 +15,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from medlens.report.figure_style import STYLE, short_names
+from medlens.report.figures import write_figures
 from medlens.report.plots import (
     FIGURES,
-    STYLE,
     Epochs,
     RocCurve,
     curves_left_out,
@@ -27,8 +28,6 @@ from medlens.report.plots import (
     draw_roc,
     roc_curves,
     row_per_cent,
-    short_names,
-    write_figures,
 )
 from medlens.report.predictions import read_predictions
 from medlens.run_dir import RunDir

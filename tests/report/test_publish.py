@@ -11,7 +11,7 @@ import pytest
 
 from medlens import MedlensError, Run
 from medlens.files import write_text
-from medlens.report.plots import write_figures
+from medlens.report.figures import write_figures
 from medlens.report.publish import publish
 from medlens.run_dir import RunDir
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from medlens.files import write_json, write_text
-from medlens.report.plots import FAINT, INK, PAPER, write_figures
+from medlens.report.figure_style import FAINT, INK, PAPER
+from medlens.report.figures import write_figures
 from medlens.report.render import data_set_name, describe_finding, list_facts, render_report
 from medlens.report.wording import per_cent, show_number, show_numbers
 from medlens.run_dir import RunDir

@@ -11,7 +11,7 @@ from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from medlens.report.plots import FURTHER_FONTS, INK, PAPER, short_names
+from medlens.report.figure_style import FURTHER_FONTS, INK, PAPER, short_names
 
 MOST_PER_CLASS = 16
 GAP = 4

@@ -7,16 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medlens.files import write_text
+from medlens.report.data_words import data_sentences, disjoint_sentence, split_sentence
 from medlens.report.methods import (
-    data_sentences,
-    disjoint_sentence,
     features_sentence,
     head_sentence,
     initial_sentence,
     limit_sentences,
     network_sentence,
     operating_sentence,
-    split_sentence,
 )
 from medlens.report.references import CITED, REFERENCES
 from medlens.report.run_facts import RunFacts, count_of, join_words, read_facts

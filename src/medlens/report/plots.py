@@ -2,85 +2,43 @@
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from medlens.files import write_bytes
 from medlens.report.evaluation import headline, headline_rows
+from medlens.report.figure_style import (
+    BAND,
+    COLOURS,
+    INK,
+    PAPER,
+    STROKES,
+    WIDTH,
+    legend_below,
+    new_figure,
+    short_names,
+)
 from medlens.report.metrics import FloatArray, IntArray
 from medlens.report.predictions import read_predictions
 from medlens.run_dir import RunDir
 
 FIGURES = ("loss", "accuracy", "confusion_matrix", "confusion_matrix_percent", "roc")
+# Bands of more classes than that lie over one another; their limits are in the CSV.
+MOST_BANDS = 2
 
-# The report exchanges these three for colours of a dark page; nothing else may have them.
-INK = "#1b2733"
-FAINT = "#d3dae0"
-PAPER = "#fefefe"
-
-# Told apart by the colour-blind (Wong, Nature Methods 8 (2011), 441) and, by the strokes, in print.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-STROKES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-
-# Scripts that Matplotlib's own font lacks; taken where the system has the font.
-FURTHER_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Microsoft YaHei",
-    "PingFang SC",
-    "Hiragino Sans",
-    "Malgun Gothic",
-    "Noto Sans Devanagari",
-    "Arial Unicode MS",
-)
-
-WIDTH = 4.3  # inches; at this size the letters stay legible on a phone
-LONGEST_NAME = 28
 LONGEST_IN_PAIR = 14  # of a legend with two columns
 MOST_CLASSES_WITH_DECIMALS = 8
-
-STYLE: dict[Any, Any] = {
-    "axes.edgecolor": INK,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.labelpad": 6.0,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.h_pad": 0.08,
-    "figure.facecolor": PAPER,
-    "font.size": 10.5,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "legend.columnspacing": 1.4,
-    "legend.fontsize": 9.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "savefig.dpi": 200.0,
-    "svg.fonttype": "none",
-    "text.color": INK,
-    # Class names are names: a dollar sign in one starts no formula.
-    "text.parse_math": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
 
 STOP_WORDS: Mapping[str, str] = {
     "accuracy": "accuracy reached",
@@ -123,13 +81,15 @@ class RocCurve:
     area: Mapping[str, Any]
 
 
-def write_figures(run: RunDir) -> None:
-    """Draw every figure of a run into its folder of figures, from the run's files alone.
+def main_drawings(
+    run: RunDir, evaluation: Mapping[str, Any]
+) -> dict[str, tuple[Callable[[], Figure], pd.DataFrame]]:
+    """How to draw each figure of training and test, and its table.
 
     Args:
-        run: A run folder with history.csv, training.json, predictions.csv and evaluation.json.
+        run: A run folder with history.csv, training.json and predictions.csv.
+        evaluation: The content of evaluation.json.
     """
-    evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
     training = json.loads(run.training.read_text(encoding="utf-8"))
     history = pd.read_csv(run.history)
     reason = training["stop_reason"]
@@ -141,6 +101,7 @@ def write_figures(run: RunDir) -> None:
     baseline, majority_class = _baseline(evaluation)
     classes = evaluation["classes"]
     counts = np.array(evaluation[headline(evaluation)]["confusion_matrix"], dtype=np.int64)
+    bands = evaluation.get("curves", {}).get("roc", {})
     curves = roc_curves(read_predictions(run.predictions), evaluation)
 
     # Only here do the names meet the functions; FIGURES is their order.
@@ -155,10 +116,9 @@ def write_figures(run: RunDir) -> None:
             partial(draw_confusion, counts, classes, per_cent=True),
             _confusion_table(row_per_cent(counts), classes),
         ),
-        (partial(draw_roc, curves, curves_left_out(evaluation)), _roc_table(curves)),
+        (partial(draw_roc, curves, curves_left_out(evaluation), bands), _roc_table(curves)),
     )
-    for name, (draw, table) in zip(FIGURES, drawings, strict=True):
-        _save(run, name, draw, table)
+    return dict(zip(FIGURES, drawings, strict=True))
 
 
 def draw_loss(history: pd.DataFrame, epochs: Epochs) -> Figure:
@@ -168,11 +128,11 @@ def draw_loss(history: pd.DataFrame, epochs: Epochs) -> Figure:
         history: Columns epoch, loss and val_loss; one row per epoch.
         epochs: What to mark.
     """
-    figure, axes = _new_figure(WIDTH, 3.8)
+    figure, axes = new_figure(WIDTH, 3.8)
     _draw_curves(axes, history, "loss", "val_loss", epochs)
     axes.set_ylabel("Loss (cross-entropy, nats)")
     axes.set_ylim(bottom=0)
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -188,7 +148,7 @@ def draw_accuracy(
         majority_class: The most frequent class of train.
     """
     # One more line of legend than that of the loss, so that the two stand level side by side.
-    figure, axes = _new_figure(WIDTH, 4.0)
+    figure, axes = new_figure(WIDTH, 4.0)
     _draw_curves(axes, history, "accuracy", "val_accuracy", epochs)
     if baseline is not None:
         name = short_names([majority_class])[0]
@@ -198,7 +158,7 @@ def draw_accuracy(
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     low = min([*history[["accuracy", "val_accuracy"]].min(), 1 if baseline is None else baseline])
     axes.set_ylim(max(0.0, low - 0.05), 1.02)
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -224,7 +184,7 @@ def draw_confusion(counts: IntArray, classes: Sequence[str], *, per_cent: bool =
     longest = max(map(len, names)) * 0.085  # inches, about
     turned = longest > cell
     height = number * cell + (0.72 * longest + 0.3 if turned else 0.25) + 0.75
-    figure, axes = _new_figure(max(3.6, number * cell + longest + 0.75), height)
+    figure, axes = new_figure(max(3.6, number * cell + longest + 0.75), height)
     seaborn.heatmap(
         shares if per_cent else counts,
         mask=np.isnan(shares) if per_cent else None,
@@ -261,24 +221,35 @@ def draw_confusion(counts: IntArray, classes: Sequence[str], *, per_cent: bool =
     return figure
 
 
-def draw_roc(curves: Sequence[RocCurve], left_out: Mapping[str, str]) -> Figure:
+def draw_roc(
+    curves: Sequence[RocCurve],
+    left_out: Mapping[str, str],
+    bands: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Figure:
     """ROC curves, each class against the rest, with their areas in the legend.
 
     Args:
         curves: The curves; none gives an empty pair of axes that says so.
         left_out: Classes without a curve, with the reason in a few words.
+        bands: By class false_positive_rate, low and high of the 95 % band.
     """
     rows = len(curves) + len(left_out) + 1
-    figure, axes = _new_figure(WIDTH, 4.5 + 0.2 * rows)
+    figure, axes = new_figure(WIDTH, 4.5 + 0.2 * rows)
     names = short_names([*(curve.name for curve in curves), *left_out])
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=STROKES[2], label="chance: 0.500")
     for number, (curve, name) in enumerate(zip(curves, names, strict=False)):
+        band = (bands or {}).get(curve.name)
+        if band and len(curves) <= MOST_BANDS:
+            axes.fill_between(
+                band["false_positive_rate"], band["low"], band["high"],
+                color=COLOURS[number], alpha=BAND, linewidth=0,
+            )  # fmt: skip
         axes.plot(
             curve.false_positive_rate,
             curve.true_positive_rate,
             color=COLOURS[number % len(COLOURS)],
             linestyle=STROKES[number // len(COLOURS) % len(STROKES)],
-            label=f"{name}: {_area_text(curve.area)}",
+            label=f"{name}: {area_text(curve.area)}",
             clip_on=False,
         )
     for name, reason in zip(names[len(curves) :], left_out.values(), strict=True):
@@ -348,24 +319,6 @@ def curves_left_out(evaluation: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Class names for a figure: printable, on one line, cut in the middle, still all different."""
-    short = []
-    for number, name in enumerate(names):
-        text = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split())
-        if len(text) > LONGEST_NAME:
-            text = f"{text[: LONGEST_NAME - 13]}\N{HORIZONTAL ELLIPSIS}{text[-12:]}"
-        if text in short or not text:
-            text = f"{text[: LONGEST_NAME - 5]} ({number + 1})".strip()
-        short.append(text)
-    return short
-
-
-def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
 def _draw_curves(axes: Axes, history: pd.DataFrame, train: str, val: str, epochs: Epochs) -> None:
     """Two curves over the epochs, and vertical lines at the best and the last epoch."""
     marker = "o" if len(history) == 1 else ""
@@ -390,11 +343,6 @@ def _draw_curves(axes: Axes, history: pd.DataFrame, train: str, val: str, epochs
     axes.set_xlim(0.5, epochs.last + 0.5)
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, alignment="left")
-
-
 def _baseline(evaluation: Mapping[str, Any]) -> tuple[float | None, str]:
     """What always giving the most frequent class of train reaches on val, and that class."""
     val = evaluation.get("val", {})
@@ -416,7 +364,10 @@ def _cell(texts: NDArray[np.str_], letters: float) -> float:
     return float(max(map(len, texts.ravel()))) * letters * 0.64 / 72 + 0.1
 
 
-def _area_text(area: Mapping[str, Any]) -> str:
+def area_text(area: Mapping[str, Any]) -> str:
+    """Like 0.912 (0.880 to 0.941); or why there is none."""
+    if area["value"] is None:
+        return str(area["reason"])
     low, high = area["ci95"]
     return f"{area['value']:.3f} ({low:.3f} to {high:.3f})"
 
@@ -438,23 +389,3 @@ def _roc_table(curves: Sequence[RocCurve]) -> pd.DataFrame:
     ]
     empty = pd.DataFrame(columns=columns, index=pd.Index([], name="class"))
     return pd.concat(tables) if tables else empty
-
-
-def _save(run: RunDir, name: str, draw: Callable[[], Figure], table: pd.DataFrame) -> None:
-    """Draw a figure and write it as PNG and SVG, and the numbers in it as CSV."""
-    installed = set(fontManager.get_font_names())
-    fonts = ["DejaVu Sans", *(font for font in FURTHER_FONTS if font in installed)]
-    png, svg = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # A script that no font here has is drawn as boxes in the PNG; the SVG keeps the text.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**STYLE, "font.family": fonts, "svg.hashsalt": name})
-        figure = draw()
-        figure.savefig(png, format="png", metadata={"Software": None})
-        figure.set_layout_engine("none")  # it is laid out now; once more would give the same
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(svg, format="svg", metadata=nothing)
-    write_bytes(run.figures / f"{name}.png", png.getvalue())
-    write_bytes(run.figures / f"{name}.svg", svg.getvalue())
-    write_bytes(run.figures / f"{name}.csv", table.to_csv().encode())

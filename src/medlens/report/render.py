@@ -32,8 +32,10 @@ from medlens.report.data_facts import (
     describe_finding,
     describe_split,
 )
+from medlens.report.figure_style import COLOURS, FAINT, INK, PAPER
+from medlens.report.figures import FIGURE_LABELS
 from medlens.report.methods import methods_paragraphs
-from medlens.report.plots import COLOURS, FAINT, FIGURES, INK, PAPER, curves_left_out
+from medlens.report.plots import curves_left_out
 from medlens.report.run_facts import read_facts
 from medlens.report.sections import list_sections, picture_caption
 from medlens.report.table_one import table_one
@@ -49,15 +51,6 @@ from medlens.run_dir import RunDir
 
 CLASS_METRICS = ("recall", "precision", "specificity", "f1", "roc_auc", "average_precision")
 COMPARED = ("accuracy", "balanced_accuracy", "f1_macro", "roc_auc_macro", "log_loss")
-
-# What a screen reader says of each figure.
-FIGURE_LABELS: Mapping[str, str] = {
-    "loss": "Loss of train and val in each epoch",
-    "accuracy": "Accuracy of train and val in each epoch",
-    "confusion_matrix": "Confusion matrix, counts",
-    "confusion_matrix_percent": "Confusion matrix, per cent of each row",
-    "roc": "ROC curves of the test split",
-}
 
 # Pictures in the page are made no larger than this, in pixels.
 WIDEST_PICTURE, HIGHEST_PICTURE = 1200, 4000
@@ -207,7 +200,7 @@ def report_content(run: RunDir) -> dict[str, Any]:
         "left_out_curves": curves_left_out(evaluation),
         "figures": {
             name: inline_figure((run.figures / f"{name}.svg").read_text(encoding="utf-8"), name)
-            for name in FIGURES
+            for name in FIGURE_LABELS
             if (run.figures / f"{name}.svg").is_file()
         },
     }
