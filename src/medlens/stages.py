@@ -24,6 +24,7 @@ from medlens.model.classifier import (
     ClassifierFacts,
     check_saved,
     feature_columns,
+    read_maps_of_head,
     save_classifier,
 )
 from medlens.model.cross_validation import Fold, cross_validate
@@ -105,11 +106,8 @@ def write_evidence(
             run.classifier, frozen_pass, development.training.head, described
         )
         difference = check_saved(classifier, predictions, dataset.root, frozen_pass.precision)
-        return (
-            classifier,
-            difference,
-            draw_pictures(run, predictions, used, classifier, dataset.root, options),
-        )
+        maps = explain_cases(run, predictions, classifier, frozen_pass, dataset.root, options)
+        return classifier, difference, maps
 
     # The network is saved, checked and explained while the numbers are computed and the figures
     # drawn: the one computes in TensorFlow, the other in NumPy.
@@ -138,6 +136,11 @@ def write_evidence(
         content = {"notices": said, **evaluation, **evidence, "robustness": None, "saliency": None}
         write_json(run.evaluation, content)
         write_figures(run)
+        if not options.no_images:
+            frame = described.frame
+            draw_contact_sheet(
+                used, dataset.root, frame, frozen_pass.rule, run.contact_sheet, options.seed
+            )
         classifier, difference, content["saliency"] = saving.result()
     training = json.loads(run.training.read_text(encoding="utf-8"))
     write_json(run.training, {**training, "saved_network_difference": difference})
@@ -151,26 +154,27 @@ def write_evidence(
     return content
 
 
-def draw_pictures(
+def explain_cases(
     run: RunDir,
     predictions: pd.DataFrame,
-    used: pd.DataFrame,
     classifier: Classifier,
+    frozen_pass: FrozenPass,
     root: Path,
     options: Options,
 ) -> dict[str, Any] | None:
-    """Heat maps of the failures and a sheet of what the network sees, unless an option forbids it.
+    """Draw heat maps of the failures, unless an option forbids it.
 
     Returns:
         The block `saliency` of evaluation.json; None where there are no heat maps.
     """
-    if options.no_images:
-        return None
-    draw_contact_sheet(used, classifier, root, run.contact_sheet, options.seed)
-    if options.no_saliency:
+    if options.no_images or options.no_saliency:
         return None
     cases = choose_cases(headline_rows(predictions), classifier.classes)
-    return draw_heat_maps(cases, classifier, root, run.heat_maps)
+    read_maps = None
+    if frozen_pass.engine == "ncnn":
+        forward = frozen_pass.forward(cache_folder(options.cache))
+        read_maps = read_maps_of_head(forward, frozen_pass.backbone, options.features)
+    return draw_heat_maps(cases, classifier, root, run.heat_maps, read_maps)
 
 
 def write_held_out(

@@ -196,6 +196,23 @@ def test_large_sums_keep_their_digits(tmp_path: Path) -> None:
     np.testing.assert_allclose(Network(files)(image)[0], expected, rtol=1e-6)
 
 
+def test_the_maps_before_pooling_equal_keras(tmp_path: Path) -> None:
+    model, depths = small()
+    own = Network(write_ncnn(model, depths=depths, size=37, folder=tmp_path), threads=2)
+    images = pictures(3, 37)
+
+    maps, features = own.maps(images)
+
+    outputs = [model.get_layer(depth).output for depth in depths]
+    expected = keras.Model(model.inputs[0], outputs)(images.astype(np.float32), training=False)
+    assert len(maps) == len(depths)
+    for found, wanted in zip(maps, expected, strict=True):
+        values = np.asarray(wanted)
+        assert found.shape == values.shape
+        assert np.linalg.norm(found - values) <= 1e-5 * np.linalg.norm(values)
+    np.testing.assert_allclose(features, own(images), rtol=1e-6)
+
+
 def test_a_picture_does_not_depend_on_the_others(network: Network) -> None:
     images = pictures(9, 37)
     together = network(images)

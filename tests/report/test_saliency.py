@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medlens.data.phantom import draw_phantom
 from medlens.data.scan import PictureRule
 from medlens.model.backbone import BACKBONES, SPREAD_FLOOR, Weights
-from medlens.model.classifier import build_classifier
+from medlens.model.classifier import build_classifier, read_maps_of_head
 from medlens.model.engine import FrozenPass
 from medlens.model.head import Head
 from medlens.report import saliency
@@ -172,6 +172,19 @@ def test_a_head_of_the_last_layer_alone(pictures: NDArray[np.uint8]) -> None:
     model = build("mobilenet_v2", features="last")
     assert grad_cam(model, pictures, NUMBERS).shape == (5, SIZE, SIZE)
     assert grad_cam(model, pictures, NUMBERS, "out_relu").shape == (5, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("features", ["all", "last"])
+def test_the_fast_engine_gives_the_same_heat(
+    features: str, pictures: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    model = build("vgg16", features=features)
+    rule, random = PictureRule(SIZE, "pad"), Weights("random", None, 0, "random")
+    forward = FrozenPass(BACKBONES["vgg16"], random, rule, "ncnn").forward(tmp_path)
+    read_maps = read_maps_of_head(forward, BACKBONES["vgg16"], features)
+    assert read_maps is not None
+    fast = grad_cam(model, pictures, NUMBERS, read_maps=read_maps)
+    np.testing.assert_allclose(fast, grad_cam(model, pictures, NUMBERS), atol=2e-3)
 
 
 def test_a_saved_and_loaded_graph_gives_the_same(

@@ -24,7 +24,7 @@ from medlens.errors import MedlensError
 from medlens.files import write_json
 from medlens.model.backbone import Backbone
 from medlens.model.calibration import probabilities
-from medlens.model.engine import Forward, FrozenPass, compile_forward
+from medlens.model.engine import Forward, FrozenPass, Maps, ReadMaps, compile_forward
 from medlens.model.familiarity import Familiarity, load_familiarity, save_familiarity
 from medlens.model.head import Head
 from medlens.model.operating_point import OperatingPoint
@@ -192,6 +192,26 @@ def feature_columns(backbone: Backbone, features: str) -> slice | NDArray[np.int
 def features_layer(backbone: Backbone, features: str) -> str:
     """The layer whose output the head sees."""
     return "features" if features == "all" else f"{backbone.depths[-1]}_mean"
+
+
+def read_maps_of_head(forward: Forward, backbone: Backbone, features: str) -> ReadMaps | None:
+    """Pictures -> the maps of the depths that the head reads, and its features; None if it can't.
+
+    Args:
+        forward: The loaded network.
+        backbone: Which one it is.
+        features: "all" or "last".
+    """
+    read_all = forward.maps
+    if read_all is None:
+        return None
+    columns = feature_columns(backbone, features)
+
+    def read(pictures: NDArray[np.uint8]) -> Maps:
+        maps, found = read_all(pictures)
+        return (maps if features == "all" else maps[-1:]), found[:, columns]
+
+    return read
 
 
 def build_classifier(

@@ -38,6 +38,10 @@ FEATURES_VERSION = 2
 NOT_A_NUMBER = 1e9
 
 
+Maps = tuple[list[NDArray[np.float32]], NDArray[np.float32]]
+ReadMaps = Callable[[NDArray[np.uint8]], Maps]
+
+
 @dataclass(frozen=True)
 class Forward:
     """A loaded network.
@@ -46,10 +50,13 @@ class Forward:
         batch: How many pictures it takes at a time.
         run: Pictures, uint8 of shape (up to batch, size, size, 3) -> float32 of shape (as many,
             columns): features, or what the model gives.
+        maps: A few pictures -> the maps of all depths, each of shape (as many, height, width,
+            channels), and the features; None where the engine gives only the features.
     """
 
     batch: int
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    maps: ReadMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ class FrozenPass:
         if self.engine == "ncnn":
             network = _open_network(self, cache)
             # So that the last picture of a batch does not keep many cores waiting.
-            return Forward(max(CPU_BATCH, 8 * network.threads), network)
+            return Forward(max(CPU_BATCH, 8 * network.threads), network, network.maps)
         is_wide = self.precision == "float32"
         return compile_forward(self.model if is_wide else in_bfloat16(self.model))
 

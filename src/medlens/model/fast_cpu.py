@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -40,7 +40,7 @@ PARAM_FILE = "network.param"
 WEIGHTS_FILE = "network.bin"
 FACTS_FILE = "network.json"
 # Raise it when the same Keras model gives other files.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # The first release (1.0.DATE) that lets other Python threads run during a forward pass.
 FIRST_WITHOUT_LOCK = 20261020
 
@@ -57,12 +57,14 @@ class NcnnFiles:
         folder: Holds network.param, network.bin and network.json.
         size: Side of the square pictures, in pixels.
         columns: Number of features.
+        maps: Names of the blobs that hold the depths' maps, from shallow to deep.
         digests: Size in bytes and SHA-256 of each file, as it was written.
     """
 
     folder: Path
     size: int
     columns: int
+    maps: tuple[str, ...]
     digests: Mapping[str, tuple[int, str]]
 
 
@@ -104,13 +106,14 @@ def write_ncnn(model: keras.Model, *, depths: Sequence[str], size: int, folder: 
         "format": FORMAT_VERSION,
         "size": size,
         "columns": graph.columns,
+        "maps": list(graph.maps),
         "files": digests,
     }
     for name, content in contents.items():
         write_bytes(folder / name, content)
     # Written last: a folder without it does not count.
     write_bytes(folder / FACTS_FILE, (json.dumps(facts, indent=2) + "\n").encode("ascii"))
-    return NcnnFiles(folder, size, graph.columns, digests)
+    return NcnnFiles(folder, size, graph.columns, graph.maps, digests)
 
 
 def read_ncnn(folder: Path) -> NcnnFiles:
@@ -127,7 +130,8 @@ def read_ncnn(folder: Path) -> NcnnFiles:
             name: (int(facts["files"][name][0]), str(facts["files"][name][1]))
             for name in (PARAM_FILE, WEIGHTS_FILE)
         }
-        return NcnnFiles(folder, int(facts["size"]), int(facts["columns"]), digests)
+        maps = tuple(map(str, facts["maps"]))
+        return NcnnFiles(folder, int(facts["size"]), int(facts["columns"]), maps, digests)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DamagedFiles(f"{FACTS_FILE} cannot be read ({type(error).__name__})") from error
 
@@ -177,19 +181,55 @@ class Network:
         Raises:
             ValueError: If the pictures have another shape or type.
         """
-        size = self.files.size
-        if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3):
-            raise ValueError(
-                f"pictures are {pictures.dtype} of shape {pictures.shape}, "
-                f"not uint8 of shape (n, {size}, {size}, 3)"
-            )
+        self._require_pictures(pictures)
         features = np.empty((len(pictures), self.files.columns), np.float32)
         with ThreadPoolExecutor(self.threads) as pool:
             for number, row in enumerate(pool.map(self._run, pictures)):
                 features[number] = row
         return features
 
+    def maps(
+        self, pictures: NDArray[np.uint8]
+    ) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
+        """The map of each depth before it is pooled, and the features.
+
+        Args:
+            pictures: As for the call; few, as VGG16's maps of a picture of 224 px take 24 MB.
+
+        Returns:
+            By depth, from shallow to deep, float32 of shape (n, height, width, channels); and the
+            features as the call gives them.
+
+        Raises:
+            ValueError: If the pictures have another shape or type.
+        """
+        self._require_pictures(pictures)
+        with ThreadPoolExecutor(self.threads) as pool:
+            found = list(pool.map(self._run_to_maps, pictures))
+        maps = [np.stack(of_depth) for of_depth in zip(*(maps for maps, _ in found), strict=True)]
+        return maps, np.stack([features for _, features in found])
+
+    def _require_pictures(self, pictures: NDArray[np.uint8]) -> None:
+        size = self.files.size
+        if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3):
+            raise ValueError(
+                f"pictures are {pictures.dtype} of shape {pictures.shape}, "
+                f"not uint8 of shape (n, {size}, {size}, 3)"
+            )
+
     def _run(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._extract(self._begin(picture), FEATURES)
+
+    def _run_to_maps(
+        self, picture: NDArray[np.uint8]
+    ) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
+        extractor = self._begin(picture)
+        extractor.set_light_mode(False)  # what lies on the way is wanted, too
+        features = self._extract(extractor, FEATURES)
+        maps = [self._extract(extractor, name).transpose(1, 2, 0) for name in self.files.maps]
+        return maps, features
+
+    def _begin(self, picture: NDArray[np.uint8]) -> Any:
         # from_pixels copies. ncnn.Mat(array) would not: it holds no reference to the array, and
         # one that is freed too early gives silent garbage.
         size = self.files.size
@@ -197,10 +237,13 @@ class Network:
         pixels = self._ncnn.Mat.from_pixels(np.ascontiguousarray(picture), pixel_type, size, size)
         extractor = self._net.create_extractor()
         extractor.input(PIXELS, pixels)
-        status, features = extractor.extract(FEATURES)
+        return extractor
+
+    def _extract(self, extractor: Any, blob: str) -> NDArray[np.float32]:
+        status, values = extractor.extract(blob)
         if status != 0:
             raise RuntimeError(f"ncnn stopped with status {status}; is there memory left?")
-        return np.array(features, np.float32)
+        return np.array(values, np.float32)
 
 
 def usable_cores() -> int:

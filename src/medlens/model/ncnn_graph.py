@@ -46,12 +46,14 @@ class NcnnGraph:
         weights: Their weights, float32, in the order of the lines.
         input_shape: (height, width, channels) of a picture.
         columns: Number of features.
+        maps: Names of the blobs that hold the depths' maps, in the order of the depths.
     """
 
     param: str
     weights: bytes
     input_shape: Shape
     columns: int
+    maps: tuple[str, ...]
 
 
 def translate(model: keras.Model, depths: Sequence[str]) -> NcnnGraph:
@@ -78,6 +80,7 @@ def translate(model: keras.Model, depths: Sequence[str]) -> NcnnGraph:
         weights=b"".join(chunk for line in lines for chunk in line.weights),
         input_shape=nodes[0].shape,
         columns=2 * sum(shapes[depth][2] for depth in depths),
+        maps=tuple(_blob_names(lines)[depth] for depth in depths),
     )
 
 
@@ -388,8 +391,7 @@ def _param_text(lines: Sequence[_Line]) -> str:
 
     Blobs are numbered: the names that Keras makes up differ from process to process.
     """
-    names = {line.output: f"{line.kind}{number}" for number, line in enumerate(lines)}
-    names |= {lines[0].output: PIXELS, lines[-1].output: FEATURES}
+    names = _blob_names(lines)
     readers = Counter(blob for line in lines for blob in line.inputs)
     unread: dict[str, Iterator[str]] = {}
     rows: list[str] = []
@@ -406,6 +408,12 @@ def _param_text(lines: Sequence[_Line]) -> str:
         unread[line.output] = iter(copies)
         blobs += 1
     return "\n".join([str(NCNN_MAGIC), f"{len(rows)} {blobs}", *rows]) + "\n"
+
+
+def _blob_names(lines: Sequence[_Line]) -> dict[str, str]:
+    """The name of each line's blob in the param file."""
+    names = {line.output: f"{line.kind}{number}" for number, line in enumerate(lines)}
+    return names | {lines[0].output: PIXELS, lines[-1].output: FEATURES}
 
 
 def _row(

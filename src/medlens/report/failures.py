@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medlens.data.images import UnreadableImage
+from medlens.data.images import UnreadableImage, read_image
+from medlens.data.scan import PictureRule
 from medlens.files import write_bytes
 from medlens.model.classifier import Classifier
+from medlens.model.engine import ReadMaps
 from medlens.report.contact_sheet import choose_pictures, contact_sheet, png_bytes
 from medlens.report.saliency import grad_cam, overlay
 
@@ -53,7 +55,11 @@ def choose_cases(tested: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def draw_heat_maps(
-    cases: pd.DataFrame, classifier: Classifier, root: Path, folder: Path
+    cases: pd.DataFrame,
+    classifier: Classifier,
+    root: Path,
+    folder: Path,
+    read_maps: ReadMaps | None = None,
 ) -> dict[str, Any]:
     """Write each picture beside its heat map, as the network sees it, named by its number.
 
@@ -62,6 +68,7 @@ def draw_heat_maps(
         classifier: The classifier.
         root: The folder that the paths are relative to.
         folder: Where the pictures go.
+        read_maps: As for `grad_cam`.
 
     Returns:
         The block `saliency` of evaluation.json.
@@ -78,7 +85,7 @@ def draw_heat_maps(
         return block
     cases = cases.iloc[kept].reset_index(drop=True)
     predicted = np.array([classifier.classes.index(name) for name in cases["predicted"]])
-    heats = grad_cam(classifier.model, np.stack(pictures), predicted)
+    heats = grad_cam(classifier.model, np.stack(pictures), predicted, read_maps=read_maps)
     for number, (picture, heat) in enumerate(zip(pictures, heats, strict=True), 1):
         name = f"{number:02d}.png"
         both = np.concatenate([picture, overlay(picture, heat)], axis=1)
@@ -91,16 +98,30 @@ def draw_heat_maps(
 
 
 def draw_contact_sheet(
-    images: pd.DataFrame, classifier: Classifier, root: Path, path: Path, seed: int
+    images: pd.DataFrame,
+    root: Path,
+    frame: int | None,
+    rule: PictureRule,
+    path: Path,
+    seed: int,
 ) -> None:
-    """Write a sheet of what the network really sees of each class."""
+    """Write a sheet of what the network really sees of each class.
+
+    Args:
+        images: path and label of each image.
+        root: The folder that the paths are relative to.
+        frame: The frame of multi-frame DICOM files; None for the middle one.
+        rule: How an image becomes what the network sees.
+        path: The file to write.
+        seed: Of the draw of the images.
+    """
     chosen = choose_pictures(list(images["label"]), seed=seed)
     pictures = {}
     for name, places in chosen.items():
         own = []
         for file in images["path"].iloc[places]:
             try:
-                own.append(classifier.picture(root / file))
+                own.append(rule.apply(read_image(root / file, frame=frame).pixels))
             except UnreadableImage:
                 continue  # it could be read before; a sheet shows only some anyway
         if own:

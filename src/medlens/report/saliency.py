@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.stats import spearmanr
 
 from medlens.model.backbone import SPREAD_FLOOR
+from medlens.model.engine import Maps, ReadMaps
 from medlens.report.metrics import BoolArray, FloatArray
 
 Pictures = NDArray[np.uint8]
@@ -58,6 +59,7 @@ def grad_cam(
     pictures: Pictures,
     class_numbers: NDArray[np.integer[Any]],
     layer: str | None = None,
+    read_maps: ReadMaps | None = None,
 ) -> Heat:
     """Heat maps: where each picture speaks for a class.
 
@@ -79,6 +81,8 @@ def grad_cam(
         pictures: RGB, 0 to 255, of shape (n, size, size, 3).
         class_numbers: The class to explain in each picture, of shape (n,).
         layer: One depth, such as "block5_conv3", for published Grad-CAM; None for all together.
+        read_maps: A faster way to the maps of the depths that the head reads, and to its features,
+            than the graph itself; it must give the same.
 
     Returns:
         Heat of shape (n, size, size), 0 to 1, the largest value of each map being 1; a map is 0
@@ -87,7 +91,8 @@ def grad_cam(
     Raises:
         ValueError: If the graph is not one of medlens's, or does not read that depth.
     """
-    return _heat(_open_network(model), pictures, class_numbers, layer)
+    network = _open_network(model)
+    return _heat(network, pictures, class_numbers, layer, read_maps or _read_by_keras(network))
 
 
 def occlusion(
@@ -179,7 +184,8 @@ def randomisation_check(
     learned = model.get_weights()
     copy.set_weights(learned)
     network = _open_network(copy)
-    before = _heat(network, pictures, class_numbers, layer)
+    read_maps = _read_by_keras(network)
+    before = _heat(network, pictures, class_numbers, layer, read_maps)
     head = [copy.get_layer(name) for name in network.dense]
     last = _last_convolutions(copy, network)
     found: dict[str, list[float]] = {"head": [], "head_and_last_convolutions": []}
@@ -189,7 +195,7 @@ def randomisation_check(
         for name, layers in zip(found, (head, last), strict=True):
             for one in layers:
                 one.set_weights([_draw_like(values, generator) for values in one.get_weights()])
-            after = _heat(network, pictures, class_numbers, layer)
+            after = _heat(network, pictures, class_numbers, layer, read_maps)
             found[name] += [_rank_correlation(*pair) for pair in zip(before, after, strict=True)]
     means = {name: float(np.mean(values)) for name, values in found.items()}
     is_evidence = max(means.values()) < UNCHANGED
@@ -293,21 +299,16 @@ def _heat(
     pictures: Pictures,
     class_numbers: NDArray[np.integer[Any]],
     layer: str | None,
+    read_maps: ReadMaps,
 ) -> Heat:
     names = [depth.name for depth in network.depths]
     if layer is not None and layer not in names:
         raise ValueError(f"the head does not read {layer!r}, but {', '.join(names)}")
     size = pictures.shape[1]
     heat = np.zeros(pictures.shape[:3], np.float32)
-    full = np.zeros((BATCH, *pictures.shape[1:]), np.uint8)
     for start in range(0, len(pictures), BATCH):
-        rows = slice(start, min(start + BATCH, len(pictures)))
-        count = rows.stop - rows.start
-        # Filled up with what was there before: another shape would be compiled anew.
-        full[:count] = pictures[rows]
-        *maps, features = (
-            keras.ops.convert_to_numpy(one)[:count] for one in network.maps.predict_on_batch(full)
-        )
+        rows = slice(start, start + BATCH)
+        maps, features = read_maps(pictures[rows])
         if layer is None:
             cells = _contributions(network, maps, features, class_numbers[rows])
         else:
@@ -315,6 +316,22 @@ def _heat(
             cells = _published(network, number, maps[number], features, class_numbers[rows])
         heat[rows] = _to_unit(_resample(cells, size))
     return heat
+
+
+def _read_by_keras(network: _Network) -> ReadMaps:
+    """Up to BATCH pictures -> the maps of the depths, and the features that the head reads."""
+
+    def read(pictures: Pictures) -> Maps:
+        # Filled up: another shape would be compiled anew.
+        full = np.zeros((BATCH, *pictures.shape[1:]), np.uint8)
+        full[: len(pictures)] = pictures
+        *maps, features = (
+            keras.ops.convert_to_numpy(one)[: len(pictures)]
+            for one in network.maps.predict_on_batch(full)
+        )
+        return maps, features
+
+    return read
 
 
 def _contributions(

@@ -108,9 +108,9 @@ def _calibration(block: Mapping[str, Any]) -> Section:
         for name, label in names.items()
     )
     said = (
-        f"Logits are divided by a temperature of {block['temperature']:.3f} before the softmax, so "
-        f"that probabilities mean what they say. {block['text']} Below, both are measured on the "
-        "images tested."
+        f"Logits are divided by a temperature of {block['temperature']:.3f} before the softmax, to "
+        f"bring probabilities closer to what they say. {block['text']} Whether that helped is "
+        "measured on the images tested."
     )
     bins = tuple(
         (
