@@ -43,5 +43,9 @@ def log_to(path: Path) -> Iterator[None]:
 
 def describe_failure(error: BaseException) -> str:
     """A traceback without the error's text, which could hold a file name or a patient id."""
-    frames = traceback.format_tb(error.__traceback__)
-    return "".join(frames) + type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    # The folder of a file would tell the user's name.
+    places = [
+        f"  {Path(one.filename).name}:{one.lineno} in {one.name}: {one.line}" for one in frames
+    ]
+    return "\n".join([*places, type(error).__name__])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -42,8 +43,9 @@ from medlens.report.facts import result_lines, training_facts
 from medlens.report.pdf import find_chromium
 from medlens.report.predictions import predict_all, read_predictions, write_predictions
 from medlens.report.publish import publish
+from medlens.report.study import read_study
 from medlens.run import Run
-from medlens.run_dir import open_run
+from medlens.run_dir import RunDir, open_run
 from medlens.screen import Screen
 from medlens.stages import (
     describe_classifier,
@@ -72,6 +74,8 @@ def run_training(options: Options, screen: Screen) -> Run:
     weights = find_weights(backbone, options.weights, seed=options.seed)
     if options.pdf:
         find_chromium()
+    if options.out:
+        read_study(RunDir(Path(options.out)))
     run = open_run(options)
     with log_to(run.log):
         say_images(dataset, positive_class, screen)
@@ -114,7 +118,9 @@ def run_training(options: Options, screen: Screen) -> Run:
             development = develop(matrix, used, labels, len(classes), plan, choices, progress)
         training = development.training
         screen.say(f"{training.stop_text} Best epoch: {training.best_epoch}.")
-        folds = run_folds(matrix, used, labels, plan, choices, options, screen)
+        folds, development = run_folds(
+            matrix, used, labels, plan, choices, development, options, screen
+        )
         write_text(
             run.splits, splits_to_csv(table, table["split"], fold_column(table, used, folds))
         )

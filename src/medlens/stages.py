@@ -28,7 +28,7 @@ from medlens.model.classifier import (
     save_classifier,
 )
 from medlens.model.cross_validation import Fold, cross_validate
-from medlens.model.development import FITTED_ON, Choices, Development
+from medlens.model.development import FITTED_ON, Choices, Development, refit_on_all
 from medlens.model.engine import Forward, FrozenPass
 from medlens.model.head import HeadPlan
 from medlens.model.operating_point import parse_rule
@@ -49,17 +49,23 @@ def run_folds(
     labels: NDArray[np.int64],
     plan: HeadPlan,
     choices: Choices,
+    development: Development,
     options: Options,
     screen: Screen,
-) -> list[Fold]:
-    """Cross-validate as --folds says; without it there are no folds."""
+) -> tuple[list[Fold], Development]:
+    """Cross-validate as --folds says, and refit the head on all development images.
+
+    Returns:
+        The folds, and the development with that head; without --folds none, and it as it is.
+    """
     if options.folds == "none":
-        return []
+        return [], development
     count, num_classes = int(options.folds), int(used["label"].nunique())
     with screen.progress("Cross-validation", count, "folds") as progress:
-        return cross_validate(
+        folds = cross_validate(
             features, used, labels, num_classes, plan, choices, count, ratios(options), progress
         )
+    return folds, refit_on_all(features, labels, num_classes, plan, development)
 
 
 def describe_classifier(
@@ -126,6 +132,8 @@ def write_evidence(
             prevalence=prevalence(options),
         )
         suspects = evidence["label_suspects"]
+        # File names stand in label_suspects.csv alone.
+        evidence["label_suspects"] = {k: v for k, v in suspects.items() if k != "images"}
         write_held_out(run, used, development, suspects, classes, positive_class)
         said = [*notices(used, frozen_pass.weights.kind), *evidence_notices(evidence)]
         if options.robustness and "test" not in evaluation:
@@ -134,8 +142,7 @@ def write_evidence(
                 "was not trained on."
             )
         content = {"notices": said, **evaluation, **evidence, "robustness": None, "saliency": None}
-        write_json(run.evaluation, content)
-        write_figures(run)
+        write_figures(run, content)
         if not options.no_images:
             frame = described.frame
             draw_contact_sheet(

@@ -7,7 +7,7 @@ import pytest
 from medlens.errors import MedlensError
 from medlens.model.calibration import fit_temperature
 from medlens.model.cross_validation import cross_validate
-from medlens.model.development import Choices, Development, develop
+from medlens.model.development import Choices, Development, develop, refit_on_all
 from medlens.model.head import HeadPlan
 from medlens.model.operating_point import parse_rule
 
@@ -128,6 +128,29 @@ def test_each_group_is_tested_in_one_fold_by_a_head_that_never_saw_it() -> None:
         assert not out & set(images["group"].loc[used])
         assert not set(images.index[images["split"] == "test"]) & set(used)
         assert not out & set(images["group"].iloc[fold.development.held_out.rows])
+
+
+def test_the_head_that_is_saved_after_cross_validation_knows_all_development_images() -> None:
+    features, images, labels = draw(80)
+    development = develop(features, images, labels, 2, PLAN, CHOICES, quiet)
+    refitted = refit_on_all(features, labels, 2, PLAN, development)
+    assert refitted.temperature == development.temperature
+    assert refitted.operating_point == development.operating_point
+
+    def loss(one: Development, split: str) -> float:
+        rows = (images["split"] == split).to_numpy()
+        logits = one.training.head.logits(features[rows])
+        of_truth = logits[np.arange(len(logits)), labels[rows]]
+        return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - of_truth))
+
+    # What was val is fitted on now; what is test is not.
+    assert loss(refitted, "val") < 0.8 * loss(development, "val")
+    changed = features.copy()
+    changed[images["split"] == "test"] = 99.0
+    again = refit_on_all(changed, labels, 2, PLAN, development)
+    np.testing.assert_array_equal(
+        again.training.head.layers[0][0], refitted.training.head.layers[0][0]
+    )
 
 
 def test_too_few_groups_for_the_folds_are_refused() -> None:

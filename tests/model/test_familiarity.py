@@ -225,3 +225,14 @@ def test_chest_x_rays_are_unfamiliar_to_a_classifier_of_brain_images(
     limit = choose_limit(distances[:80])
     assert (distances[80:] > limit).mean() <= 0.05
     assert (familiarity.distances(features("pneumoniamnist", "test", 40)) > limit).mean() >= 0.95
+
+
+def test_each_group_weighs_as_one_in_the_limit() -> None:
+    distances = np.arange(1.0, 201.0)
+    # One patient brings the 101 largest distances: it counts as one of 100, not as half of all.
+    groups = np.minimum(np.arange(200), 99)
+    assert choose_limit(distances, groups) > choose_limit(distances[:100])
+    assert choose_limit(distances, np.arange(200)) == choose_limit(distances)
+    many = np.concatenate([np.arange(1.0, 1000.0), np.full(500, 5000.0)])
+    assert choose_limit(many) == 5000
+    assert choose_limit(many, np.minimum(np.arange(1499), 999)) == 991

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from medlens.files import write_json
 from medlens.report.evidence_plots import evidence_drawings
 from medlens.report.figures import FIGURE_LABELS, write_figures
+from medlens.run import Run
 from medlens.run_dir import RunDir
 
 MakeRun = Callable[..., RunDir]
@@ -70,7 +73,7 @@ def run(make_run: MakeRun) -> RunDir:
     made = make_run()
     evaluation = json.loads(made.evaluation.read_text(encoding="utf-8"))
     write_json(made.evaluation, {**evaluation, "positive_class": "pneumonia", **EVIDENCE})
-    write_figures(made)
+    write_figures(made, Run(made.root).evaluation)
     return made
 
 
@@ -110,16 +113,16 @@ def test_what_is_drawn_follows_the_blocks_and_stale_figures_go(run: RunDir) -> N
     fewer["curves"] = {**evaluation["curves"], "decision": None}
     assert set(evidence_drawings(fewer)) == {"precision_recall", "reliability", "abstention"}
     write_json(run.evaluation, fewer)
-    write_figures(run)
+    write_figures(run, Run(run.root).evaluation)
     assert not list(run.figures.glob("subgroups.*"))
     assert not list(run.figures.glob("decision_curve.*"))
     write_json(run.evaluation, evaluation)
-    write_figures(run)
+    write_figures(run, Run(run.root).evaluation)
 
 
 def test_the_same_numbers_give_the_same_bytes(run: RunDir) -> None:
     before = {path.name: path.read_bytes() for path in run.figures.iterdir()}
-    write_figures(run)
+    write_figures(run, Run(run.root).evaluation)
     assert before == {path.name: path.read_bytes() for path in run.figures.iterdir()}
 
 
@@ -136,3 +139,47 @@ def test_levels_beyond_forty_are_left_out_of_the_figure_not_of_the_table(run: Ru
     axes = draw().axes[0]
     assert len(axes.get_yticks()) == 40
     assert axes.get_title(loc="left") == "The first 40 of 60 levels"
+
+
+def test_the_precision_of_a_guess_is_drawn_and_listed(run: RunDir) -> None:
+    per_class = json.loads(run.evaluation.read_text(encoding="utf-8"))["test"]["per_class"]
+    share = per_class["pneumonia"]["n"] / sum(one["n"] for one in per_class.values())
+    assert 0 < share < 1
+    np.testing.assert_allclose(table(run, "precision_recall")["chance"], share)
+    svg = (run.figures / "precision_recall.svg").read_text(encoding="utf-8")
+    assert f"chance: {share:.3f}" in svg
+
+
+def test_a_test_set_of_one_class_has_no_precision_recall_curve_and_says_so(run: RunDir) -> None:
+    evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
+    empty = {"roc": {}, "precision_recall": {}, "decision": None}
+    draw, listed = evidence_drawings({**evaluation, "curves": empty})["precision_recall"]
+    figure = draw()
+    assert listed.empty
+    assert [text.get_text() for text in figure.axes[0].texts] == ["No curve can be drawn."]
+    assert not figure.legends
+
+
+def test_a_level_without_a_value_says_so_in_its_row(run: RunDir) -> None:
+    evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
+    axes = evidence_drawings(evaluation)["subgroups"][0]().axes[0]
+    (text,) = axes.texts
+    assert text.get_text() == "not measured"
+    place = [label.get_text() for label in axes.get_yticklabels()].index("sex: m (n = 4)")
+    assert text.get_position()[1] == axes.get_yticks()[place]
+
+
+def test_two_metrics_are_told_apart_without_colour(run: RunDir) -> None:
+    evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
+    levels = [{"level": name, "n": 5, "groups": 3, "value": measure(0.7)} for name in "fm"]
+    blocks = [
+        {"column": metric, "metric": metric, "levels": levels}
+        for metric in ("accuracy", "roc_auc_macro")
+    ]
+    draw, _ = evidence_drawings({**evaluation, "subgroups": blocks})["subgroups"]
+    figure = draw()
+    points = {line.get_label(): line.get_marker() for line in figure.axes[0].get_lines()}
+    assert points["accuracy"] != points["ROC AUC"]
+    svg = io.BytesIO()
+    figure.savefig(svg, format="svg")
+    assert len(set(re.findall(r"stroke-dasharray: ([\d., ]+)", svg.getvalue().decode()))) == 2

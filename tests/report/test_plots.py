@@ -30,6 +30,7 @@ from medlens.report.plots import (
     row_per_cent,
 )
 from medlens.report.predictions import read_predictions
+from medlens.run import Run
 from medlens.run_dir import RunDir
 
 MakeRun = Callable[..., RunDir]
@@ -60,14 +61,14 @@ def svg_texts(run: RunDir, name: str) -> list[str]:
 @pytest.fixture(scope="module")
 def binary(make_run: MakeRun) -> RunDir:
     run = make_run()
-    write_figures(run)
+    write_figures(run, Run(run.root).evaluation)
     return run
 
 
 @pytest.fixture(scope="module")
 def three(make_run: MakeRun) -> RunDir:
     run = make_run(("a", "b", "c"))
-    write_figures(run)
+    write_figures(run, Run(run.root).evaluation)
     return run
 
 
@@ -87,7 +88,7 @@ def test_the_same_files_give_the_same_bytes_whatever_the_settings(
     again = make_run()
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
         before = dict(matplotlib.rcParams)
-        write_figures(again)
+        write_figures(again, Run(again.root).evaluation)
         assert dict(matplotlib.rcParams) == before
     for path in binary.figures.iterdir():
         assert path.read_bytes() == (again.figures / path.name).read_bytes(), path.name
@@ -138,7 +139,7 @@ def test_of_two_classes_the_positive_one_alone_has_a_curve(binary: RunDir) -> No
 
 def test_a_class_absent_from_test_is_left_out_and_said(make_run: MakeRun) -> None:
     run = make_run(("a", "b", "gone"), absent_from_test=["gone"])
-    write_figures(run)
+    write_figures(run, Run(run.root).evaluation)
     evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
     assert curves_left_out(evaluation) == {"gone": "no test image"}
     assert set(pd.read_csv(run.figures / "roc.csv")["class"]) == {"a", "b"}
@@ -151,7 +152,7 @@ def test_a_class_absent_from_test_is_left_out_and_said(make_run: MakeRun) -> Non
 
 def test_a_test_set_of_one_class_gives_figures_without_a_curve(make_run: MakeRun) -> None:
     run = make_run(("a", "b"), absent_from_test=["b"])
-    write_figures(run)
+    write_figures(run, Run(run.root).evaluation)
     assert "No curve can be drawn." in svg_texts(run, "roc")
     assert (run.figures / "roc.csv").read_text().splitlines() == [
         "class,threshold,false_positive_rate,true_positive_rate"
@@ -161,7 +162,7 @@ def test_a_test_set_of_one_class_gives_figures_without_a_curve(make_run: MakeRun
 def test_odd_class_names_are_drawn_as_they_are(make_run: MakeRun) -> None:
     names = ("<script>alert(1)</script>", "_hidden & $x_1$", "a\nb\x01c", 'say "so"', "肺炎")
     run = make_run(names)
-    write_figures(run)
+    write_figures(run, Run(run.root).evaluation)
     for shown in short_names(names):
         assert svg_texts(run, "confusion_matrix").count(shown) == 2
         assert any(text.startswith(f"{shown}: ") for text in svg_texts(run, "roc"))

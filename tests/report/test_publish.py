@@ -21,7 +21,7 @@ MakeRun = Callable[..., RunDir]
 @pytest.fixture
 def run(make_run: MakeRun) -> RunDir:
     made = make_run()
-    write_figures(made)
+    write_figures(made, Run(made.root).evaluation)
     return made
 
 

@@ -71,6 +71,14 @@ def test_names_and_numbers_of_single_cases_are_not_shown() -> None:
     assert "Doe" not in str(table.parts) and "Smith" not in str(table.parts)
 
 
+def test_a_value_that_few_patients_share_is_not_shown() -> None:
+    ten_a_patient = [f"MRN{number // 10:05d}" for number in range(100)]
+    groups = [str(number // 10) for number in range(100)]
+    table = table_one(images(mrn=ten_a_patient, group=groups), ["ill", "well"])
+    assert table.left_out == ("mrn",)
+    assert "MRN" not in str(table.parts)
+
+
 def test_truths_of_phantoms_and_own_columns_are_no_metadata() -> None:
     table = table_one(images(lesion_x=["1"] * 100, excluded=[""] * 100), ["ill", "well"])
     assert [one.name for one in table.parts] == ["", "Class", "File"]

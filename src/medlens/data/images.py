@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import stat
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +24,7 @@ from medlens.data.decoded import (
 )
 from medlens.data.dicom import decode_dicom, looks_like_dicom, read_dicom_size
 from medlens.data.pictures import decode_picture, read_picture_size
+from medlens.quiet import LIBRARY_WARNINGS
 
 __all__ = [
     "FITS",
@@ -187,42 +186,10 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-class _LibraryWarnings:
-    """Leaves out what Pillow and pydicom warn about while any thread is reading an image.
-
-    A damaged or odd file is reported once, by its reason, not by warnings on the screen.
-    `warnings.catch_warnings` alone is not safe in threads: of two that overlap, the one that ends
-    last leaves its filters behind for good. So the first thread in sets the filters and the last
-    one out restores them. Warnings of all other modules are left as they are.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers = 0
-        self._filters = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._readers == 0:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.filterwarnings("ignore", module=r"(PIL|pydicom|pylibjpeg|openjpeg)(\.|$)")
-            self._readers += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._readers -= 1
-            if self._readers == 0:
-                self._filters.__exit__(None, None, None)
-
-
-_LIBRARY_WARNINGS = _LibraryWarnings()
-
-
 @contextmanager
 def _reading() -> Iterator[None]:
     """Turn everything that goes wrong with a file into UnreadableImage, quietly."""
-    with _LIBRARY_WARNINGS, np.errstate(all="ignore"):  # absurd values overflow
+    with LIBRARY_WARNINGS, np.errstate(all="ignore"):  # absurd values overflow
         try:
             yield
         except UnreadableImage:

@@ -28,7 +28,7 @@ SET_LEVELS = (0.9, 0.95)
 FITTED_ON = {
     "val": "a half of val, by group, that early stopping never saw",
     "out_of_fold": "train's out-of-fold predictions: approximate, because they come from heads "
-    "that saw four fifths of train",
+    "that saw only a part of train",
     "stop": "val, which also stopped the training: approximate and a little too confident, because "
     "train has too few groups of a class for out-of-fold predictions",
 }
@@ -169,8 +169,40 @@ def develop(
             level: choose_threshold(calibrated, truth, level, groups) for level in SET_LEVELS
         },
         familiarity=familiarity,
-        limit=choose_limit(held_out.distances),
+        limit=choose_limit(held_out.distances, groups),
     )
+
+
+def refit_on_all(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    num_classes: int,
+    plan: HeadPlan,
+    development: Development,
+) -> Development:
+    """The same with its head fitted on all development images, for as many epochs as at its best.
+
+    For the classifier that is saved after cross-validation. What was chosen stays: temperature,
+    operating point, prediction sets and limit.
+
+    Args:
+        features: As for `develop`.
+        labels: As for `develop`.
+        num_classes: As for `develop`.
+        plan: As for `develop`.
+        development: Of train and val.
+    """
+    training, roles = development.training, development.roles
+    rows = TrainingRows(np.flatnonzero(roles != ""), np.flatnonzero(roles == STOP))
+    fixed = _without_stopping(plan, training.best_epoch)
+    again = train_head(
+        features, labels, rows, num_classes, fixed, _ignore, training.compiled, keep="last"
+    )
+    return replace(development, training=replace(training, head=again.head))
+
+
+def _without_stopping(plan: HeadPlan, epochs: int) -> HeadPlan:
+    return replace(plan, epochs=epochs, patience=epochs, stop_at_accuracy=None)
 
 
 def predict_out_of_fold(
@@ -196,9 +228,7 @@ def predict_out_of_fold(
     fold = assign_folds(fit, count=count, seed=choices.seed)
     logits = np.empty((len(fit), len(training.head.layers[-1][1])))
     distances = np.empty(len(fit))
-    fixed = replace(
-        plan, epochs=training.best_epoch, patience=training.best_epoch, stop_at_accuracy=None
-    )
+    fixed = _without_stopping(plan, training.best_epoch)
     for number in range(1, count + 1):
         out, others = rows.fit[fold == number], rows.fit[fold != number]
         if len(np.unique(labels[others])) < logits.shape[1]:

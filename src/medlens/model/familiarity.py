@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,26 +133,35 @@ def fit_familiarity(
     return Familiarity(mean, spread, centre, components, values @ components)
 
 
-def choose_limit(held_out_distances: NDArray[np.float64]) -> float:
+def choose_limit(
+    held_out_distances: NDArray[np.float64], groups: NDArray[np.int64] | None = None
+) -> float:
     """The distance above which an image is unfamiliar: the 99th percentile of held-out images.
 
     It is the smallest held-out distance at or below which lie 99 % of these distances and the one
     of a further image, which counts as the largest (split-conformal). So a further image of the
     same kind is flagged with a chance of at most 1 %. With fewer than 99 images no distance does
-    that; the limit is then the largest, and the chance at most 1 / (images + 1).
+    that; the limit is then the largest, and the chance at most 1 / (images + 1). With `groups` each
+    group weighs as one, shared by its images, and the further image is one of a further group (as
+    in `choose_threshold`).
 
     Args:
         held_out_distances: Of images that the familiarity was not fitted on, of shape (images,),
             one at least. Distances of training images are too small.
+        groups: The group of each image, of the same shape; None where every image is its own.
 
     Raises:
         ValueError: If there is no distance, or one is not a finite number.
     """
-    distances = np.sort(np.asarray(held_out_distances, np.float64))
+    distances = np.asarray(held_out_distances, np.float64)
     if len(distances) == 0 or not np.isfinite(distances).all():
         raise ValueError("a limit needs one distance at least, and finite ones")
-    rank = math.ceil(LIMIT_QUANTILE * (len(distances) + 1) - 1e-9)
-    return float(distances[min(rank, len(distances)) - 1])
+    own = np.arange(len(distances)) if groups is None else np.asarray(groups)
+    _, group, sizes = np.unique(own, return_inverse=True, return_counts=True)
+    order = np.argsort(distances, kind="stable")
+    weight = np.cumsum(1 / sizes[group[order]])
+    place = int(np.searchsorted(weight, LIMIT_QUANTILE * (len(sizes) + 1) - 1e-9))
+    return float(distances[order[min(place, len(distances) - 1)]])
 
 
 def save_familiarity(path: Path, familiarity: Familiarity, limit: float) -> None:

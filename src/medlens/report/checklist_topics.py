@@ -246,7 +246,8 @@ def _imbalance(facts: RunFacts) -> Known:
 
 def _differences(facts: RunFacts) -> Known:
     shift = facts.evaluation.get("prediction_sets", {}).get("class_balance_shift")
-    said = [_say_shift(shift, "development and internal test images")] if shift else []
+    is_known = bool(shift) and shift["p"] is not None
+    said = [_say_shift(shift, "development and internal test images")] if is_known else []
     said += [
         _say_shift(one["class_balance_shift"], "internal and external test images")
         for one in facts.external

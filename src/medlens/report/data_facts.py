@@ -10,7 +10,7 @@ import pandas as pd
 SPLITS: Mapping[str, str] = {
     "train": "fitted on",
     "val": "chosen on",
-    "test": "looked at once",
+    "test": "only measured on",
 }
 # File names shown of a finding; all of them are in audit.json.
 MOST_FILES = 20

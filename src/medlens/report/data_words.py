@@ -88,14 +88,15 @@ def split_sentence(facts: RunFacts) -> str:
         return (
             f"{said} In addition, {folds} was done on the images for training and tuning, in whole "
             "groups and stratified by class: each fold was tested once by a classifier trained "
-            f"without any of its groups, for which {inner}. The test set took no part."
+            f"without any of its groups, for which {inner}. The test set took no part. Then the "
+            "head was fitted anew on all of these images, for as many epochs as before."
         )
     return (
         f"No images were kept apart as a test set. Instead, all were tested in {folds}, in whole "
         "groups and stratified by class: each fold was tested once by a classifier trained "
         f"without any of its groups, for which {inner}. The classifier that was saved is none of "
-        "these; it was made from all images and was not itself tested. To make it, "
-        f"{_lower(said)}"
+        "these and was not itself tested. To find its number of epochs and to calibrate it, "
+        f"{_lower(said)} Then its head was fitted anew on all images, for as many epochs."
     )
 
 

@@ -32,12 +32,18 @@ from medlens.report.subgroups import subgroups_block
 
 SETS_METHOD = (
     "Split-conformal sets: a class belongs where its calibrated probability reaches the threshold; "
-    "the most probable class always does. The promise is for a random image of a new patient."
+    "the most probable class always does. The promise is for a random image of a new group."
 )
 UNFAMILIAR_METHOD = (
     "Distance to the nearest training image in the space of the features; the limit is the 99th "
     "percentile of the distances of held-out images."
 )
+NO_OTHER_SET = {
+    "p": None,
+    "is_shifted": False,
+    "text": "In cross-validation each fold is drawn from the same images as those it is chosen on: "
+    "what coverage there is elsewhere is not known from it.",
+}
 FILE_FACTS = ("width", "height", "mode", "format", "bytes", "border", "mean")
 
 
@@ -138,13 +144,16 @@ def find_suspects(
 
 def _said_of(tested: Tested) -> dict[str, Any]:
     """On what the choices were fitted, in the words of the report."""
-    kind = tested.development.fitted_on
-    return {
-        "fitted_on": kind,
-        "approximate": kind != "val",
-        "text": f"Fitted on {FITTED_ON[kind]}."
-        + (" Each fold of the cross-validation fitted its own." if tested.folds else ""),
-    }
+    if not tested.folds:
+        kind = tested.development.fitted_on
+        text = f"Fitted on {FITTED_ON[kind]}."
+        return {"fitted_on": kind, "approximate": kind != "val", "text": text}
+    kinds = {one.fitted_on for one in tested.folds.values()}
+    found = [kind for kind in FITTED_ON if kind in kinds]
+    ways = "; or on ".join(FITTED_ON[kind] for kind in found)
+    text = f"Each fold of the cross-validation chose its own, on {ways}."
+    # The last of the ways is the weakest.
+    return {"fitted_on": found[-1], "approximate": found != ["val"], "text": text}
 
 
 def _calibration(tested: Tested, positive: int | None) -> dict[str, Any]:
@@ -171,6 +180,10 @@ def _operating_point(tested: Tested, prevalence: float | None) -> dict[str, Any]
     point = tested.development.operating_point
     if point is None or tested.positive is None or tested.named is None:
         return {"threshold": None, "reason": tested.development.no_operating_point}
+    without = [one for one in tested.folds.values() if one.operating_point is None]
+    if without:
+        reason = f"in {len(without)} of {len(tested.folds)} folds {without[0].no_operating_point}"
+        return {"threshold": None, "reason": reason}
     called = tested.rows["decision"].to_numpy(str) == tested.named
     block = decisions_on_test(tested.split, tested.positive, called, tested.named)
     at_prevalence = None
@@ -201,8 +214,12 @@ def _prediction_sets(tested: Tested, images: pd.DataFrame) -> dict[str, Any]:
     held_out = images.iloc[development.held_out.rows]
     fitted_on = [pd.Categorical(held_out["label"], list(tested.classes)).codes.astype(np.int64)]
     fitted_on.append(np.unique(held_out["group"], return_inverse=True)[1])
-    shift = class_balance_shift(
-        (fitted_on[0], fitted_on[1]), (split.truth, split.groups), tested.classes
+    shift = (
+        NO_OTHER_SET
+        if tested.folds
+        else class_balance_shift(
+            (fitted_on[0], fitted_on[1]), (split.truth, split.groups), tested.classes
+        )
     )
     levels = sets_on_test(split, tested.classes, sets)
     for level, threshold in development.set_thresholds.items():

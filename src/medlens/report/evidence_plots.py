@@ -42,9 +42,12 @@ def evidence_drawings(evaluation: Mapping[str, Any]) -> dict[str, Drawing]:
         shares = {name: block for name, block in curves["precision_recall"].items() if block}
         areas = evaluation[headline(evaluation)]["per_class"]
         shown = [name for name in shown_classes(evaluation) if name in shares]
+        images = sum(one["n"] for one in areas.values())
+        chances = {name: areas[name]["n"] / images for name in shown}
+        table = curve_table({name: shares[name] for name in shown}, "recall", "precision")
         found["precision_recall"] = (
-            partial(draw_precision_recall, {name: shares[name] for name in shown}, areas),
-            curve_table({name: shares[name] for name in shown}, "recall", "precision"),
+            partial(draw_precision_recall, {name: shares[name] for name in shown}, areas, chances),
+            table.assign(chance=table.index.map(chances)),
         )
         if curves["decision"]:
             table = pd.DataFrame(curves["decision"]).set_index("threshold")
@@ -70,23 +73,32 @@ def evidence_drawings(evaluation: Mapping[str, Any]) -> dict[str, Drawing]:
 
 
 def draw_precision_recall(
-    curves: Mapping[str, Mapping[str, Any]], areas: Mapping[str, Mapping[str, Any]]
+    curves: Mapping[str, Mapping[str, Any]],
+    areas: Mapping[str, Mapping[str, Any]],
+    chances: Mapping[str, float],
 ) -> Figure:
     """Precision against recall, each class against the rest, with 95 % bands.
 
     Args:
         curves: By class recall, precision, low and high, 0 to 1.
-        areas: By class the measures of the result: average precision, and how many images.
+        areas: By class the measures of the result, average precision among them.
+        chances: By class its share of the images, 0 to 1: the precision of a guess.
     """
-    figure, axes = new_figure(WIDTH, 4.5 + 0.2 * (len(curves) + 1))
+    figure, axes = new_figure(WIDTH, 4.5 + 0.2 * (len(curves) + 2))
     for number, (name, short) in enumerate(zip(curves, short_names(list(curves)), strict=True)):
         label = f"{short}: {area_text(areas[name]['average_precision'])}"
         _curve(axes, curves[name], "recall", "precision", number, label, len(curves))
-    if not curves:
-        axes.text(0.5, 0.5, "No curve can be drawn.", ha="center", va="bottom")
+        colour = INK if len(curves) == 1 else COLOURS[number % len(COLOURS)]
+        axes.axhline(chances[name], color=colour, linewidth=0.8, linestyle=STROKES[2])
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set_xlabel("Recall (sensitivity)")
     axes.set_ylabel("Precision (positive predictive value)")
+    if not curves:
+        axes.text(0.5, 0.5, "No curve can be drawn.", ha="center", va="bottom")
+        return figure
+    only = next(iter(chances.values()))
+    words = f"chance: {only:.3f}" if len(chances) == 1 else "chance: the share of each class"
+    axes.plot([], [], color=INK, linewidth=0.8, linestyle=STROKES[2], label=words)
     figure.legend(
         loc="outside lower center",
         title="Average precision (95 % interval)",
@@ -137,10 +149,10 @@ def draw_reliability(bins: Mapping[str, Sequence[Mapping[str, Any]]], named: str
         seen = np.array([one["share"]["value"] for one in rows])
         limits = np.array([one["share"]["ci95"] for one in rows]).reshape(-1, 2).T
         if name == "after":
-            axes.vlines(stated, *limits, color=colour, linewidth=1.2, alpha=0.6)
+            axes.vlines(stated, *limits, color=colour, linewidth=1.2, alpha=0.6, clip_on=False)
         axes.plot(
             stated, seen, color=colour, marker=marker, markerfacecolor=face, markersize=5,
-            linestyle=STROKES[1] if name == "before" else "-", linewidth=1.2,
+            linestyle=STROKES[1] if name == "before" else "-", linewidth=1.2, clip_on=False,
             label=f"{name} the temperature",
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
@@ -188,11 +200,19 @@ def draw_subgroups(table: pd.DataFrame, result: Mapping[str, Any]) -> Figure:
         axes.hlines(
             places[rows], shown.loc[rows, "low"], shown.loc[rows, "high"], color=colour, lw=1.6
         )
-        axes.plot(values, places[rows], "s", color=colour, markersize=5, label=words)
+        marker = "s" if number == 0 else "o"
+        axes.plot(values, places[rows], marker, color=colour, markersize=5, label=words)
         whole = result[metric]["value"]
         if whole is not None:
             label = f"{words} of all: {whole:.3f}"
-            axes.axvline(whole, color=colour, linestyle=STROKES[1], linewidth=1, label=label)
+            stroke = STROKES[number + 1]
+            axes.axvline(whole, color=colour, linestyle=stroke, linewidth=1, label=label)
+    for place in places[shown["value"].isna().to_numpy()]:
+        # Halfway across whatever the values are; its height is that of the row.
+        axes.text(
+            0.5, place, "not measured", transform=axes.get_yaxis_transform(),
+            ha="center", va="center", fontsize=9, bbox={"facecolor": PAPER, "lw": 0, "pad": 1.5},
+        )  # fmt: skip
     axes.set_yticks(places, labels)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.grid(visible=False, axis="y")

@@ -8,10 +8,9 @@ from typing import Any
 import pandas as pd
 
 from medlens.model.engine import FrozenPass
+from medlens.model.familiarity import LIMIT_QUANTILE
 from medlens.model.head import WEIGHT_DECAY, HeadPlan, Training
-
-# Below this many images a test set gives intervals too wide for most claims.
-SMALL_TEST = 100
+from medlens.report.run_facts import is_small_test
 
 
 def training_facts(
@@ -74,12 +73,14 @@ def notices(used: pd.DataFrame, weights_kind: str) -> list[str]:
     if tested.empty:
         said.append(
             "There is no test set apart: every image was tested once in cross-validation. The "
-            "classifier that is saved was trained on all of them and was not itself tested."
+            "classifier that is saved was fitted on all of them and was not itself tested."
         )
-    elif len(tested) < SMALL_TEST:
+    what, rows = ("test set", tested) if len(tested) else ("data set", used)
+    groups = rows["group"].nunique()
+    if is_small_test(len(rows), groups):
         said.append(
-            f"The test set is small: {len(tested):,} images of {tested['group'].nunique():,} "
-            "groups. Read the intervals, not the values."
+            f"The {what} is small: {len(rows):,} images of {groups:,} groups. Read the intervals, "
+            "not the values."
         )
     return said
 
@@ -91,8 +92,46 @@ def evidence_notices(evidence: Mapping[str, Any]) -> list[str]:
         for probe in evidence["baselines"]["probes"]
         if probe.get("severity") == "alarm"
     ]
+    said += _miscalibration(evidence["calibration"]["after"])
+    said += _missed_operating_point(evidence["operating_point"])
+    flagged = evidence["unfamiliar"]["test_false_alarms"]
+    if flagged["value"] is not None and flagged["ci95"][0] > 1 - LIMIT_QUANTILE:
+        said.append(
+            f"Flagged as unfamiliar are {100 * flagged['value']:.1f} % of the images tested, where "
+            "1 % was meant: they differ from those that the limit was chosen on."
+        )
     shift = evidence["prediction_sets"]["class_balance_shift"]
     return [*said, shift["text"]] if shift["is_shifted"] else said
+
+
+def _miscalibration(after: Mapping[str, Any]) -> list[str]:
+    """Said where slope or intercept are surely not what calibrated probabilities have."""
+    wrong = []
+    for name, ideal, label in (("slope", 1, "slope"), ("intercept", 0, "calibration in the large")):
+        measure = after[name]
+        if measure["value"] is not None and not measure["ci95"][0] <= ideal <= measure["ci95"][1]:
+            wrong.append(f"{label} {measure_text(measure)}, where {ideal} is meant")
+    if not wrong:
+        return []
+    return [
+        f"The probabilities do not mean what they say on the images tested: {'; '.join(wrong)}. "
+        "Do not read 0.9 as nine in ten."
+    ]
+
+
+def _missed_operating_point(point: Mapping[str, Any]) -> list[str]:
+    """Said where the test surely does not reach what was seen where the threshold was chosen."""
+    if point["threshold"] is None:
+        return []
+    said = []
+    for name, label in (("recall", "sensitivity"), ("specificity", "specificity")):
+        reached, chosen = point["test"][name], point["development"][name]
+        if reached["value"] is not None and reached["ci95"][1] < chosen:
+            said.append(
+                f"At the operating point the {label} is {measure_text(reached)} on the images "
+                f"tested; it was {chosen:.3f} where the threshold was chosen."
+            )
+    return said
 
 
 SAID_METRICS = ("accuracy", "balanced_accuracy", "recall_macro", "roc_auc_macro")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
 from medlens.files import write_bytes
+from medlens.quiet import LIBRARY_WARNINGS
 from medlens.run_dir import RunDir
 
 # The report exchanges these three for colours of a dark page; nothing else may have them.
@@ -98,9 +98,7 @@ def save_figure(run: RunDir, name: str, draw: Callable[[], Figure], table: pd.Da
     installed = set(fontManager.get_font_names())
     fonts = ["DejaVu Sans", *(font for font in FURTHER_FONTS if font in installed)]
     png, svg = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # A script that no font here has is drawn as boxes in the PNG; the SVG keeps the text.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+    with matplotlib.rc_context(), LIBRARY_WARNINGS:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**STYLE, "font.family": fonts, "svg.hashsalt": name})
         figure = draw()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,21 +27,22 @@ FIGURE_LABELS: Mapping[str, str] = {
 }
 
 
-def write_figures(run: RunDir) -> None:
-    """Draw every figure of a run into its folder of figures, from the run's files alone.
+def write_figures(run: RunDir, evaluation: Mapping[str, Any]) -> None:
+    """Draw every figure of a run into its folder of figures.
 
     A figure of an earlier evaluation that this one has not is taken away.
 
     Args:
-        run: A run folder with history.csv, training.json, predictions.csv and evaluation.json.
+        run: A run folder with history.csv, training.json and predictions.csv.
+        evaluation: The content of evaluation.json, written or about to be.
     """
-    evaluation: dict[str, Any] = json.loads(run.evaluation.read_text(encoding="utf-8"))
     drawings = {**main_drawings(run, evaluation), **evidence_drawings(evaluation)}
     for name, (draw, table) in drawings.items():
         save_figure(run, name, draw, table)
     bands = curve_table(
         evaluation.get("curves", {}).get("roc", {}), "false_positive_rate", "recall"
     )
+    (run.figures / "roc_bands.csv").unlink(missing_ok=True)
     if not bands.empty:
         write_text(run.figures / "roc_bands.csv", bands.to_csv())
     for name in FIGURE_LABELS.keys() - drawings.keys():

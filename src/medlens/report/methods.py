@@ -9,17 +9,24 @@ from typing import Any
 from medlens.report.data_words import data_sentences, disjoint_sentence, split_sentence
 from medlens.report.interval_words import interval_methods
 from medlens.report.references import number_references
-from medlens.report.run_facts import RunFacts, count_of, join_words, read_facts
+from medlens.report.run_facts import RunFacts, count_of, is_small_test, join_words, read_facts
 from medlens.run_dir import RunDir
 
-BACKBONE_NAMES = {"vgg16": "VGG16", "mobilenet_v2": "MobileNetV2"}
+BACKBONE_NAMES = {
+    "vgg16": "VGG16",
+    "vgg19": "VGG19",
+    "resnet50": "ResNet-50",
+    "densenet121": "DenseNet-121",
+    "mobilenet_v2": "MobileNetV2",
+    "efficientnet_v2b0": "EfficientNetV2-B0",
+    "convnext_tiny": "ConvNeXt-Tiny",
+}
 SQUARE = {
     "pad": "padded with black to a square",
     "crop": "cropped to the square in their centre",
     "stretch": "stretched to a square",
 }
 # Below this many images a test set gives intervals too wide for most claims.
-SMALL_TEST = 100
 FITTED_ON = {
     "val": "half of the tuning images, divided by group, which had not been used to stop the "
     "training",
@@ -279,7 +286,10 @@ def _further(facts: RunFacts) -> str:
             "[@northcutt]; none was changed."
         )
     if facts.evaluation.get("saliency"):
-        said.append("Heat maps of test images were made from activations and gradients [@cam].")
+        which = (
+            "test images" if "test" in facts.evaluation else "images, from the saved classifier,"
+        )
+        said.append(f"Heat maps of {which} were made from activations and gradients [@cam].")
     if facts.evaluation.get("robustness"):
         changes = facts.evaluation["robustness"]
         listed = "; ".join(f"{one['change']} ({one['text']})" for one in changes[1:])
@@ -326,7 +336,7 @@ def limit_sentences(facts: RunFacts) -> list[str]:
         )
     if "test" not in facts.evaluation:
         said.append("The classifier that was saved was not itself tested.")
-    elif facts.result["n"] < SMALL_TEST:
+    elif is_small_test(facts.result["n"], facts.result["groups"]):
         said.append(
             f"The test set is small ({count_of(facts.result['n'], 'image')} of "
             f"{count_of(facts.result['groups'], 'group')}), and the intervals are wide."

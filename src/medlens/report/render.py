@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import re
@@ -192,6 +193,7 @@ def report_content(run: RunDir) -> dict[str, Any]:
         "evidence": list_sections(
             evaluation,
             pictures=[] if no_images else list_heat_maps(run, evaluation),
+            suspects=[] if no_images else read_suspects(run),
             external=read_external(run),
         ),
         "methods": methods_paragraphs(run),
@@ -219,6 +221,14 @@ def read_external(run: RunDir) -> dict[str, Any]:
         path.parent.name: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(run.external.glob("*/evaluation.json"))
     }
+
+
+def read_suspects(run: RunDir) -> list[dict[str, str]]:
+    """The rows of label_suspects.csv, as text."""
+    if not run.label_suspects.is_file():
+        return []
+    with run.label_suspects.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def list_heat_maps(run: RunDir, evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:

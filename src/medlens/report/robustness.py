@@ -130,7 +130,7 @@ CHANGES: tuple[Change, ...] = (
 
 
 def draw_by_group(groups: Sequence[Any] | NDArray[Any], most: int, seed: int) -> NDArray[np.intp]:
-    """Draw whole groups of images until no more fits.
+    """Draw whole groups of images until one does not fit: small groups are not preferred.
 
     Args:
         groups: The group of each image.
@@ -138,8 +138,8 @@ def draw_by_group(groups: Sequence[Any] | NDArray[Any], most: int, seed: int) ->
         seed: Of the draw.
 
     Returns:
-        Ascending row numbers, at most `most`; all of them where they are no more. Of groups that
-        are all larger than `most`, as many images of one.
+        Ascending row numbers, at most `most`; all of them where they are no more. Of a first
+        group larger than `most`, as many of its images.
     """
     numbers = np.unique(np.asarray(groups), return_inverse=True)[1]
     if len(numbers) <= most:
@@ -148,9 +148,10 @@ def draw_by_group(groups: Sequence[Any] | NDArray[Any], most: int, seed: int) ->
     order = np.random.default_rng([seed, most]).permutation(len(sizes))
     left, chosen = most, []
     for group in order:
-        if sizes[group] <= left:
-            chosen.append(group)
-            left -= sizes[group]
+        if sizes[group] > left:
+            break
+        chosen.append(group)
+        left -= sizes[group]
     if not chosen:
         return np.flatnonzero(numbers == order[0])[:most]
     return np.flatnonzero(np.isin(numbers, chosen))

@@ -20,6 +20,8 @@ from medlens.run_dir import RunDir
 
 # What stands in dataset.csv of an image that --resolve-leaks took out begins like this.
 LEAK = "leak:"
+# With fewer, a test set gives intervals too wide for most claims.
+FEWEST_IMAGES, FEWEST_GROUPS = 100, 50
 RESULT_NAMES = {"test": "on the internal test set", "out_of_fold": "in cross-validation"}
 
 
@@ -174,6 +176,11 @@ def number_text(name: str, measure: Mapping[str, Any]) -> str:
     if not shown.value:
         return f"not available: {shown.reason}"
     return f"{shown.value} (95 % interval {shown.interval})"
+
+
+def is_small_test(images: int, groups: int) -> bool:
+    """Whether so many images of so many groups are few for a test."""
+    return images < FEWEST_IMAGES or groups < FEWEST_GROUPS
 
 
 def join_words(words: list[str], last: str = "and") -> str:

@@ -59,6 +59,7 @@ def list_sections(
     evaluation: Mapping[str, Any],
     *,
     pictures: Sequence[tuple[str, str]] = (),
+    suspects: Sequence[Mapping[str, Any]] = (),
     external: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Section]:
     """One section for each block that is there, in the order of the report.
@@ -66,6 +67,7 @@ def list_sections(
     Args:
         evaluation: The content of evaluation.json.
         pictures: The heat maps, each as a data: URI with its caption.
+        suspects: The rows of label_suspects.csv.
         external: evaluation.json of each external test, by its name.
     """
     makers: dict[str, Callable[[Any], Section]] = {
@@ -79,7 +81,7 @@ def list_sections(
     found = [make(evaluation[name]) for name, make in makers.items() if name in evaluation]
     found.append(replace(_failures(evaluation), pictures=tuple(pictures)))
     if evaluation.get("label_suspects"):
-        found.append(_label_suspects(evaluation["label_suspects"]))
+        found.append(_label_suspects(evaluation["label_suspects"], suspects))
     if evaluation.get("robustness"):
         found.append(_robustness(evaluation["robustness"]))
     if external:
@@ -324,17 +326,17 @@ def _failures(evaluation: Mapping[str, Any]) -> Section:
     return Section("failures", "Failures", tuple(said), tables)
 
 
-def _label_suspects(block: Mapping[str, Any]) -> Section:
+def _label_suspects(block: Mapping[str, Any], suspects: Sequence[Mapping[str, Any]]) -> Section:
     title = "Labels to look at again"
     if block["n"] is None:
         return Section("label-suspects", title, (f"Not looked for: {block['reason']}.",))
     more = " All are listed in label_suspects.csv." if block["n"] else ""
     files = tuple(
         (
-            one["path"],
-            f"labelled {one['label']}; rather {one['suggested']} ({one['probability']:.3f})",
+            str(one["path"]),
+            f"labelled {one['label']}; rather {one['suggested']} ({float(one['probability']):.3f})",
         )
-        for one in block["images"][:MOST_SUSPECTS]
+        for one in suspects[:MOST_SUSPECTS]
     )
     return Section("label-suspects", title, (block["text"] + more,), files=files)
 

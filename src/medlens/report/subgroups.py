@@ -39,6 +39,8 @@ PLANTED = "lesion_"
 # Whole numbers of which so many are different, in so many groups, are identifiers; ages are not.
 IDENTIFIER_SHARE = 0.9
 IDENTIFIER_GROUPS = 50
+# The name of all levels together that are too small to be measured: their own might name a patient.
+TOO_FEW = "levels with few cases"
 METHOD = "Cochran's Q with a variance pooled over the levels, F distribution; Holm-adjusted"
 
 
@@ -160,6 +162,8 @@ def _measure_levels(
     }
     if len(large) < 2:
         return None
+    small = [own for name, own in rows.items() if name not in large]
+    rows = large | ({TOO_FEW: pd.concat(small)} if small else {})
     has_all = all(own["label"].nunique() == len(classes) for own in large.values())
     reason = f"fewer than {FEWEST_IMAGES} images or {FEWEST_GROUPS} groups"
     found, compared = [], []

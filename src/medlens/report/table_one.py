@@ -12,8 +12,8 @@ from medlens.data.dataset import OWN_COLUMNS, RESERVED_COLUMNS
 from medlens.report.subgroups import BLANKS, MOST_LEVELS, PLANTED, is_identifier
 
 SHOWN_SPLITS = ("train", "val", "test")
-# Words of which so few images share each are names, not levels.
-FEWEST_PER_LEVEL = 3
+# A value that images of fewer groups share might name a patient.
+FEWEST_GROUPS = 3
 THIN = "\N{NO-BREAK SPACE}"
 
 
@@ -114,7 +114,8 @@ def _column(
             return None
         rows = (("median (quartiles)", *(_quartiles(frame[column]) for frame in frames)),)
         return (*rows, *missing)
-    if len(levels) > MOST_LEVELS or len(known) < FEWEST_PER_LEVEL * len(levels):
+    groups = used.loc[known.index, "group"].groupby(known).nunique()
+    if len(levels) > MOST_LEVELS or (groups < FEWEST_GROUPS).any():
         return None
     return (*_counted(frames, column, levels), *missing)
 

@@ -205,6 +205,15 @@ def list_limits(
     )
     small = high - low > 2 * WIDE_INTERVAL
     limits.append(Limit("A small test set." if small else "Size of the test set.", known))
+    if headline(evaluation) == "out_of_fold":
+        limits.append(
+            Limit(
+                "Cross-validation.",
+                "The classifiers of the folds share training images, which the intervals do not "
+                "count: they are somewhat too narrow (Bengio and Grandvalet 2004), and none of the "
+                "numbers is of the classifier that is saved.",
+            )
+        )
     limits += _limits_of_classes(test)
     limits += [
         Limit(
@@ -250,8 +259,8 @@ def _limits_of_choices(evaluation: Mapping[str, Any]) -> list[Limit]:
         limits.append(
             Limit(
                 "No threshold.",
-                "The answer is the class with the highest probability, as no class of interest is "
-                "named; --positive-class does.",
+                "The answer is the class with the highest probability: "
+                f"{evaluation['operating_point']['reason']}.",
             )
         )
     return limits
