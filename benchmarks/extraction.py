@@ -34,9 +34,10 @@ from medlens.data.dataset import Dataset, read_dataset
 from medlens.data.images import read_image
 from medlens.data.scan import PictureRule, Pictures, scan
 from medlens.data.store import Store
-from medlens.model.backbone import BACKBONES, Weights
+from medlens.model.backbone import BACKBONES
 from medlens.model.engine import Forward, FrozenPass
 from medlens.model.features import extract_features, feature_store
+from medlens.model.weights import Weights
 
 IMAGE_SIZE = 224
 RANDOM = Weights("random", None, 0, "random filters, seed 0")

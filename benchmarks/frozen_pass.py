@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from medlens.data.scan import PictureRule
-from medlens.model.backbone import BACKBONES, Weights
+from medlens.model.backbone import BACKBONES
 from medlens.model.engine import FrozenPass, compile_forward, relative_difference
 from medlens.model.fast_cpu import Network, usable_cores, write_ncnn
+from medlens.model.weights import Weights
 
 MATRIX = 4096
 # Backbones that ncnn_graph can translate but that Keras runs by default, and where they are pooled.

@@ -25,9 +25,10 @@ from PIL import Image
 from medlens.data.dataset import read_dataset
 from medlens.data.scan import PictureRule, Pictures, scan
 from medlens.data.store import Store
-from medlens.model.backbone import BACKBONES, Weights
+from medlens.model.backbone import BACKBONES
 from medlens.model.engine import FrozenPass
 from medlens.model.features import extract_features, feature_store
+from medlens.model.weights import Weights
 
 STAGES = ("audit", "extract", "predict")
 IMAGE_SIZE = 64

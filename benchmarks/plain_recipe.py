@@ -92,8 +92,9 @@ def prepare(data: Path, weights: Path, images: int) -> None:
 
     from medlens.data.phantom import write_phantoms
     from medlens.data.scan import PictureRule
-    from medlens.model.backbone import BACKBONES, Weights
+    from medlens.model.backbone import BACKBONES
     from medlens.model.engine import FrozenPass
+    from medlens.model.weights import Weights
 
     listing = write_phantoms(data.with_name("phantoms"), images=images, size=SIZE, seed=0)
     table = pd.read_csv(listing, dtype=str)

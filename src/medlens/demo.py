@@ -9,7 +9,8 @@ from typing import Any
 from medlens.config import make_options
 from medlens.data.phantom import write_phantoms
 from medlens.errors import MedlensError
-from medlens.model.backbone import BACKBONES, find_weights
+from medlens.model.backbone import BACKBONES
+from medlens.model.weights import find_weights
 from medlens.pipeline import run_training
 from medlens.run import Run
 from medlens.screen import Screen

@@ -15,9 +15,10 @@ import platformdirs
 import psutil
 
 from medlens.errors import MedlensError
-from medlens.model.backbone import BACKBONES, keras_models_folder
+from medlens.model.backbone import BACKBONES
 from medlens.model.fast_cpu import why_not
 from medlens.model.gpu import gpus
+from medlens.model.weights import keras_models_folder
 
 PACKAGES = (
     "medlens",

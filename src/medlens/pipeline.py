@@ -29,7 +29,7 @@ from medlens.intake import (
     take_in,
 )
 from medlens.log import log_to
-from medlens.model.backbone import BACKBONES, find_weights
+from medlens.model.backbone import BACKBONES
 from medlens.model.classifier import feature_columns
 from medlens.model.development import develop
 from medlens.model.engine import choose_pass
@@ -39,6 +39,7 @@ from medlens.model.features import (
     gather_features,
     unknown_keys,
 )
+from medlens.model.weights import find_weights
 from medlens.report.facts import result_lines, training_facts
 from medlens.report.pdf import find_chromium
 from medlens.report.predictions import predict_all, read_predictions, write_predictions

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medlens.data.scan import PictureRule
 from medlens.errors import MedlensError
-from medlens.model.backbone import BACKBONES, Weights
+from medlens.model.backbone import BACKBONES
 from medlens.model.engine import (
     LARGEST_DIFFERENCE,
     FrozenPass,
@@ -20,6 +20,7 @@ from medlens.model.engine import (
 )
 from medlens.model.fast_cpu import why_not
 from medlens.model.gpu import gpus
+from medlens.model.weights import Weights
 
 RANDOM = Weights("random", None, 0, "random filters, seed 0")
 RULE = PictureRule(32, "pad")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medlens.data.images import read_image
 from medlens.data.scan import PictureRule
 from medlens.errors import MedlensError
-from medlens.model.backbone import BACKBONES, find_weights
+from medlens.model.backbone import BACKBONES
 from medlens.model.engine import FrozenPass
 from medlens.model.familiarity import (
     MOST_COMPONENTS,
@@ -20,6 +20,7 @@ from medlens.model.familiarity import (
     load_familiarity,
     save_familiarity,
 )
+from medlens.model.weights import find_weights
 
 COLUMNS = 300
 Features = NDArray[np.float32]

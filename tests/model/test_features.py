@@ -8,9 +8,10 @@ import pytest
 
 from medlens.data.scan import PictureRule
 from medlens.data.store import Store
-from medlens.model.backbone import BACKBONES, Weights
+from medlens.model.backbone import BACKBONES
 from medlens.model.engine import FrozenPass
 from medlens.model.features import extract_features, feature_store, unknown_keys
+from medlens.model.weights import Weights
 
 RANDOM = Weights("random", None, 0, "random filters, seed 0")
 

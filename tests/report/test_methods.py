@@ -309,7 +309,8 @@ def test_folds_instead_of_a_test_set(own_run: RunDir) -> None:
     said = paragraphs(own_run)
     for words in (
         "No images were kept apart as a test set. Instead, all were tested in 5-fold",
-        "To make it, the images were divided at random (seed 4)",
+        "to calibrate it, the images were divided at random (seed 4)",
+        "Then its head was fitted anew on all images",
         "in more than one set or fold",
         "Measured in cross-validation were",
         "ROC AUC was averaged over the folds",

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from medlens.data.phantom import draw_phantom
 from medlens.data.scan import PictureRule
-from medlens.model.backbone import BACKBONES, SPREAD_FLOOR, Weights
+from medlens.model.backbone import BACKBONES, SPREAD_FLOOR
 from medlens.model.classifier import build_classifier, read_maps_of_head
 from medlens.model.engine import FrozenPass
 from medlens.model.head import Head
+from medlens.model.weights import Weights
 from medlens.report import saliency
 from medlens.report.saliency import (
     grad_cam,

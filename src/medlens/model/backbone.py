@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlens.errors import MedlensError
+from medlens.model.convnext import flatten_convnext
 
 if TYPE_CHECKING:
     import keras
+
+    from medlens.model.weights import Weights
 
 # Spread is sqrt(variance + this): a plain standard deviation has no gradient on a dead channel.
 SPREAD_FLOOR = 1e-6
@@ -25,12 +26,12 @@ class Preprocessing:
 
     Args:
         channels: "RGB" or "BGR": the order after preprocessing.
-        scale: Factor for raw pixels of 0 to 255.
+        scale: Factor for raw pixels of 0 to 255: one for all, or one for each channel.
         offset: Added to each channel afterwards, in that order.
     """
 
     channels: str
-    scale: float
+    scale: float | tuple[float, float, float]
     offset: tuple[float, float, float]
 
 
@@ -41,14 +42,19 @@ class Backbone:
     Args:
         name: The name used in options and files.
         builder: The function of that name in keras.applications.
-        preprocessing: Equal to Keras's own preprocess_input (a test compares them).
+        preprocessing: Equal to Keras's own, be it in preprocess_input or in the network (a test
+            compares them).
         depths: The layers whose outputs are pooled, from shallow to deep.
         channels: The number of channels of each depth.
-        weights_name: File name of Keras's ImageNet weights without top.
-        weights_url: Where Keras downloads them.
-        weights_md5: Their MD5, or "" where Keras publishes none.
-        licence: Licence of the weights, as far as stated.
-        cpu_engine: What runs it on a processor: "ncnn" where it measures at least 1.3 times Keras.
+        smallest: Side in pixels at which the deepest map has 2 x 2 cells. A smaller picture may
+            leave it a single cell, whose spread says nothing.
+        weights_folder: Where Keras downloads the ImageNet weights without top.
+        weights_name: Their file name.
+        weights_hash: Their MD5 or SHA-256, or "" where Keras publishes none.
+        licence: Licence of the weights, and whose they are.
+        cpu_engine: What runs it on a processor: "ncnn" where it measures over 1.3 times Keras.
+        prepares_itself: Whether Keras's network has its preprocessing inside. Then it is built
+            without, as the constants of a Normalization layer do not export.
     """
 
     name: str
@@ -56,11 +62,18 @@ class Backbone:
     preprocessing: Preprocessing
     depths: tuple[str, ...]
     channels: tuple[int, ...]
+    smallest: int
+    weights_folder: str
     weights_name: str
-    weights_url: str
-    weights_md5: str
+    weights_hash: str
     licence: str
     cpu_engine: str = "keras"
+    prepares_itself: bool = False
+
+    @property
+    def weights_url(self) -> str:
+        """Where Keras downloads the ImageNet weights."""
+        return f"{self.weights_folder}/{self.weights_name}"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,6 +87,14 @@ class Backbone:
 
 
 _KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications"
+_VGG = Preprocessing("BGR", 1.0, (-103.939, -116.779, -123.68))
+_MINUS_ONE_TO_ONE = Preprocessing("RGB", 1 / 127.5, (-1.0, -1.0, -1.0))
+# Less the mean of ImageNet, by its standard deviation.
+_STANDARDISED = Preprocessing(
+    "RGB",
+    (1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)),
+    (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
+)
 
 BACKBONES: Mapping[str, Backbone] = {
     backbone.name: backbone
@@ -81,19 +102,64 @@ BACKBONES: Mapping[str, Backbone] = {
         Backbone(
             name="vgg16",
             builder="VGG16",
-            preprocessing=Preprocessing("BGR", 1.0, (-103.939, -116.779, -123.68)),
+            preprocessing=_VGG,
             depths=("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3"),
             channels=(64, 128, 256, 512, 512),
+            smallest=32,
+            weights_folder=f"{_KERAS_FILES}/vgg16",
             weights_name="vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            weights_url=f"{_KERAS_FILES}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            weights_md5="6d6bbae143d832006294945121d1f1fc",
+            weights_hash="6d6bbae143d832006294945121d1f1fc",
             licence="CC BY 4.0 (Visual Geometry Group, Oxford)",
             cpu_engine="ncnn",
         ),
         Backbone(
+            name="vgg19",
+            builder="VGG19",
+            preprocessing=_VGG,
+            depths=("block1_conv2", "block2_conv2", "block3_conv4", "block4_conv4", "block5_conv4"),
+            channels=(64, 128, 256, 512, 512),
+            smallest=32,
+            weights_folder=f"{_KERAS_FILES}/vgg19",
+            weights_name="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            weights_hash="253f8cb515780f3b799900260a226db6",
+            licence="CC BY 4.0 (Visual Geometry Group, Oxford)",
+            cpu_engine="ncnn",
+        ),
+        Backbone(
+            name="resnet50",
+            builder="ResNet50",
+            preprocessing=_VGG,
+            depths=(
+                "conv1_relu",
+                "conv2_block3_out",
+                "conv3_block4_out",
+                "conv4_block6_out",
+                "conv5_block3_out",
+            ),
+            channels=(64, 256, 512, 1024, 2048),
+            smallest=64,
+            weights_folder=f"{_KERAS_FILES}/resnet",
+            weights_name="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            weights_hash="4d473c1dd8becc155b73f8504c6f6626",
+            licence="MIT (Kaiming He, github.com/KaimingHe/deep-residual-networks)",
+        ),
+        Backbone(
+            name="densenet121",
+            builder="DenseNet121",
+            preprocessing=_STANDARDISED,
+            # A dense block joins maps of many layers; behind it they are normalised together.
+            depths=("conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"),
+            channels=(64, 256, 512, 1024, 1024),
+            smallest=64,
+            weights_folder=f"{_KERAS_FILES}/densenet",
+            weights_name="densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            weights_hash="30ee3e1110167f948a6b9946edeeb738",
+            licence="BSD 3-Clause (Zhuang Liu, github.com/liuzhuang13/DenseNet)",
+        ),
+        Backbone(
             name="mobilenet_v2",
             builder="MobileNetV2",
-            preprocessing=Preprocessing("RGB", 1 / 127.5, (-1.0, -1.0, -1.0)),
+            preprocessing=_MINUS_ONE_TO_ONE,
             depths=(
                 "block_1_expand_relu",
                 "block_3_expand_relu",
@@ -104,99 +170,54 @@ BACKBONES: Mapping[str, Backbone] = {
                 "out_relu",
             ),
             channels=(96, 144, 192, 384, 576, 960, 1280),
+            smallest=64,
+            weights_folder=f"{_KERAS_FILES}/mobilenet_v2",
             weights_name="mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-            weights_url=f"{_KERAS_FILES}/mobilenet_v2/"
-            "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-            weights_md5="",
+            weights_hash="",
             licence="Apache-2.0 (Google)",
+        ),
+        Backbone(
+            name="efficientnet_v2b0",
+            builder="EfficientNetV2B0",
+            preprocessing=_STANDARDISED,
+            depths=(
+                "block1a_project_activation",
+                "block2b_add",
+                "block3b_add",
+                "block4c_add",
+                "block5e_add",
+                "block6h_add",
+                "top_activation",
+            ),
+            channels=(16, 32, 48, 96, 112, 192, 1280),
+            smallest=64,
+            weights_folder=f"{_KERAS_FILES}/efficientnet_v2",
+            weights_name="efficientnetv2-b0_notop.h5",
+            weights_hash="893217f2bb855e2983157299931e43ff",
+            licence="Apache-2.0 (Google, github.com/google/automl)",
+            prepares_itself=True,
+        ),
+        Backbone(
+            name="convnext_tiny",
+            builder="ConvNeXtTiny",
+            preprocessing=_STANDARDISED,
+            depths=(
+                "convnext_tiny_stem_layernorm",
+                "convnext_tiny_stage_0_block_2_add",
+                "convnext_tiny_stage_1_block_2_add",
+                "convnext_tiny_stage_2_block_8_add",
+                "convnext_tiny_layernorm",
+            ),
+            channels=(96, 96, 192, 384, 768),
+            smallest=64,
+            weights_folder=f"{_KERAS_FILES}/convnext",
+            weights_name="convnext_tiny_notop.h5",
+            weights_hash="d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
+            licence="MIT (Meta, github.com/facebookresearch/ConvNeXt)",
+            prepares_itself=True,
         ),
     )
 }
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where a backbone's weights come from.
-
-    Args:
-        kind: "imagenet", "file" or "random".
-        path: The weights file; None for random filters.
-        seed: Seed of random filters.
-        sha256: Hash of the file, or a name for the random filters.
-    """
-
-    kind: str
-    path: Path | None
-    seed: int
-    sha256: str
-
-
-def find_weights(backbone: Backbone, weights: str, *, seed: int) -> Weights:
-    """Find the weights: Keras's ImageNet file (downloaded once), a file, or random filters.
-
-    Args:
-        backbone: The backbone they are for.
-        weights: "imagenet", "random", or the path of a weights file.
-        seed: Seed of random filters.
-
-    Raises:
-        MedlensError: If the file is not there, damaged, or cannot be downloaded; says where to
-            get it and where to put it.
-    """
-    if weights == "random":
-        return Weights("random", None, seed, f"random filters, seed {seed}")
-    path = _imagenet_file(backbone) if weights == "imagenet" else Path(weights)
-    if not path.is_file():
-        raise MedlensError(
-            "The weights file is not there.",
-            got="nothing at that path",
-            expected=f"Keras weights of {backbone.name} without top (.weights.h5 or .h5)",
-            fix="Check the path given with --weights.",
-            names=[str(path)],
-        )
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Weights("imagenet" if weights == "imagenet" else "file", path, seed, digest)
-
-
-def keras_models_folder() -> Path:
-    """Where Keras keeps downloaded weights."""
-    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
-
-
-def _imagenet_file(backbone: Backbone) -> Path:
-    """Keras's file in Keras's own cache, downloaded by Keras where it is missing or damaged."""
-    folder = keras_models_folder()
-    path = folder / backbone.weights_name
-    if path.is_file() and _has_md5(path, backbone.weights_md5):
-        return path
-    from keras.utils import get_file
-
-    try:
-        return Path(
-            get_file(
-                backbone.weights_name,
-                backbone.weights_url,
-                cache_subdir="models",
-                file_hash=backbone.weights_md5 or None,
-            )
-        )
-    except Exception as error:  # Keras raises a plain Exception when a download fails
-        md5 = backbone.weights_md5 or "not published"
-        raise MedlensError(
-            f"The ImageNet weights of {backbone.name} cannot be downloaded.",
-            got=f"{type(error).__name__} ({str(error).rsplit('--', 1)[-1].strip()})",
-            expected=f"the file {backbone.weights_name} (MD5 {md5})",
-            fix=f"On a machine with internet get {backbone.weights_url} and put it, under that "
-            "name, into .keras/models in your home folder, or give its path with --weights. "
-            "Without it, --weights random runs with untrained filters.",
-            names=[str(folder)],
-        ) from None
-
-
-def _has_md5(path: Path, md5: str) -> bool:
-    with path.open("rb") as stream:
-        return not md5 or hashlib.file_digest(stream, "md5").hexdigest() == md5
 
 
 def build_backbone(backbone: Backbone, weights: Weights, *, size: int) -> keras.Model:
@@ -217,14 +238,16 @@ def build_backbone(backbone: Backbone, weights: Weights, *, size: int) -> keras.
     import keras
 
     pixels = keras.Input((size, size, 3), name="pixels")
+    prepared = preprocess(pixels, backbone.preprocessing)
     builder = getattr(keras.applications, backbone.builder)
-    network = builder(
-        include_top=False, weights=None, input_tensor=preprocess(pixels, backbone.preprocessing)
-    )
+    without = {"include_preprocessing": False} if backbone.prepares_itself else {}
+    network = builder(include_top=False, weights=None, input_tensor=prepared, **without)
+    if weights.path is not None:
+        _load_weights(network, backbone, weights.path)
+    if backbone.builder == "ConvNeXtTiny":
+        network = flatten_convnext(network, prepared)
     if weights.path is None:
         _draw_filters(network, weights.seed)
-    else:
-        _load_weights(network, backbone, weights.path)
     pooled = [
         statistic
         for depth in backbone.depths
@@ -248,8 +271,11 @@ def preprocess(pixels: Any, preprocessing: Preprocessing) -> Any:
     if preprocessing.channels == "BGR":
         channels = [pixels[..., 2:3], pixels[..., 1:2], pixels[..., 0:1]]
         pixels = keras.layers.Concatenate(name="channels_bgr")(channels)
+    scale = preprocessing.scale
     scaling = keras.layers.Rescaling(
-        preprocessing.scale, list(preprocessing.offset), name="preprocessing"
+        list(scale) if isinstance(scale, tuple) else scale,
+        list(preprocessing.offset),
+        name="preprocessing",
     )
     return scaling(pixels)
 
@@ -288,7 +314,7 @@ def _draw_filters(network: keras.Model, seed: int) -> None:
     generator = np.random.default_rng(seed)
     for layer in network.layers:
         values = layer.get_weights()
-        # BatchNormalization has vectors only; kernels have four axes: (height, width, in, out).
+        # Normalisation has vectors only; kernels have four axes: (height, width, in, out).
         if values and values[0].ndim == 4:
             is_depthwise = "Depthwise" in type(layer).__name__
             height, width, inputs, _ = values[0].shape
@@ -320,5 +346,5 @@ def _kernel_sums(network: keras.Model) -> list[float]:
 
     Keras only warns where a file has nothing for a layer, and leaves it random.
     """
-    values = [layer.get_weights() for layer in network.layers]
-    return [float(arrays[0].sum()) for arrays in values if arrays and arrays[0].ndim == 4]
+    kernels = [[one for one in layer.get_weights() if one.ndim > 1] for layer in network.layers]
+    return [sum(float(one.sum()) for one in found) for found in kernels if found]

@@ -20,8 +20,9 @@ from medlens.data.scan import PictureRule
 from medlens.errors import MedlensError
 from medlens.files import write_json
 from medlens.model import fast_cpu
-from medlens.model.backbone import Backbone, Weights, build_backbone
+from medlens.model.backbone import Backbone, build_backbone
 from medlens.model.gpu import gpus
+from medlens.model.weights import Weights
 
 if TYPE_CHECKING:
     import keras
