@@ -20,7 +20,7 @@ from medlens.run_dir import RunDir
 
 # What stands in dataset.csv of an image that --resolve-leaks took out begins like this.
 LEAK = "leak:"
-# Below it intervals are wide, and what they cover is measured but not promised (docs/benchmarks.md).
+# With less, intervals are wide and what they cover is not promised (docs/benchmarks.md).
 FEWEST_IMAGES, FEWEST_GROUPS = 200, 50
 RESULT_NAMES = {"test": "on the internal test set", "out_of_fold": "in cross-validation"}
 
