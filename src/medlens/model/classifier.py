@@ -24,7 +24,8 @@ from medlens.errors import MedlensError
 from medlens.files import write_json
 from medlens.model.backbone import Backbone
 from medlens.model.calibration import probabilities
-from medlens.model.engine import Forward, FrozenPass, Maps, ReadMaps, compile_forward
+from medlens.model.classifier_forward import classifier_forward
+from medlens.model.engine import Forward, FrozenPass, Maps, ReadMaps
 from medlens.model.familiarity import Familiarity, load_familiarity, save_familiarity
 from medlens.model.head import Head
 from medlens.model.operating_point import OperatingPoint
@@ -174,9 +175,7 @@ class Classifier:
     @cached_property
     def _forward(self) -> Forward:
         """Features and logits of pictures, side by side."""
-        names = (self.facts["features_layer"], "logits")
-        both = keras.layers.Concatenate()([self.model.get_layer(name).output for name in names])
-        return compile_forward(keras.Model(self.model.input, both))
+        return classifier_forward(self.model, self.facts)
 
 
 def feature_columns(backbone: Backbone, features: str) -> slice | NDArray[np.int64]:

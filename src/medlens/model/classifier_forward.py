@@ -1,0 +1,108 @@
+"""A saved classifier's forward pass by the fastest engine: pictures -> features and logits."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from medlens.model import fast_cpu
+from medlens.model.backbone import BACKBONES
+from medlens.model.engine import Forward, choose_engine, compile_forward
+
+LOG = logging.getLogger("medlens")
+# Largest difference of a logit or feature from Keras's, relative to the largest of its kind.
+LARGEST_DIFFERENCE = 1e-4
+
+
+def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
+    """Load a classifier's network for prediction.
+
+    On a processor VGG runs in ncnn, as in training, once the first picture gave the same as Keras.
+
+    Args:
+        model: The flat graph of a classifier, from pixels to probabilities.
+        facts: The content of classifier.json.
+
+    Returns:
+        Pictures -> for each the features that the head reads, then the logits.
+    """
+    names = (facts["features_layer"], "logits")
+    both = keras.layers.Concatenate()([model.get_layer(name).output for name in names])
+    network = keras.Model(model.input, both)
+    by_keras = compile_forward(network)
+    backbone = BACKBONES.get(str(facts["backbone"]))
+    if backbone is None or choose_engine(backbone, "auto") != "ncnn":
+        return by_keras
+    is_all = facts["features"] == "all"
+    depths = backbone.depths if is_all else backbone.depths[-1:]
+    try:
+        fast = _load_ncnn(model, depths, int(facts["image_size"]))
+    except fast_cpu.UnsupportedLayer as error:
+        LOG.info("The classifier runs in Keras, not in ncnn: %s.", error)
+        return by_keras
+    means = slice(None) if is_all else slice(0, backbone.channels[-1])
+    dense = [one for one in model.layers if isinstance(one, keras.layers.Dense)]
+    head = [layer.get_weights() for layer in dense]
+
+    def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        features = fast(pictures)[:, means]
+        values = features
+        for kernel, bias in head[:-1]:
+            values = np.maximum(values @ kernel + bias, 0)
+        kernel, bias = head[-1]
+        return np.concatenate([features, values @ kernel + bias], axis=1)
+
+    batch = max(by_keras.batch, 8 * fast.threads)
+    return Forward(batch, _Checked(run, by_keras, network, len(dense[-1].get_weights()[1])))
+
+
+def _load_ncnn(model: keras.Model, depths: tuple[str, ...], size: int) -> fast_cpu.Network:
+    """The network in ncnn; its files are in memory once it is loaded."""
+    with tempfile.TemporaryDirectory(prefix="medlens-", ignore_cleanup_errors=True) as folder:
+        files = fast_cpu.write_ncnn(model, depths=depths, size=size, folder=Path(folder))
+        return fast_cpu.Network(files)
+
+
+class _Checked:
+    """A fast forward pass that is compared with Keras on the first picture it gets.
+
+    Args:
+        run: The fast one.
+        by_keras: What takes its place where they differ.
+        network: Keras's network, for the one picture.
+        classes: Number of logits, the last columns.
+    """
+
+    def __init__(self, run: Any, by_keras: Forward, network: keras.Model, classes: int) -> None:
+        self._run, self._by_keras = run, by_keras
+        self._network, self._classes = network, classes
+        self._is_checked = False
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if not self._is_checked:
+            self._is_checked = True
+            one = pictures[:1]
+            wanted = np.asarray(self._network(one.astype(np.float32), training=False))
+            if not self._agree(self._run(one), wanted):
+                LOG.warning("The classifier runs in Keras: ncnn gave other values here.")
+                self._run = self._run_keras
+        return np.asarray(self._run(pictures), np.float32)
+
+    def _agree(self, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> bool:
+        for part in (slice(None, -self._classes), slice(-self._classes, None)):
+            largest = float(np.abs(wanted[:, part]).max())
+            if not np.abs(found[:, part] - wanted[:, part]).max() <= LARGEST_DIFFERENCE * largest:
+                return False
+        return True
+
+    def _run_keras(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batch = self._by_keras.batch
+        starts = range(0, len(pictures), batch)
+        return np.concatenate([self._by_keras.run(pictures[s : s + batch]) for s in starts])
