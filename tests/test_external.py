@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 
 import medlens
+from medlens.config import Options
 from medlens.data.phantom import write_phantoms
+from medlens.external import choose_folder, exclude
+from medlens.run_dir import RunDir
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +103,86 @@ def test_a_second_test_does_not_replace_the_first_by_itself(run: medlens.Run, th
     before = (run.path / "external" / "there" / "evaluation.json").read_bytes()
     medlens.evaluate(run.path, there, quiet=True, overwrite=True)
     assert (run.path / "external" / "there" / "evaluation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("site.v1", "site.v1"),
+        ("site.v2/", "site.v2"),
+        ("site.v1/..", "work"),
+        ("site.v1/labels.csv", "site.v1"),
+        ("chestmnist.v3.npz", "chestmnist.v3"),
+    ],
+)
+def test_the_folder_is_named_after_the_data(tmp_path: Path, data: str, name: str) -> None:
+    work = tmp_path / "work"
+    for folder in ("site.v1", "site.v2", "run"):
+        (work / folder).mkdir(parents=True)
+    (work / "site.v1" / "labels.csv").touch()
+    (work / "chestmnist.v3.npz").touch()
+    run = RunDir(work / "run")
+    assert choose_folder(run, Options(data=str(work / data))) == run.external / name
+
+
+@pytest.mark.parametrize("out", ["run", "run/external/..", "run/figures", "run/external", "."])
+def test_an_external_test_never_lands_on_the_run(tmp_path: Path, out: str) -> None:
+    (tmp_path / "run").mkdir()
+    options = Options(data=str(tmp_path / "there"), out=str(tmp_path / out), overwrite=True)
+    with pytest.raises(medlens.MedlensError, match="belongs to the run"):
+        choose_folder(RunDir(tmp_path / "run"), options)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_whole_groups_are_left_out() -> None:
+    rows = [
+        # path, label, patient, pixels, near copies, unreadable
+        ("known", "ill", "A", "k", "", ""),
+        ("of the same patient", "ill", "A", "1", "2", ""),
+        ("its near-duplicate", "ill", "", "2", "2", ""),
+        ("patient of a known id", "ill", "P001", "3", "", ""),
+        ("of two labels", "ill", "", "4", "", ""),
+        ("of another label", "well", "", "4", "", ""),
+        ("damaged", "ill", "", "", "", "no image"),
+        ("new", "well", "B", "5", "", ""),
+        ("also new", "well", "", "6", "", ""),
+    ]
+    columns = ["path", "label", "patient", "pixels_sha256", "near_copies", "unreadable"]
+    known = pd.DataFrame({"pixels_sha256": ["k", ""], "patient": ["", "P001"]})
+    excluded = exclude(pd.DataFrame(rows, columns=columns), known)
+    assert list(excluded) == [
+        "the run knows the same image",
+        "belongs with an image or a patient that the run knows",
+        "belongs with an image or a patient that the run knows",
+        "the run knows a patient of that id",
+        "conflicting labels",
+        "conflicting labels",
+        "unreadable",
+        "",
+        "",
+    ]
+
+
+def test_what_was_left_out_and_what_limits_the_test_is_written(
+    run: medlens.Run, there: Path
+) -> None:
+    external = medlens.Run(run.path / "external" / "there")
+    dataset = pd.read_csv(external.path / "dataset.csv", keep_default_na=False)
+    counts = dataset.loc[dataset["excluded"] != "", "excluded"].value_counts()
+    assert external.evaluation["excluded"] == counts.to_dict()
+    assert external.evaluation["internal_name"] == "test"
+    said = " ".join(external.evaluation["notices"])
+    for words in ("random filters", "is small", "Near-duplicates of the run's images"):
+        assert words in said
+    assert "patient of that id" not in said
+
+
+def test_ids_of_two_hospitals_may_collide(run: medlens.Run, home: Path) -> None:
+    rows = pd.read_csv(home / "new" / "labels.csv", dtype=str).assign(source="new")
+    taken = pd.read_csv(home / "here" / "labels.csv", dtype=str)["patient"].iloc[0]
+    rows["patient"] = "far-" + rows["patient"]
+    rows.loc[0, "patient"] = taken
+    data = listing(home, "far", rows[["path", "label", "patient", "source"]])
+    evaluation = medlens.evaluate(run.path, data, quiet=True).evaluation
+    assert evaluation["excluded"]["the run knows a patient of that id"] == 1
+    assert any("may collide" in one for one in evaluation["notices"])

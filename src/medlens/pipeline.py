@@ -40,6 +40,7 @@ from medlens.model.features import (
     unknown_keys,
 )
 from medlens.model.weights import find_weights
+from medlens.report.advice import advise
 from medlens.report.facts import result_lines, training_facts
 from medlens.report.pdf import find_chromium
 from medlens.report.predictions import predict_all, read_predictions, write_predictions
@@ -127,7 +128,8 @@ def run_training(options: Options, screen: Screen) -> Run:
         )
         write_text(run.history, training.history.to_csv(index=False))
 
-        write_json(run.training, training_facts(frozen_pass, plan, training, options.features))
+        facts = training_facts(frozen_pass, plan, training, options.features)
+        write_json(run.training, facts)
 
         # What is said about every image; from that table alone, every number. Meanwhile the
         # classifier is saved: one network from raw pixels to probabilities, in its own folder.
@@ -144,7 +146,8 @@ def run_training(options: Options, screen: Screen) -> Run:
 
         # The report.
         publish(run, pdf=options.pdf)
-        said = evaluation["notices"]
-        screen.say("\n".join([*said, *result_lines(evaluation), f"Report: {run.report}"]))
+        said = list(evaluation["notices"])
+        said += [*result_lines(evaluation), *advise(evaluation, facts), f"Report: {run.report}"]
+        screen.say("\n".join(said))
         screen.say("Not a medical device.")
     return Run(run.root)

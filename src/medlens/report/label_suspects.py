@@ -93,9 +93,9 @@ def suspects_block(
         classes: Class names, in the order of the columns.
 
     Returns:
-        n (how many suspects), text, and images: the `MOST_LISTED` most suspicious as dictionaries
-        with path, label, suggested and probability. Where the classifier is no better than
-        chance, n is None, with a reason.
+        n (how many suspects), share (of all images), text, and images: the `MOST_LISTED` most
+        suspicious as dictionaries with path, label, suggested and probability. Where the
+        classifier is no better than chance, n is None, with a reason.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if reason := _unfitness(_numbers(labels, classes), probabilities):
@@ -108,6 +108,7 @@ def suspects_block(
     suspects = out_of_fold_suspects(paths, labels, probabilities, classes)
     return {
         "n": len(suspects),
+        "share": len(suspects) / len(probabilities),
         "text": _text(len(suspects), len(probabilities)),
         "images": [
             {

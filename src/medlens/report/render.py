@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from medlens.files import write_text
+from medlens.report.advice import advise
 from medlens.report.checklists import (
     AUTHOR,
     AUTHORS_ANSWER,
@@ -159,6 +160,7 @@ def report_content(run: RunDir) -> dict[str, Any]:
         "training": training,
         "first_numbers": first_numbers(evaluation),
         "summary": summarise(evaluation, used),
+        "advice": advise(evaluation, training),
         "limits": list_limits(evaluation, used, audit["findings"]),
         "flow": data_flow(images, audit.get("passed_over", {})),
         "splits": [describe_split(used, name, classes) for name in (*SPLITS, "all")],
