@@ -171,6 +171,9 @@ def test_what_was_left_out_and_what_limits_the_test_is_written(
     counts = dataset.loc[dataset["excluded"] != "", "excluded"].value_counts()
     assert external.evaluation["excluded"] == counts.to_dict()
     assert external.evaluation["internal_name"] == "test"
+    shift = external.evaluation["class_balance_shift"]
+    assert "only what was measured" in shift["text"]
+    assert "the internal test set" in shift["text"]
     said = " ".join(external.evaluation["notices"])
     for words in ("random filters", "is small", "Near-duplicates of the run's images"):
         assert words in said

@@ -10,7 +10,7 @@ import pandas as pd
 
 from medlens.config import Options
 from medlens.data.dataset import Dataset
-from medlens.data.groups import group_images, readable
+from medlens.data.groups import group_images, has_conflict, readable
 from medlens.errors import MedlensError
 from medlens.files import write_json, write_text
 from medlens.intake import (
@@ -28,17 +28,22 @@ from medlens.report.evidence import external_evidence
 from medlens.report.facts import SAID_METRICS, measure_text
 from medlens.report.predictions import read_predictions, tabulate_predictions, write_predictions
 from medlens.report.publish import publish
+from medlens.report.run_facts import count_of, is_small_test
 from medlens.run import Run
 from medlens.run_dir import RunDir
 from medlens.screen import Screen
 
 WRITTEN = ("dataset.csv", "audit.json", "predictions.csv", "evaluation.json")
+SAME_IMAGE = "the run knows the same image"
+SAME_PATIENT = "the run knows a patient of that id"
+SAME_GROUP = "belongs with an image or a patient that the run knows"
 
 
 def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
     """Test the classifier of a run on other images; nothing is fitted or chosen on them.
 
-    Images that the run already knows, by pixels or by patient, are left out.
+    Images that the run already knows, by pixels or by patient, are left out, and their groups with
+    them.
 
     Args:
         run: A finished run.
@@ -50,14 +55,15 @@ def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
         The folder with predictions.csv and evaluation.json, as a run.
 
     Raises:
-        MedlensError: If the run is not finished, a class is not the classifier's, or no image of
-            a class is left.
+        MedlensError: If the run is not finished, a class is not the classifier's, no image of a
+            class is left, or the folder to write is in use or belongs to the run.
     """
     classifier = load_classifier(run.classifier)
     internal = Run(run.root).evaluation
     dataset = list_images(options)
     _check_classes(dataset, classifier)
-    out = _folder(run, dataset, options)
+    out = choose_folder(run, options)
+    out.mkdir(parents=True, exist_ok=True)
     say_images(dataset, classifier.facts["positive_class"], screen)
     frame = "middle" if classifier.frame is None else classifier.frame
     # All of it is the test set, whatever split it brings.
@@ -65,9 +71,12 @@ def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
     intake = take_in(dataset, options, screen)
     show_findings(intake, screen, ("error", "warning"))
     table = intake.table.reset_index(drop=True)
-    excluded = _exclude(table, run)
-    for reason, count in excluded[excluded != ""].value_counts().items():
-        screen.say(f"Left out: {count:,} images, {reason}.")
+    known = pd.read_csv(run.dataset, dtype=str, keep_default_na=False)
+    excluded = exclude(table, known)
+    counts = excluded[excluded != ""].value_counts().sort_index()
+    left_out = {str(reason): int(count) for reason, count in counts.items()}
+    for reason, count in left_out.items():
+        screen.say(f"Left out: {count_of(count, 'image')}, {reason}.")
     split = pd.Series("test", table.index).where(excluded == "", "")
     table = table.assign(split=split, role=split, group=group_images(table), excluded=excluded)
     tested = table[table["split"] == "test"].reset_index(drop=True)
@@ -89,17 +98,31 @@ def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
     )
     before = headline_rows(read_predictions(run.predictions))
     metadata = metadata_columns(dataset)
-    evidence = external_evidence(
-        predictions, tested, metadata, classifier, evaluation, before, prevalence(options)
-    )
     block = headline(internal)
+    evidence = external_evidence(
+        predictions,
+        tested,
+        metadata,
+        classifier,
+        evaluation,
+        before,
+        prevalence(options),
+        internal_name=block,
+    )
     beside = {name: internal[block][name] for name in SAID_METRICS}
     write_text(out / "dataset.csv", dataset_csv(table.drop(columns="role")))
     write_json(out / "audit.json", intake.audit_json())
-    content = {"notices": _notices(tested), **evaluation, **evidence, "internal": beside}
+    content = {
+        "notices": _notices(tested, left_out, classifier.facts["weights"]["kind"]),
+        **evaluation,
+        **evidence,
+        "excluded": left_out,
+        "internal_name": block,
+        "internal": beside,
+    }
     write_json(out / "evaluation.json", content)
     _say_result(content, beside, block, screen)
-    if out.parent == run.external:
+    if out.resolve().parent == run.external.resolve():
         publish(run)
         screen.say(f"The report shows it beside the run's own test: {run.report}")
     screen.say(f"External test: {out}")
@@ -107,11 +130,32 @@ def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
     return Run(out)
 
 
-def _folder(run: RunDir, dataset: Dataset, options: Options) -> Path:
-    """Where the external test is written; it must hold nothing else."""
-    data = Path(options.data)
-    name = data.parent.name if data.suffix.lower() == ".csv" else data.stem
+def choose_folder(run: RunDir, options: Options) -> Path:
+    """Where the external test is written; nothing is made or changed yet.
+
+    Args:
+        run: The run that is tested.
+        options: With `data`, `out` and `overwrite`.
+
+    Raises:
+        MedlensError: If the folder would lie on the run, or holds anything else.
+    """
+    data = Path(options.data).resolve()
+    if data.suffix.lower() == ".csv":
+        name = data.parent.name
+    else:
+        name = data.stem if data.suffix.lower() == ".npz" else data.name
     out = Path(options.out) if options.out else run.external / (name or "external")
+    resolved, root = out.resolve(), run.root.resolve()
+    is_inside = resolved.is_relative_to(root) and run.external.resolve() not in resolved.parents
+    if is_inside or root.is_relative_to(resolved):
+        raise MedlensError(
+            "The folder for the external test belongs to the run.",
+            got="the run's own folder, one inside it, or one that the run lies in",
+            expected="a folder apart, or one below external in the run's folder",
+            fix="Name another --out, or leave it away.",
+            names=[str(out)],
+        )
     foreign = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     if any(name not in WRITTEN for name in foreign) or (foreign and not options.overwrite):
         raise MedlensError(
@@ -121,7 +165,6 @@ def _folder(run: RunDir, dataset: Dataset, options: Options) -> Path:
             fix="Name another --out, or replace an earlier external test with --overwrite.",
             names=[str(out)],
         )
-    out.mkdir(parents=True, exist_ok=True)
     return out
 
 
@@ -136,15 +179,30 @@ def _check_classes(dataset: Dataset, classifier: Classifier) -> None:
         )
 
 
-def _exclude(table: pd.DataFrame, run: RunDir) -> pd.Series[str]:
-    """Why an image is no part of the external test; "" where it is."""
-    known = pd.read_csv(run.dataset, dtype=str, keep_default_na=False)
+def exclude(table: pd.DataFrame, known: pd.DataFrame) -> pd.Series[str]:
+    """Why an image is no part of the external test; "" where it is.
+
+    With an image or a patient that the run knows goes all that belongs with it: the patient's
+    other images, copies, and near-duplicates.
+
+    Args:
+        table: The external images, with label, patient, pixels_sha256, near_copies, unreadable.
+        known: The images of the run, with patient and pixels_sha256.
+    """
+    is_readable = readable(table)
+    same_pixels = table["pixels_sha256"].isin(set(known["pixels_sha256"]) - {""}) & is_readable
+    same_patient = table["patient"].isin(set(known["patient"]) - {""}) & is_readable
+    groups = group_images(table)
+    same_group = groups.isin(set(groups[same_pixels | same_patient]))
     excluded = pd.Series("", table.index, dtype=str)
-    excluded[~readable(table)] = "unreadable"
-    same_pixels = table["pixels_sha256"].isin(set(known["pixels_sha256"]) - {""})
-    same_patient = table["patient"].isin(set(known["patient"]) - {""})
-    excluded[(excluded == "") & same_pixels] = "the run knows the same image"
-    excluded[(excluded == "") & same_patient] = "the run knows the patient"
+    for reason, rows in (
+        ("unreadable", ~is_readable),
+        (SAME_IMAGE, same_pixels),
+        (SAME_PATIENT, same_patient),
+        (SAME_GROUP, same_group),
+        ("conflicting labels", has_conflict(table)),
+    ):
+        excluded[(excluded == "") & rows] = reason
     return excluded
 
 
@@ -158,11 +216,33 @@ def _check_tested(tested: pd.DataFrame, classifier: Classifier) -> None:
         )
 
 
-def _notices(tested: pd.DataFrame) -> list[str]:
+def _notices(tested: pd.DataFrame, left_out: dict[str, int], weights_kind: str) -> list[str]:
+    """What a reader must know before any number."""
     said = []
-    if (tested["patient"] == "").all():
+    if weights_kind == "random":
         said.append(
-            "No patient is known: whether a patient of the run is among these cannot be told."
+            "The backbone has random filters, not pretrained weights. "
+            "These numbers show that the road works; they are not a result."
+        )
+    unknown = int((tested["patient"] == "").sum())
+    if unknown:
+        many = "No patient is known" if unknown == len(tested) else "Not every patient is known"
+        said.append(f"{many}: whether a patient of the run is among these cannot be told.")
+    if SAME_PATIENT in left_out:
+        count = count_of(left_out[SAME_PATIENT], "image")
+        said.append(
+            f"Left out because the run knows a patient of that id: {count}. The ids of different "
+            "hospitals may collide; these may be other people."
+        )
+    said.append(
+        "Near-duplicates of the run's images were not looked for among the external images; only "
+        "equal pixels were."
+    )
+    groups = tested["group"].nunique()
+    if is_small_test(len(tested), groups):
+        said.append(
+            f"The external test is small: {count_of(len(tested), 'image')} of "
+            f"{count_of(groups, 'group')}. Read the intervals, not the values."
         )
     return said
 

@@ -74,7 +74,8 @@ def test_an_external_test_stands_beside_the_internal_one() -> None:
     )
     assert section.tables[0].head == ("Metric", "Internal", "External")
     assert "left out" not in section.text[0].lower()
-    further = {"internal_name": "out_of_fold", "excluded": {"unreadable": 1, "conflicting labels": 2}}
-    section = by_id({}, external={"clinic": {**external, **further}})["external"]
+    excluded = {"unreadable": 1, "conflicting labels": 2}
+    external = {**external, "internal_name": "out_of_fold", "excluded": excluded}
+    section = by_id({}, external={"clinic": external})["external"]
     assert section.tables[0].head == ("Metric", "Cross-validation", "External")
     assert "Left out: 2 (conflicting labels), 1 (unreadable)." in section.text[0]

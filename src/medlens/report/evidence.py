@@ -262,6 +262,8 @@ def external_evidence(
     evaluation: Mapping[str, Any],
     internal: pd.DataFrame,
     prevalence: float | None,
+    *,
+    internal_name: str = "test",
 ) -> dict[str, Any]:
     """What an external test shows beside its metrics; nothing is fitted on it.
 
@@ -273,10 +275,11 @@ def external_evidence(
         evaluation: From `evaluate`.
         internal: The rows of the run's predictions.csv that its own result is about.
         prevalence: Of the positive class; None if not stated.
+        internal_name: "test" or "out_of_fold": which result of the run that is.
 
     Returns:
-        calibration, operating_point, prediction_sets, class_balance_shift against the internal
-        test set, curves, unfamiliar and subgroups.
+        calibration, operating_point, prediction_sets, class_balance_shift against the run's own
+        result, curves, unfamiliar and subgroups.
     """
     classes, named, seed = evaluation["classes"], evaluation["positive_class"], evaluation["seed"]
     rows = predictions.sort_values("path", kind="stable")
@@ -300,6 +303,19 @@ def external_evidence(
     thresholds = {
         float(level): value for level, value in classifier.facts["prediction_sets"].items()
     }
+    inside = "the internal test set" if internal_name == "test" else "the cross-validated images"
+    shift = class_balance_shift(
+        (before.truth, before.groups),
+        (split.truth, split.groups),
+        classes,
+        (inside, "the external test"),
+    )
+    if not shift["is_shifted"]:
+        # Balanced alike is not exchangeable: scanners and patients are others.
+        shift["text"] += (
+            " That does not mean that the promise of the prediction sets holds on external images: "
+            "their coverage is only what was measured."
+        )
     flagged = rows["unfamiliar"].to_numpy().astype(bool)
     joined = rows.merge(images[["path", *metadata]], on="path", how="left", validate="1:1")
     return {
@@ -311,12 +327,7 @@ def external_evidence(
             "method": SETS_METHOD,
             "levels": sets_on_test(split, classes, member_classes(split.probabilities, thresholds)),
         },
-        "class_balance_shift": class_balance_shift(
-            (before.truth, before.groups),
-            (split.truth, split.groups),
-            classes,
-            ("the internal test set", "the external test"),
-        ),
+        "class_balance_shift": shift,
         "curves": curves_block(split, classes, positive, seed, draws),
         "unfamiliar": {
             "method": UNFAMILIAR_METHOD,

@@ -363,10 +363,15 @@ def _external(tests: Mapping[str, Mapping[str, Any]]) -> Section:
     said, tables = [], []
     for name, one in tests.items():
         test, inside = one["test"], one["internal"]
+        excluded = ", ".join(
+            f"{count:,} ({reason})" for reason, count in sorted(one.get("excluded", {}).items())
+        )
         said.append(
             f"{name}: {test['n']:,} images of {test['groups']:,} groups, on which nothing was "
-            f"fitted or chosen. {one['class_balance_shift']['text']}"
+            f"fitted or chosen. {f'Left out: {excluded}. ' if excluded else ''}"
+            f"{one['class_balance_shift']['text']}"
         )
+        said += [f"{name}: {notice}" for notice in one.get("notices", [])]
         names = {
             "accuracy": "Accuracy",
             "balanced_accuracy": "Balanced accuracy",
@@ -400,6 +405,7 @@ def _external(tests: Mapping[str, Mapping[str, Any]]) -> Section:
                     show_number("specificity", point["specificity"]),
                 ),
             ]
-        head = ("Metric", "Internal", "External")
+        is_test = one.get("internal_name", "test") == "test"
+        head = ("Metric", "Internal" if is_test else "Cross-validation", "External")
         tables.append(Table(f"External test: {name}", head, tuple(rows)))
     return Section("external", "External tests", tuple(said), tuple(tables))
