@@ -249,7 +249,10 @@ def _differences(facts: RunFacts) -> Known:
     is_known = bool(shift) and shift["p"] is not None
     said = [_say_shift(shift, "development and internal test images")] if is_known else []
     said += [
-        _say_shift(one["class_balance_shift"], "the images tested in the run and those of the external test")
+        _say_shift(
+            one["class_balance_shift"],
+            "the images tested in the run and those of the external test",
+        )
         for one in facts.external
     ]
     anchor = "prediction-sets" if shift else ""
