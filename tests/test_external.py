@@ -31,6 +31,8 @@ def run(home: Path) -> medlens.Run:
         backbone="mobilenet_v2",
         image_size=64,
         epochs=15,
+        plan="plain",
+        features="all",
         positive_class=pd.read_csv(data)["label"].min(),
         cache=str(home / "cache"),
         no_saliency=True,

@@ -22,7 +22,7 @@ import medlens
 from medlens.data.images import fit_to_square, read_image
 from medlens.errors import MedlensError
 
-FAST = {"weights": "random", "image_size": 32, "quiet": True, "epochs": 15}
+FAST = {"weights": "random", "image_size": 32, "quiet": True, "epochs": 15, "plan": "plain"}
 DETERMINISTIC = ("splits.csv", "predictions.csv", "evaluation.json", "dataset.csv", "audit.json")
 
 
@@ -51,6 +51,7 @@ def test_the_run_folder_holds_what_the_docs_say(run: medlens.Run) -> None:
         "splits.csv",
         "history.csv",
         "training.json",
+        "plan.json",
         "classifier",
         "predictions.csv",
         "evaluation.json",
@@ -171,7 +172,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def arguments(data: Path, out: Path, cache: Path) -> list[str]:
-    options = ["--weights", "random", "--image-size", "32", "--epochs", "15"]
+    options = ["--weights", "random", "--image-size", "32", "--epochs", "15", "--plan", "plain"]
     return ["train", str(data), "--out", str(out), "--cache", str(cache), *options]
 
 

@@ -17,6 +17,7 @@ from medlens.config import (
     AUDIT_OPTIONS,
     EVALUATE_OPTIONS,
     FIELDS,
+    PLAN_OPTIONS,
     Kind,
     Options,
     flag_name,
@@ -76,8 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     audit = _add(commands, "audit", _audit, "Say what is wrong with a data set.")
     _add_options(audit, [name for name in AUDIT_OPTIONS if name != "data"])
-    for command in (train, audit):
-        is_needed = None if command is audit else "?"
+    plan = _add(commands, "plan", _plan, "Say what `train` would decide for a data set, and why.")
+    _add_options(plan, [name for name in PLAN_OPTIONS if name != "data"])
+    for command in (train, audit, plan):
+        is_needed = "?" if command is train else None
         data_help = FIELDS["data"].metadata["help"]
         command.add_argument("data", metavar="DATA", nargs=is_needed, help=data_help)
     evaluate = _add(
@@ -182,6 +185,14 @@ def _audit(given: dict[str, Any]) -> int:
 
     would_train = run_audit(options, new_screen(options.quiet))
     return DONE if would_train else MENDABLE
+
+
+def _plan(given: dict[str, Any]) -> int:
+    options = _options(given)
+    from medlens.planning import run_plan
+
+    run_plan(options, new_screen(options.quiet))
+    return DONE
 
 
 def _evaluate(given: dict[str, Any]) -> int:

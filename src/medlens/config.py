@@ -66,6 +66,22 @@ def _number(
     return Kind(parse, expected, "|".join((*words, "N" if kind is int else "X")))
 
 
+def _head() -> Kind:
+    def parse(value: Any) -> int | str:
+        if value in ("auto", "linear"):
+            return str(value)
+        if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+            raise ValueError(value)
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
+        units = [int(part) for part in parts]
+        if not 1 <= len(units) <= 3 or not all(1 <= one <= 8192 for one in units):
+            raise ValueError(value)
+        return units[0] if len(units) == 1 else ",".join(map(str, units))
+
+    expected = "auto, linear, or the units of one to three layers, each 1 to 8192 (256 or 256,64)"
+    return Kind(parse, expected, "auto|linear|N[,N]")
+
+
 def _flag() -> Kind:
     def parse(value: Any) -> bool:
         if not isinstance(value, bool):
@@ -198,6 +214,14 @@ class Options:
         SPLIT,
         "Mends a given split that patients or copies cross: test stays whole, the others give way.",
     )
+    plan: str = option(
+        "auto",
+        _text("auto, plain, or a plan.json", "auto|plain|FILE"),
+        NETWORK,
+        "auto: what is not asked for is decided by the data, and measured on development images; "
+        "plain: the last layer, one Dense head of 256 units, nothing chosen; or a file from "
+        "`medlens plan`.",
+    )
     backbone: str = option(
         "vgg16", _choice(*BACKBONES), NETWORK, "The pretrained network, frozen, without its top."
     )
@@ -221,10 +245,11 @@ class Options:
         "How a picture becomes square: pad with black, crop its centre, or stretch.",
     )
     features: str = option(
-        "all",
-        _choice("all", "last"),
+        "auto",
+        _choice("auto", "all", "deep", "last"),
         NETWORK,
-        "Features pooled from all depths of the backbone, or from its last layer alone.",
+        "Features pooled from all depths of the backbone, from the deeper half, or from its last "
+        "layer alone. auto: as measured on development images.",
     )
     engine: str = option(
         "auto",
@@ -234,13 +259,18 @@ class Options:
         "much faster (VGG) and gives Keras's features on a few of your images.",
     )
     head: int | str = option(
-        256,
-        _number(int, 1, 8192, "linear"),
+        "auto",
+        _head(),
         HEAD,
-        "Units of the head's hidden Dense layer; linear: no hidden layer.",
+        "Units of the head's hidden Dense layers; linear: none. auto: as measured on development "
+        "images.",
     )
-    dropout: float = option(
-        0.5, _number(float, 0, 0.95), HEAD, "Share of the head's inputs dropped while it trains."
+    dropout: float | str = option(
+        "auto",
+        _number(float, 0, 0.95, "auto"),
+        HEAD,
+        "Share of the inputs of the head's last layer dropped while it trains. auto: as measured "
+        "on development images.",
     )
     epochs: int = option(100, _number(int, 1, 100_000), HEAD, "Most epochs to train the head for.")
     batch_size: int = option(64, _number(int, 1, 65_536), HEAD, "Images in a step of training.")
@@ -266,10 +296,12 @@ class Options:
         "Training stops after this many epochs without a lower validation loss.",
     )
     class_weight: str = option(
-        "none",
-        _choice("none", "balanced"),
+        "auto",
+        _choice("auto", "none", "balanced", "logit_adjusted"),
         HEAD,
-        "balanced: each class counts the same in the loss, however many images it has.",
+        "balanced: each class counts the same in the loss, however many images it has; "
+        "logit_adjusted: rare classes are favoured afterwards. auto: as measured on development "
+        "images, where the largest class has at least 1.5 times the images of the smallest.",
     )
     positive_class: str = option(
         "auto",
@@ -341,6 +373,17 @@ AUDIT_OPTIONS = (
     "quiet",
 )
 
+PLAN_OPTIONS = (
+    *AUDIT_OPTIONS,
+    "plan",
+    "backbone",
+    "image_size",
+    "fit",
+    "features",
+    "head",
+    "dropout",
+    "class_weight",
+)
 EVALUATE_OPTIONS = ("patient_regex", "drop_class", "prevalence", "out", "overwrite", "quiet")
 
 

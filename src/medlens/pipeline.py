@@ -39,7 +39,9 @@ from medlens.model.features import (
     gather_features,
     unknown_keys,
 )
+from medlens.model.plan import gathered_features, head_space
 from medlens.model.weights import find_weights
+from medlens.planning import decide, settle
 from medlens.report.advice import advise
 from medlens.report.facts import result_lines, training_facts
 from medlens.report.pdf import find_chromium
@@ -50,16 +52,18 @@ from medlens.run import Run
 from medlens.run_dir import RunDir, open_run
 from medlens.screen import Screen
 from medlens.stages import (
+    base_head,
     describe_classifier,
     fold_column,
     plan_choices,
-    plan_head,
     run_folds,
+    say_choice,
     write_evidence,
+    write_plan,
 )
 
 
-def run_training(options: Options, screen: Screen) -> Run:
+def run_training(asked: Options, screen: Screen) -> Run:
     """Train a classifier and write the run folder, stage by stage.
 
     Every stage is deterministic and what is slow is kept by content, so that an interrupted run
@@ -69,6 +73,7 @@ def run_training(options: Options, screen: Screen) -> Run:
         MedlensError: If the user can mend what is wrong.
     """
     # What there is, and whether the weights can be had, before anything is slow or replaced.
+    options, given_plan = settle(asked)
     dataset = list_images(options)
     classes = dataset.classes
     positive_class = choose_positive_class(classes, options)
@@ -78,7 +83,7 @@ def run_training(options: Options, screen: Screen) -> Run:
         find_chromium()
     if options.out:
         read_study(RunDir(Path(options.out)))
-    run = open_run(options)
+    run = open_run(asked)
     with log_to(run.log):
         say_images(dataset, positive_class, screen)
 
@@ -101,6 +106,7 @@ def run_training(options: Options, screen: Screen) -> Run:
 
         # Split, in whole groups.
         table = divide(intake, options, screen)
+        decisions, fingerprint = decide(intake.table, dataset, options, rule.size, given_plan)
         write_text(run.dataset, dataset_csv(table))
         used = table[table["split"] != ""].reset_index(drop=True)
 
@@ -109,26 +115,28 @@ def run_training(options: Options, screen: Screen) -> Run:
         with screen.progress("Frozen network", unknown_keys(keys, features), "images") as progress:
             load = partial(frozen_pass.forward, cache)
             extract_features(keys, load, pictures.store, features, progress, screen.say)
-        columns = feature_columns(backbone, options.features)
+        gathered = gathered_features(decisions)
+        columns = feature_columns(backbone, gathered)
         matrix = gather_features(keys, features, columns, run.features)
 
         # The head on the features, and everything that is chosen on development images.
         labels = np.searchsorted(classes, used["label"])
-        plan, choices = plan_head(options), plan_choices(options, classes, positive_class)
+        space = head_space(decisions, base_head(options), backbone)
+        choices = plan_choices(options, classes, positive_class)
         say_baseline(used, screen)
-        with screen.progress("Training the head", plan.epochs, "epochs") as progress:
-            development = develop(matrix, used, labels, len(classes), plan, choices, progress)
-        training = development.training
-        screen.say(f"{training.stop_text} Best epoch: {training.best_epoch}.")
+        with screen.progress("Training heads", space.size, "candidates") as progress:
+            development = develop(matrix, used, labels, len(classes), space, choices, progress)
+        say_choice(development, screen)
+        write_plan(run, decisions, fingerprint, development)
         folds, development = run_folds(
-            matrix, used, labels, plan, choices, development, options, screen
+            matrix, used, labels, space, choices, development, options, screen
         )
         write_text(
             run.splits, splits_to_csv(table, table["split"], fold_column(table, used, folds))
         )
-        write_text(run.history, training.history.to_csv(index=False))
+        write_text(run.history, development.training.history.to_csv(index=False))
 
-        facts = training_facts(frozen_pass, plan, training, options.features)
+        facts = training_facts(frozen_pass, development)
         write_json(run.training, facts)
 
         # What is said about every image; from that table alone, every number. Meanwhile the
@@ -136,7 +144,7 @@ def run_training(options: Options, screen: Screen) -> Run:
         said_of_all = predict_all(matrix, used, development, folds, classes, positive_class)
         write_predictions(run.predictions, said_of_all)
         predictions = read_predictions(run.predictions)
-        described = describe_classifier(development, classes, positive_class, options)
+        described = describe_classifier(development, classes, positive_class, gathered, options)
         evaluation = write_evidence(
             run, predictions, used, dataset, development, folds, described, frozen_pass, options
         )

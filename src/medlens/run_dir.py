@@ -57,6 +57,21 @@ class RunDir:
         return self.root / "training.json"
 
     @property
+    def plan(self) -> Path:
+        """What was decided, why, and what was measured."""
+        return self.root / "plan.json"
+
+    @property
+    def candidates(self) -> Path:
+        """The candidates for the head: one row each."""
+        return self.root / "candidates.csv"
+
+    @property
+    def candidate_curves(self) -> Path:
+        """One row per candidate, epoch and fold."""
+        return self.root / "candidate_curves.csv"
+
+    @property
     def classifier(self) -> Path:
         """The folder that is all a prediction needs."""
         return self.root / "classifier"
@@ -146,6 +161,9 @@ class RunDir:
             self.splits,
             self.history,
             self.training,
+            self.plan,
+            self.candidates,
+            self.candidate_curves,
             self.classifier,
             self.predictions,
             self.evaluation,
@@ -192,8 +210,8 @@ def open_run(options: Options) -> RunDir:
     for part in run.root.rglob(".*.part*"):
         part.unlink()  # left by a process that was killed while it wrote
     entries = list(run.root.iterdir()) if run.root.is_dir() else []
-    if entries == [run.audit]:
-        entries = []  # left by `medlens audit --out`
+    if set(entries) <= {run.audit, run.plan}:
+        entries = []  # left by `medlens audit --out` or `medlens plan --out`
     if entries and options.overwrite:
         _clear(run, entries, options)
     elif entries and options.resume:
@@ -214,14 +232,15 @@ def open_run(options: Options) -> RunDir:
 def _clear(run: RunDir, entries: list[Path], options: Options) -> None:
     entries = [path for path in entries if path != run.study]  # the author's work stays
     foreign = sorted(set(entries) - set(run.own()))
-    if run.root.resolve() in Path(options.split).resolve().parents:
-        raise MedlensError(
-            "--overwrite would delete the file given with --split.",
-            got="a splits.csv inside the run folder",
-            expected="a file outside of it",
-            fix="Copy the file to another place first.",
-            names=[options.split],
-        )
+    for name, given in (("--split", options.split), ("--plan", options.plan)):
+        if run.root.resolve() in Path(given).resolve().parents:
+            raise MedlensError(
+                f"--overwrite would delete the file given with {name}.",
+                got="a file inside the run folder",
+                expected="a file outside of it",
+                fix="Copy the file to another place first.",
+                names=[given],
+            )
     if foreign or not run.config.exists():
         raise MedlensError(
             "--overwrite deletes only a run of medlens.",

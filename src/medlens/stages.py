@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from medlens.config import Options
 from medlens.data.dataset import Dataset
+from medlens.data.fingerprint import Fingerprint
 from medlens.environment import cache_folder
 from medlens.files import write_json, write_text
 from medlens.intake import frame, metadata_columns, prevalence, ratios
 from medlens.model.backbone import BACKBONES
 from medlens.model.calibration import probabilities
+from medlens.model.choice import Choice
 from medlens.model.classifier import (
     Classifier,
     ClassifierFacts,
@@ -30,8 +32,9 @@ from medlens.model.classifier import (
 from medlens.model.cross_validation import Fold, cross_validate
 from medlens.model.development import FITTED_ON, Choices, Development, refit_on_all
 from medlens.model.engine import Forward, FrozenPass
-from medlens.model.head import HeadPlan
+from medlens.model.head_plan import HeadPlan, HeadSpace
 from medlens.model.operating_point import parse_rule
+from medlens.model.plan import Decisions, plan_json
 from medlens.report.evaluation import as_arrays, evaluate, headline_rows
 from medlens.report.evidence import gather_evidence
 from medlens.report.facts import evidence_notices, notices
@@ -47,7 +50,7 @@ def run_folds(
     features: NDArray[np.float32],
     used: pd.DataFrame,
     labels: NDArray[np.int64],
-    plan: HeadPlan,
+    space: HeadSpace,
     choices: Choices,
     development: Development,
     options: Options,
@@ -63,21 +66,22 @@ def run_folds(
     count, num_classes = int(options.folds), int(used["label"].nunique())
     with screen.progress("Cross-validation", count, "folds") as progress:
         folds = cross_validate(
-            features, used, labels, num_classes, plan, choices, count, ratios(options), progress
+            features, used, labels, num_classes, space, choices, count, ratios(options), progress
         )
-    return folds, refit_on_all(features, labels, num_classes, plan, development)
+    return folds, refit_on_all(features, used, labels, num_classes, development)
 
 
 def describe_classifier(
     development: Development,
     classes: tuple[str, ...],
     positive_class: str | None,
+    features: str,
     options: Options,
 ) -> ClassifierFacts:
     """What the saved classifier has to know beside its network."""
     return ClassifierFacts(
         classes,
-        options.features,
+        features,
         frame(options),
         positive_class,
         development.temperature,
@@ -180,7 +184,9 @@ def explain_cases(
     read_maps = None
     if frozen_pass.engine == "ncnn":
         forward = frozen_pass.forward(cache_folder(options.cache))
-        read_maps = read_maps_of_head(forward, frozen_pass.backbone, options.features)
+        read_maps = read_maps_of_head(
+            forward, frozen_pass.backbone, str(classifier.facts["features"])
+        )
     return draw_heat_maps(cases, classifier, root, run.heat_maps, read_maps)
 
 
@@ -213,7 +219,7 @@ def measure_robustness(
     tested = headline_rows(predictions)
     chosen = tested.iloc[draw_by_group(list(tested["group"]), MOST_IMAGES, options.seed)]
     pictures = np.stack([classifier.picture(root / path) for path in chosen["path"]])
-    columns = feature_columns(BACKBONES[options.backbone], options.features)
+    columns = feature_columns(BACKBONES[options.backbone], str(classifier.facts["features"]))
 
     def run(changed: NDArray[np.uint8]) -> NDArray[np.float64]:
         starts = range(0, len(changed), forward.batch)
@@ -253,18 +259,55 @@ def plan_choices(options: Options, classes: Sequence[str], positive_class: str |
     )
 
 
-def plan_head(options: Options) -> HeadPlan:
-    """The head's plan, as the options say it."""
+def base_head(options: Options) -> HeadPlan:
+    """How heads are trained, as the options say it; their form is the plan's."""
     stop = options.stop_at_accuracy
     return HeadPlan(
-        units=0 if options.head == "linear" else int(options.head),
-        dropout=options.dropout,
+        units=(),
+        dropout=0.0,
         epochs=options.epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         stop_at_accuracy=None if isinstance(stop, str) else stop,
         stop_on=options.stop_on,
         patience=options.patience,
-        balanced=options.class_weight == "balanced",
         seed=options.seed,
     )
+
+
+def say_choice(development: Development, screen: Screen) -> None:
+    """Say what was chosen and why, and why the training stopped."""
+    choice, ensemble = development.choice, development.ensemble
+    for what, reason in choice.reasons.items():
+        screen.say(f"Chosen {what.replace('_', ' ')}: {_chosen(choice)[what]}. {reason}")
+    if ensemble:
+        screen.say(ensemble.reason)
+    training = development.training
+    screen.say(f"{training.stop_text} Best epoch: {training.best_epoch}.")
+
+
+def _chosen(choice: Choice) -> dict[str, str]:
+    return {
+        "features": choice.features,
+        "head": choice.plan.form.text,
+        "class_weight": choice.plan.class_weight,
+    }
+
+
+def write_plan(
+    run: RunDir, decisions: Decisions, fingerprint: Fingerprint, development: Development
+) -> None:
+    """Write the plan with what was measured and chosen, and the curves of all candidates."""
+    choice, ensemble = development.choice, development.ensemble
+    chosen: dict[str, Any] = {
+        what: {"value": value, "reason": choice.reasons.get(what, "Nothing was to be measured.")}
+        for what, value in _chosen(choice).items()
+    }
+    chosen["ensemble"] = {
+        "value": bool(ensemble and ensemble.is_used),
+        "reason": ensemble.reason if ensemble else "Nothing was to be measured.",
+    }
+    write_json(run.plan, {**plan_json(decisions, fingerprint), "chosen": chosen})
+    if len(choice.candidates):
+        write_text(run.candidates, choice.candidates.to_csv(index=False))
+        write_text(run.candidate_curves, choice.curves.to_csv(index=False))

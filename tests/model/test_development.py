@@ -8,11 +8,11 @@ from medlens.errors import MedlensError
 from medlens.model.calibration import fit_temperature
 from medlens.model.cross_validation import cross_validate
 from medlens.model.development import Choices, Development, develop, refit_on_all
-from medlens.model.head import HeadPlan
+from medlens.model.head_plan import HeadForm, HeadPlan, HeadSpace
 from medlens.model.operating_point import parse_rule
 
 PLAN = HeadPlan(
-    units=0,
+    units=(),
     dropout=0.2,
     epochs=20,
     batch_size=32,
@@ -20,9 +20,9 @@ PLAN = HeadPlan(
     stop_at_accuracy=None,
     stop_on="val",
     patience=5,
-    balanced=False,
     seed=0,
 )
+ONLY = HeadSpace.only(PLAN)
 CHOICES = Choices(positive=1, rule=parse_rule("sensitivity=0.9"), prevalence=None, seed=0)
 
 
@@ -55,7 +55,11 @@ def run(patients: int, change_test: bool = False) -> tuple[Development, pd.DataF
     if change_test:
         tested = (images["split"] == "test").to_numpy()
         features[tested], labels[tested] = 99.0, 1 - labels[tested]
-    return develop(features, images, labels, 2, PLAN, CHOICES, quiet), images, labels
+    return (
+        develop(features, images, labels, 2, ONLY, CHOICES, quiet),
+        images,
+        labels,
+    )
 
 
 def test_a_large_val_is_halved_and_no_group_decides_twice() -> None:
@@ -85,7 +89,7 @@ def test_out_of_fold_predictions_of_pure_noise_are_no_better_than_chance() -> No
     features, images, labels = draw(300)
     noise = np.random.default_rng(9).normal(size=(len(features), 400)).astype(np.float32)
     plan = HeadPlan(**{**PLAN.__dict__, "epochs": 40, "patience": 40})
-    development = develop(noise, images, labels, 2, plan, CHOICES, quiet)
+    development = develop(noise, images, labels, 2, HeadSpace.only(plan), CHOICES, quiet)
     held_out = development.out_of_fold
     assert held_out is not None
     truth = labels[held_out.rows]
@@ -118,7 +122,7 @@ def test_the_operating_point_reaches_its_rule_where_it_was_chosen() -> None:
 
 def test_each_group_is_tested_in_one_fold_by_a_head_that_never_saw_it() -> None:
     features, images, labels = draw(120)
-    folds = cross_validate(features, images, labels, 2, PLAN, CHOICES, 3, (0.7, 0.15, 0.15), quiet)
+    folds = cross_validate(features, images, labels, 2, ONLY, CHOICES, 3, (0.7, 0.15, 0.15), quiet)
     developing = np.flatnonzero(images["split"] != "test")
     tested = np.concatenate([fold.rows for fold in folds])
     np.testing.assert_array_equal(np.sort(tested), developing)
@@ -132,8 +136,8 @@ def test_each_group_is_tested_in_one_fold_by_a_head_that_never_saw_it() -> None:
 
 def test_the_head_that_is_saved_after_cross_validation_knows_all_development_images() -> None:
     features, images, labels = draw(80)
-    development = develop(features, images, labels, 2, PLAN, CHOICES, quiet)
-    refitted = refit_on_all(features, labels, 2, PLAN, development)
+    development = develop(features, images, labels, 2, ONLY, CHOICES, quiet)
+    refitted = refit_on_all(features, images, labels, 2, development)
     assert refitted.temperature == development.temperature
     assert refitted.operating_point == development.operating_point
 
@@ -147,7 +151,7 @@ def test_the_head_that_is_saved_after_cross_validation_knows_all_development_ima
     assert loss(refitted, "val") < 0.8 * loss(development, "val")
     changed = features.copy()
     changed[images["split"] == "test"] = 99.0
-    again = refit_on_all(changed, labels, 2, PLAN, development)
+    again = refit_on_all(changed, images, labels, 2, development)
     np.testing.assert_array_equal(
         again.training.head.layers[0][0], refitted.training.head.layers[0][0]
     )
@@ -156,4 +160,63 @@ def test_the_head_that_is_saved_after_cross_validation_knows_all_development_ima
 def test_too_few_groups_for_the_folds_are_refused() -> None:
     features, images, labels = draw(24)
     with pytest.raises(MedlensError, match="too few groups for 10 folds"):
-        cross_validate(features, images, labels, 2, PLAN, CHOICES, 10, (0.7, 0.15, 0.15), quiet)
+        cross_validate(features, images, labels, 2, ONLY, CHOICES, 10, (0.7, 0.15, 0.15), quiet)
+
+
+FORMS = (HeadForm((8,), 0.2, 1e-2), HeadForm((), 0.0, 1e-2))
+SPACE = HeadSpace(
+    PLAN, {"all": None, "last": (15, 20)}, FORMS, ("none", "balanced", "logit_adjusted"), (True,)
+)
+
+
+def test_the_mean_of_the_fold_heads_takes_the_place_of_the_one_head() -> None:
+    features, images, labels = draw(300)
+    development = develop(features, images, labels, 2, SPACE, CHOICES, quiet)
+    choice = development.choice
+    assert development.ensemble is not None
+    assert development.ensemble.is_used
+    assert choice.winner is not None
+    mean = np.mean([head.logits(features) for head in choice.winner.heads], axis=0)
+    np.testing.assert_allclose(development.training.head.logits(features), mean, atol=1e-3)
+    assert set(development.training.history["fold"]) == {1, 2, 3, 4, 5}
+    # Out of fold, every image is still judged by the one head that never saw it.
+    held_out = development.out_of_fold
+    assert held_out is not None
+    for number in (1, 5):
+        own = held_out.fold == number
+        head = choice.winner.heads[number - 1]
+        np.testing.assert_allclose(
+            held_out.logits[own], head.logits(features[held_out.rows[own]]), atol=1e-3
+        )
+
+
+def test_the_ensemble_is_used_only_where_its_loss_on_the_stopping_images_is_lower() -> None:
+    features, images, labels = draw(300)
+    space = HeadSpace(PLAN, {"all": None}, FORMS[:1], ("none",), (False, True))
+    development = develop(features, images, labels, 2, space, CHOICES, quiet)
+    ensemble = development.ensemble
+    assert ensemble is not None
+    assert ensemble.is_used == (ensemble.loss < ensemble.loss_of_one)
+    assert ("fold" in development.training.history) == ensemble.is_used
+
+
+def test_choosing_never_looks_at_test_or_at_what_stops_the_training() -> None:
+    features, images, labels = draw(300)
+    before = develop(features, images, labels, 2, SPACE, CHOICES, quiet).choice
+    others = (images["split"] != "train").to_numpy()
+    features[others], labels[others] = 99.0, 1 - labels[others]
+    after = develop(features, images, labels, 2, SPACE, CHOICES, quiet).choice
+    pd.testing.assert_frame_equal(before.candidates, after.candidates)
+
+
+def test_a_refitted_ensemble_knows_all_development_images() -> None:
+    features, images, labels = draw(80)
+    development = develop(features, images, labels, 2, SPACE, CHOICES, quiet)
+    refitted = refit_on_all(features, images, labels, 2, development)
+    kernel, before = (one.training.head.layers[0][0] for one in (refitted, development))
+    assert kernel.shape == before.shape
+    assert not np.array_equal(kernel, before)
+    changed = features.copy()
+    changed[images["split"] == "test"] = 99.0
+    again = refit_on_all(changed, images, labels, 2, development)
+    np.testing.assert_array_equal(again.training.head.layers[0][0], kernel)

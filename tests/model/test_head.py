@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from medlens.errors import MedlensError
-from medlens.model.head import HeadPlan, Training, TrainingRows
+from medlens.model.head import Head, Training, TrainingRows, merge_heads
 from medlens.model.head import train_head as train_on_rows
 from medlens.model.head_inputs import apply_inputs, fit_inputs
+from medlens.model.head_plan import HeadPlan
 
 PLAN = HeadPlan(
-    units=0,
+    units=(),
     dropout=0.2,
     epochs=60,
     batch_size=32,
@@ -19,7 +21,6 @@ PLAN = HeadPlan(
     stop_at_accuracy=None,
     stop_on="val",
     patience=10,
-    balanced=False,
     seed=0,
 )
 
@@ -51,8 +52,8 @@ def train_head(train, val, classes, plan, progress) -> Training:  # type: ignore
     return train_on_rows(features, labels, TrainingRows(fit, stop), classes, plan, progress)
 
 
-@pytest.mark.parametrize("units", [0, 16])
-def test_it_learns_and_its_logits_are_those_of_the_history(units: int) -> None:
+@pytest.mark.parametrize("units", [(), (16,), (16, 8)])
+def test_it_learns_and_its_logits_are_those_of_the_history(units: tuple[int, ...]) -> None:
     train, val = examples(600, 0), examples(300, 1)
     training = train_head(train, val, 3, replace(PLAN, units=units), quiet)
     accuracy = float((training.head.logits(val[0]).argmax(1) == val[1]).mean())
@@ -88,7 +89,7 @@ def test_it_can_watch_the_training_accuracy() -> None:
 
 
 def test_patience_ends_training_and_the_best_epoch_is_restored() -> None:
-    plan = replace(PLAN, epochs=500, patience=3, units=64, dropout=0.0)
+    plan = replace(PLAN, epochs=500, patience=3, units=(64,), dropout=0.0)
     training = train_head(examples(60, 0), examples(300, 1), 3, plan, quiet)
     assert training.stop_reason == "patience"
     assert training.best_epoch == len(training.history) - 3
@@ -111,16 +112,60 @@ def test_the_same_seed_gives_the_same_head_and_another_seed_another() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_balanced_weights_raise_the_recall_of_a_rare_class() -> None:
+@pytest.mark.parametrize("class_weight", ["balanced", "logit_adjusted"])
+def test_weighting_raises_the_recall_of_a_rare_class(class_weight: str) -> None:
     shares = (0.94, 0.03, 0.03)
     train, val = examples(800, 0, shares), examples(800, 1, shares)
     recalls = []
-    for balanced in (False, True):
-        plan = replace(PLAN, balanced=balanced, patience=60, epochs=30)
+    for one in ("none", class_weight):
+        plan = replace(PLAN, class_weight=one, patience=60, epochs=30)
         head = train_head(train, val, 3, plan, quiet).head
         predicted = head.logits(val[0]).argmax(1)
         recalls.append(float((predicted[val[1] > 0] == val[1][val[1] > 0]).mean()))
     assert recalls[1] > recalls[0] + 0.1
+
+
+def test_logit_adjustment_takes_the_logarithm_of_the_class_shares() -> None:
+    train, val = examples(400, 0), examples(100, 1)
+    plan = replace(PLAN, epochs=3)
+    plain = train_head(train, val, 3, plan, quiet).head.logits(val[0])
+    adjusted = train_head(
+        train, val, 3, replace(plan, class_weight="logit_adjusted"), quiet
+    ).head.logits(val[0])
+    shares = np.bincount(train[1]) / len(train[1])
+    np.testing.assert_allclose(plain - adjusted, np.tile(np.log(shares), (100, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [(), (7,), (7, 5), (7, 5, 3)])
+def test_merged_heads_give_the_mean_of_their_logits(widths: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    sizes = [20, *widths, 3]
+
+    def draw() -> Head:
+        return Head(
+            tuple(
+                (
+                    random.normal(size=(rows, columns)).astype(np.float32),
+                    random.normal(size=columns).astype(np.float32),
+                )
+                for rows, columns in itertools.pairwise(sizes)
+            )
+        )
+
+    heads = [draw() for _ in range(4)]
+    features = examples(50, 2)[0]
+    mean = np.mean([head.logits(features) for head in heads], axis=0)
+    np.testing.assert_allclose(merge_heads(heads).logits(features), mean, rtol=1e-4, atol=1e-2)
+
+
+def test_a_head_within_some_columns_ignores_all_others() -> None:
+    train, val = examples(300, 0), examples(100, 1)
+    plan = replace(PLAN, within=(2, 9), epochs=5)
+    training = train_head(train, val, 3, plan, quiet)
+    assert training.columns_kept == 7
+    changed = val[0].copy()
+    changed[:, :2] = changed[:, 9:] = -1234.0
+    np.testing.assert_array_equal(training.head.logits(val[0]), training.head.logits(changed))
 
 
 def test_features_that_are_all_the_same_are_refused() -> None:
@@ -130,37 +175,21 @@ def test_features_that_are_all_the_same_are_refused() -> None:
         train_head((same, labels), (same, labels), 2, PLAN, quiet)
 
 
-def test_a_compiled_head_starts_anew() -> None:
-    train, val = examples(200, 0), examples(100, 1)
-    plan = replace(PLAN, epochs=4, units=8, patience=9)
-    first = train_head(train, val, 3, plan, quiet)
-    features, labels = np.concatenate([train[0], val[0]]), np.concatenate([train[1], val[1]])
-    rows = TrainingRows(np.arange(200), np.arange(200, 300))
-    # Other images in between leave nothing behind in weights, optimizer or dropout.
-    fewer = TrainingRows(np.arange(12), rows.stop)
-    train_on_rows(features, labels, fewer, 3, plan, quiet, first.compiled)
-    again = train_on_rows(features, labels, rows, 3, plan, quiet, first.compiled)
-    fresh = train_on_rows(features, labels, rows, 3, plan, quiet)
-    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
-    np.testing.assert_allclose(again.history[columns], fresh.history[columns], rtol=1e-6)
-
-
-def test_inputs_have_the_length_asked_for_and_fold_into_the_first_layer() -> None:
+def test_inputs_have_length_one_and_fold_into_the_first_layer() -> None:
     features, _ = examples(300, 3)
     rows = np.arange(0, 300, 2)
     random = np.random.default_rng(0)
-    for hidden, columns in ((False, 20), (True, 30)):
-        inputs = fit_inputs(features, rows, hidden=hidden, columns=30)
+    for length, within, columns in ((1.0, None, 30), (4.0, None, 30), (10.0, (3, 12), 9)):
+        inputs = fit_inputs(features, rows, within=within, inputs=columns).longer(length)
         assert inputs.columns == columns
         values = apply_inputs(inputs, features, rows)
-        length = 4.0 if hidden else 1.0
         assert np.sqrt(np.square(values).sum(1).mean()) == pytest.approx(length, rel=1e-3)
         np.testing.assert_allclose(values.mean(0), 0, atol=1e-4)
         kernel = random.normal(size=(columns, 4)).astype(np.float32)
         bias = random.normal(size=4).astype(np.float32)
         folded_kernel, folded_bias = inputs.fold(kernel, bias)
         np.testing.assert_allclose(
-            features[rows] @ folded_kernel + folded_bias, values @ kernel + bias, atol=2e-3
+            features[rows] @ folded_kernel + folded_bias, values @ kernel + bias, atol=5e-3
         )
 
 
@@ -170,9 +199,20 @@ def test_the_components_are_those_of_largest_variance() -> None:
     directions = np.linalg.qr(random.normal(size=(columns, hidden)))[0]
     features = random.normal(size=(count, hidden)) * 40 @ directions.T
     features = (features + random.normal(size=(count, columns))).astype(np.float32)
-    inputs = fit_inputs(features, np.arange(count), hidden=True)
+    inputs = fit_inputs(features, np.arange(count))
     assert inputs.columns == 512
     centred = (features - features.mean(0)) / features.std(0)
     expected = np.linalg.svd(centred, full_matrices=False)[1][:hidden] ** 2
     found = np.square(apply_inputs(inputs, features, np.arange(count))).sum(0)[:hidden]
-    np.testing.assert_allclose(found * columns / 16, expected, rtol=1e-3)
+    np.testing.assert_allclose(found * columns, expected, rtol=1e-3)
+
+
+def test_a_feature_that_hardly_any_image_has_cannot_drown_the_others() -> None:
+    train, val = examples(600, 0), examples(300, 1)
+    train[0][:, 18] = val[0][:, 18] = 0.0
+    train[0][:2, 18] = 0.01
+    plain = train_head(train, val, 3, PLAN, quiet)
+    val[0][0, 18] = 10.0  # a thousand times what was ever seen
+    strange = train_head(train, val, 3, PLAN, quiet)
+    assert strange.columns_kept == plain.columns_kept == 18
+    np.testing.assert_array_equal(plain.history["val_loss"], strange.history["val_loss"])

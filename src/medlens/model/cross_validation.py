@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from medlens.data.division import divide_groups
 from medlens.data.roles import TEST, assign_folds
 from medlens.errors import MedlensError
+from medlens.model.choice import CompiledHeads
 from medlens.model.development import Choices, Development, develop
-from medlens.model.head import HeadPlan
+from medlens.model.head_plan import HeadSpace
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def cross_validate(
     images: pd.DataFrame,
     labels: NDArray[np.int64],
     num_classes: int,
-    plan: HeadPlan,
+    space: HeadSpace,
     choices: Choices,
     count: int,
     ratios: tuple[float, float, float],
@@ -53,7 +54,7 @@ def cross_validate(
         images: One row per feature row, with `path`, `label`, `group` and `split`.
         labels: Class numbers of shape (images,).
         num_classes: Number of classes.
-        plan: How heads are trained.
+        space: The heads to choose from; each fold chooses for itself.
         choices: What is chosen in each fold.
         count: How many folds, 2 at least.
         ratios: Shares of train, val and test; only the first two are used.
@@ -65,7 +66,8 @@ def cross_validate(
     outer = images[images["split"].isin(["train", "val"])]
     _check_groups(outer, count)
     fold_of = pd.Series(assign_folds(outer, count=count, seed=choices.seed), index=outer.index)
-    folds = []
+    folds: list[Fold] = []
+    compiled: CompiledHeads = {}
     for number in range(1, count + 1):
         out = fold_of.index[fold_of == number]
         inner = outer.drop(index=out)
@@ -78,10 +80,11 @@ def cross_validate(
             images.assign(split=split),
             labels,
             num_classes,
-            plan,
+            space,
             choices,
             _ignore,
             always_out_of_fold=False,
+            compiled=compiled,
         )
         folds.append(Fold(number, np.flatnonzero(split == TEST), development))
         progress(1)

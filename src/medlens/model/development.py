@@ -8,17 +8,26 @@ each predicted by a head that was fitted without it (out of fold).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medlens.data.roles import CALIBRATE, FIT, STOP, assign_folds, assign_roles
+from medlens.data.roles import CALIBRATE, FIT, STOP, assign_roles
 from medlens.model.calibration import fit_temperature, probabilities
+from medlens.model.choice import (
+    MOST_COMPARED,
+    Choice,
+    CompiledHeads,
+    choose_head,
+    divide_for_comparison,
+)
 from medlens.model.familiarity import Familiarity, choose_limit, fit_familiarity
-from medlens.model.head import HeadPlan, Training, TrainingRows, train_head
+from medlens.model.fold_heads import FoldRows, fit_fold_inputs, train_fold_heads
+from medlens.model.head import Training, TrainingRows, cross_entropy, merge_heads, train_head
+from medlens.model.head_plan import HeadPlan, HeadSpace
 from medlens.model.operating_point import OperatingPoint, Rule, choose_operating_point
 from medlens.model.prediction_sets import choose_threshold
 from medlens.model.verdict import Verdict
@@ -69,11 +78,39 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """Whether the mean of the fold heads does better than one head fitted on all of train.
+
+    Args:
+        is_used: Whether its loss is lower.
+        loss: Its mean cross-entropy on the images that stopped the one head; the fold heads never
+            saw them, the one head's best epoch was chosen on them.
+        loss_of_one: That of the one head.
+    """
+
+    is_used: bool
+    loss: float
+    loss_of_one: float
+
+    @property
+    def reason(self) -> str:
+        """In a sentence."""
+        return (
+            f"Cross-entropy on the images that stop the training: mean of the fold heads "
+            f"{self.loss:.4f}, one head {self.loss_of_one:.4f}. "
+            + ("The mean is used." if self.is_used else "One head is used.")
+        )
+
+
+@dataclass(frozen=True)
 class Development:
     """A trained head with its temperature, operating point, sets and limit.
 
     Args:
+        choice: The candidates for the head, and which one was taken.
         training: The head and how it was trained.
+        ensemble: Whether the head is the mean of the fold heads (then `training` is theirs, with a
+            column `fold` in its history); None where that was not asked.
         roles: The role of each development image; "" for the others.
         out_of_fold: Train's images, each predicted without it; None where that was not done.
         held_out: The images that the choices below were made on.
@@ -86,7 +123,9 @@ class Development:
         limit: Images at a larger distance are unfamiliar.
     """
 
+    choice: Choice
     training: Training
+    ensemble: Ensemble | None
     roles: pd.Series[str]
     out_of_fold: HeldOut | None
     held_out: HeldOut
@@ -109,13 +148,14 @@ def develop(
     images: pd.DataFrame,
     labels: NDArray[np.int64],
     num_classes: int,
-    plan: HeadPlan,
+    space: HeadSpace,
     choices: Choices,
     progress: Callable[[int], None],
     *,
     always_out_of_fold: bool = True,
+    compiled: CompiledHeads | None = None,
 ) -> Development:
-    """Train a head, and choose on images that it was not fitted on.
+    """Choose and train a head, and choose on images that it was not fitted on.
 
     Args:
         features: Of shape (images, columns); may lie on disk.
@@ -123,10 +163,11 @@ def develop(
             train and val are looked at.
         labels: Class numbers of shape (images,).
         num_classes: Number of classes.
-        plan: How heads are trained.
-        choices: What is to be chosen.
-        progress: Called with 1 after every epoch of the head.
+        space: The heads to choose from.
+        choices: What is to be chosen beside.
+        progress: Called with 1 after every candidate.
         always_out_of_fold: Whether to predict train out of fold even if nothing here needs it.
+        compiled: Networks compiled before for such a space, to be used again and added to.
 
     Raises:
         MedlensError: If no feature varies, or the loss is not a number.
@@ -134,12 +175,14 @@ def develop(
     developing = images["split"].isin(["train", "val"])
     roles = assign_roles(images[developing], seed=choices.seed).reindex(images.index, fill_value="")
     rows = TrainingRows(np.flatnonzero(roles == FIT), np.flatnonzero(roles == STOP))
-    training = train_head(features, labels, rows, num_classes, plan, progress)
+    choice = choose_head(features, images, labels, rows.fit, num_classes, space, progress, compiled)
+    training = train_head(features, labels, rows, num_classes, choice.plan, _ignore)
+    training, ensemble = _merge_if_better(features, labels, rows, training, choice, space)
     familiarity = fit_familiarity(features, labels, rows=rows.fit, seed=choices.seed)
     calibrating = np.flatnonzero(roles == CALIBRATE)
     out_of_fold = None
     if always_out_of_fold or not len(calibrating):
-        out_of_fold = predict_out_of_fold(features, images, labels, rows, training, plan, choices)
+        out_of_fold = predict_out_of_fold(features, images, labels, rows, training, choice, choices)
     if len(calibrating) or out_of_fold is None:
         chosen_on = calibrating if len(calibrating) else rows.stop
         held_out = HeldOut(
@@ -157,7 +200,9 @@ def develop(
     groups = images["group"].to_numpy()[held_out.rows]
     point, reason = _choose_point(calibrated, truth, choices)
     return Development(
+        choice=choice,
         training=training,
+        ensemble=ensemble,
         roles=roles,
         out_of_fold=out_of_fold,
         held_out=held_out,
@@ -173,31 +218,69 @@ def develop(
     )
 
 
-def refit_on_all(
+def _merge_if_better(
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
+    rows: TrainingRows,
+    training: Training,
+    choice: Choice,
+    space: HeadSpace,
+) -> tuple[Training, Ensemble | None]:
+    """Put the mean of the fold heads in the head's place where it may and has the lower loss."""
+    if choice.winner is None or not any(space.ensembles):
+        return training, None
+    merged = merge_heads(choice.winner.heads)
+    stop, truth = features[rows.stop], labels[rows.stop]
+    loss, loss_of_one = (
+        float(cross_entropy(head.logits(stop), truth).mean()) for head in (merged, training.head)
+    )
+    ensemble = Ensemble(loss < loss_of_one or all(space.ensembles), loss, loss_of_one)
+    if not ensemble.is_used:
+        return training, ensemble
+    winner = choice.winner
+    merged_training = Training(
+        merged,
+        winner.history,
+        winner.best_epoch,
+        winner.stop_reason,
+        winner.stop_text,
+        winner.columns_kept,
+    )
+    return merged_training, ensemble
+
+
+def refit_on_all(
+    features: NDArray[np.float32],
+    images: pd.DataFrame,
+    labels: NDArray[np.int64],
     num_classes: int,
-    plan: HeadPlan,
     development: Development,
 ) -> Development:
     """The same with its head fitted on all development images, for as many epochs as at its best.
 
-    For the classifier that is saved after cross-validation. What was chosen stays: temperature,
-    operating point, prediction sets and limit.
+    For the classifier that is saved after cross-validation. What was chosen stays: the form of the
+    head, temperature, operating point, prediction sets and limit.
 
     Args:
         features: As for `develop`.
+        images: As for `develop`.
         labels: As for `develop`.
         num_classes: As for `develop`.
-        plan: As for `develop`.
         development: Of train and val.
     """
-    training, roles = development.training, development.roles
+    training, roles, choice = development.training, development.roles, development.choice
     rows = TrainingRows(np.flatnonzero(roles != ""), np.flatnonzero(roles == STOP))
-    fixed = _without_stopping(plan, training.best_epoch)
-    again = train_head(
-        features, labels, rows, num_classes, fixed, _ignore, training.compiled, keep="last"
-    )
+    if development.ensemble and development.ensemble.is_used and choice.winner is not None:
+        plan = _without_stopping(choice.plan, choice.winner.best_epoch)
+        folds = divide_for_comparison(
+            images, labels, rows.fit, num_classes, count=OUT_OF_FOLD, seed=plan.seed
+        )
+        if folds is not None:
+            inputs = fit_fold_inputs(features, folds, plan.within)
+            heads = train_fold_heads(inputs, labels, folds, num_classes, plan, keep="last").heads
+            return replace(development, training=replace(training, head=merge_heads(heads)))
+    fixed = _without_stopping(choice.plan, training.best_epoch)
+    again = train_head(features, labels, rows, num_classes, fixed, _ignore, keep="last")
     return replace(development, training=replace(training, head=again.head))
 
 
@@ -211,37 +294,49 @@ def predict_out_of_fold(
     labels: NDArray[np.int64],
     rows: TrainingRows,
     training: Training,
-    plan: HeadPlan,
+    choice: Choice,
     choices: Choices,
 ) -> HeldOut | None:
     """Predict every image of train by a head that was fitted without its fold.
 
-    Each of these heads is trained for as many epochs as the head itself had at its best.
+    Where the candidates were compared on all of train, by the winner's fold heads; else each of
+    these heads is trained for as many epochs as the head itself had at its best.
 
     Returns:
         In the order of `rows.fit`; None where a class has fewer than two groups in train.
     """
-    fit = images.iloc[rows.fit]
-    count = min(OUT_OF_FOLD, int(fit.groupby("label")["group"].nunique().min()))
-    if count < 2:
-        return None
-    fold = assign_folds(fit, count=count, seed=choices.seed)
-    logits = np.empty((len(fit), len(training.head.layers[-1][1])))
-    distances = np.empty(len(fit))
-    fixed = _without_stopping(plan, training.best_epoch)
-    for number in range(1, count + 1):
-        out, others = rows.fit[fold == number], rows.fit[fold != number]
-        if len(np.unique(labels[others])) < logits.shape[1]:
+    folds = choice.folds
+    if choice.winner is not None and folds is not None and len(folds.rows) == len(rows.fit):
+        logits = choice.winner.logits
+    else:
+        num_classes = len(training.head.layers[-1][1])
+        folds = divide_for_comparison(
+            images, labels, rows.fit, num_classes, count=OUT_OF_FOLD, seed=choices.seed, most=np.inf
+        )
+        if folds is None:
             return None
-        part = TrainingRows(others, rows.stop)
-        # All epochs are trained and the last is kept: nothing is chosen on val a second time.
-        head = train_head(
-            features, labels, part, logits.shape[1], fixed, _ignore, training.compiled, keep="last"
-        ).head
-        logits[fold == number] = head.logits(features[out])
-        familiarity = fit_familiarity(features, labels, rows=others, seed=choices.seed)
-        distances[fold == number] = familiarity.distances(features[out])
-    return HeldOut(rows.fit, logits, distances, fold)
+        fixed = _without_stopping(choice.plan, training.best_epoch)
+        logits = np.empty((len(rows.fit), num_classes))
+        for part, fold in _parts(folds):
+            inputs = fit_fold_inputs(features, part, fixed.within)
+            # All epochs are trained and the last is kept: nothing is chosen a second time.
+            trained = train_fold_heads(inputs, labels, part, num_classes, fixed, keep="last")
+            logits[fold] = trained.logits[fold]
+    distances = np.empty(len(folds.rows))
+    for number in range(1, folds.count + 1):
+        own = fit_familiarity(features, labels, rows=folds.fit(number), seed=choices.seed)
+        distances[folds.fold == number] = own.distances(features[folds.out(number)])
+    return HeldOut(rows.fit, logits, distances, folds.fold)
+
+
+def _parts(folds: FoldRows) -> Iterator[tuple[FoldRows, NDArray[np.bool_]]]:
+    """All folds at once, or one after the other where their inputs would be too many for memory."""
+    if len(folds.rows) <= MOST_COMPARED:
+        yield folds, folds.fold > 0
+        return
+    for number in range(1, folds.count + 1):
+        is_out = folds.fold == number
+        yield FoldRows(folds.rows, is_out.astype(np.int64)), is_out
 
 
 def _choose_point(

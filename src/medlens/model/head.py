@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import keras
@@ -13,44 +12,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medlens.errors import MedlensError
 from medlens.model.head_epoch import Steps, compile_steps
-from medlens.model.head_inputs import HeadInputs, apply_inputs, chunk_rows, fit_inputs
-
-# Decoupled weight decay of Adam (Loshchilov & Hutter 2019, arXiv:1711.05101), for each step.
-WEIGHT_DECAY = 1e-2
-
-# (kernel, bias) of each Dense layer, float32.
-Layers = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
-
-
-@dataclass(frozen=True)
-class HeadPlan:
-    """How a head is built and trained.
-
-    Args:
-        units: Units of the hidden layer; 0 for none.
-        dropout: Share of the inputs of the last layer dropped in training, 0 to 0.95.
-        epochs: Most epochs.
-        batch_size: Images per step.
-        learning_rate: Adam's.
-        stop_at_accuracy: Stop once this accuracy is reached, 0 to 1; None for never.
-        stop_on: "val" or "train": whose accuracy that is.
-        patience: Epochs without a lower validation loss before training stops.
-        balanced: Whether each class weighs the same in the loss.
-        seed: Seed of the weights, of dropout and of the order of images.
-    """
-
-    units: int
-    dropout: float
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    stop_at_accuracy: float | None
-    stop_on: str
-    patience: int
-    balanced: bool
-    seed: int
+from medlens.model.head_inputs import (
+    LENGTH_BEFORE_HIDDEN,
+    LENGTH_BEFORE_LOGITS,
+    HeadInputs,
+    apply_inputs,
+    chunk_rows,
+    fit_inputs,
+)
+from medlens.model.head_plan import HeadPlan
+from medlens.model.history import History, Layers
 
 
 @dataclass(frozen=True)
@@ -70,7 +42,7 @@ class Head:
         step = chunk_rows(features.shape[1])
         for start in range(0, len(out), step):
             chunk = features[start : start + step].astype(np.float64)
-            out[start : start + step] = _logits(precise, chunk)
+            out[start : start + step] = forward(precise, chunk)
         return out
 
 
@@ -91,25 +63,48 @@ class CompiledHead:
     @property
     def columns(self) -> int:
         """How many inputs it takes."""
-        return int(self.model.inputs[0].shape[1])
+        return int(self.model.inputs[0].shape[-1])
 
     def start(self) -> None:
         """Go back to the first weights."""
         for variable, value in zip(_variables(self.model), self.first, strict=True):
             variable.assign(value)
 
+    def layers(self) -> Layers:
+        """Kernel and bias of each Dense layer."""
+        values = [layer.get_weights() for layer in self.model.layers]
+        return tuple((kernel, bias) for kernel, bias in (two for two in values if two))
+
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def compile_head(columns: int, num_classes: int, plan: HeadPlan) -> CompiledHead:
-    """Build and compile a head; its first weights are drawn from the plan's seed."""
-    keras.utils.set_random_seed(plan.seed)
-    model = _build(columns, num_classes, plan)
+def compile_model(model: keras.Model, plan: HeadPlan) -> CompiledHead:
+    """Compile a head's model as the plan says: Adam and categorical cross-entropy from logits."""
+    model.compile(
+        keras.optimizers.Adam(plan.learning_rate, weight_decay=plan.weight_decay),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+    )
     model.optimizer.build(model.trainable_variables)
     first = tuple(keras.ops.convert_to_numpy(value) for value in _variables(model))
     return CompiledHead(model, compile_steps(model, batch_size=plan.batch_size), first)
+
+
+def compile_head(columns: int, num_classes: int, plan: HeadPlan) -> CompiledHead:
+    """Build and compile a head; its first weights are drawn from the plan's seed."""
+    keras.utils.set_random_seed(plan.seed)
+    seeds = iter(range(plan.seed, plan.seed + 10))
+
+    def dense(units: int, name: str, activation: str | None) -> keras.layers.Layer:
+        start = keras.initializers.GlorotUniform(seed=next(seeds))
+        return keras.layers.Dense(units, activation, kernel_initializer=start, name=name)
+
+    layers = [keras.Input((columns,), name="inputs")]
+    layers += [dense(units, f"hidden_{n + 1}", "relu") for n, units in enumerate(plan.units)]
+    layers.append(keras.layers.Dropout(plan.dropout, seed=next(seeds), name="dropout"))
+    layers.append(dense(num_classes, "logits", None))
+    return compile_model(keras.Sequential(layers, name="head"), plan)
 
 
 @dataclass(frozen=True)
@@ -135,8 +130,7 @@ class Training:
         best_epoch: The epoch whose weights the head has, counted from 1.
         stop_reason: "accuracy", "patience" or "epochs".
         stop_text: The same in a sentence.
-        columns_kept: How many features vary enough to be used.
-        compiled: What it was trained with, to train another on other images.
+        columns_kept: How many features are used and vary.
     """
 
     head: Head
@@ -145,7 +139,6 @@ class Training:
     stop_reason: str
     stop_text: str
     columns_kept: int
-    compiled: CompiledHead
 
 
 def train_head(
@@ -155,7 +148,6 @@ def train_head(
     num_classes: int,
     plan: HeadPlan,
     progress: Callable[[int], None],
-    compiled: CompiledHead | None = None,
     *,
     keep: str = "best",
 ) -> Training:
@@ -171,180 +163,155 @@ def train_head(
         num_classes: Number of classes.
         plan: How to train.
         progress: Called with 1 after every epoch.
-        compiled: A head of this plan that was compiled before; it starts anew.
         keep: "best": the weights of the epoch with the lowest validation loss, or of the one that
             reached the accuracy asked for; "last": those of the last epoch.
 
     Raises:
         MedlensError: If no feature varies, or the loss is not a number.
     """
-    columns = compiled.columns if compiled else 0
-    inputs = fit_inputs(features, rows.fit, hidden=bool(plan.units), columns=columns)
-    weight_of_class = _class_weights(labels[rows.fit], num_classes, balanced=plan.balanced)
-    train = _Examples(inputs, features, labels, rows.fit, weight_of_class)
-    val = _Examples(inputs, features, labels, rows.stop, weight_of_class)
-    compiled = compiled or compile_head(inputs.columns, num_classes, plan)
-    compiled.start()
+    inputs = fit_inputs(features, rows.fit, within=plan.within).longer(input_length(plan))
+    weights = class_weights(labels[rows.fit], num_classes, plan)
+    train = make_examples(apply_inputs(inputs, features, rows.fit), labels[rows.fit], weights)
+    val = make_examples(apply_inputs(inputs, features, rows.stop), labels[rows.stop], weights)
+    compiled = compile_head(inputs.columns, num_classes, plan)
     random = np.random.default_rng(plan.seed)
-    # As many whole batches as one reading holds.
-    reading = plan.batch_size * max(1, chunk_rows(inputs.columns) // plan.batch_size)
-    history = _History(plan)
+    history, count = History(plan), len(rows.fit)
     while not history.stop_reason:
         started = time.monotonic()
-        loss = right = 0.0
-        order = random.permutation(len(rows.fit))
-        for start in range(0, len(order), reading):
-            more = compiled.steps(*train.read(order[start : start + reading]))
-            loss, right = loss + more[0], right + more[1]
-        val_loss, val_accuracy = _measure(_dense_layers(compiled.model), val, reading)
-        count = len(rows.fit)
+        order = random.permutation(count)
+        loss, right = compiled.steps(*(values[order] for values in train))
+        layers = compiled.layers()
+        val_loss, val_accuracy = measure(layers, val)
         figures = {
-            "loss": loss / count,
-            "accuracy": right / count,
+            "loss": float(loss) / count,
+            "accuracy": float(right) / count,
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
         }
         seconds = round(time.monotonic() - started, 4)
-        history.note({**figures, "seconds": seconds}, compiled.model)
+        history.note({**figures, "seconds": seconds}, layers)
         progress(1)
     return Training(
-        head=_fold(
-            _dense_layers(compiled.model) if keep == "last" else history.best_layers, inputs
+        head=fold_inputs(
+            compiled.layers() if keep == "last" else history.best_layers,
+            inputs,
+            prior_of_logits(labels[rows.fit], num_classes, plan),
         ),
         history=pd.DataFrame(history.rows),
         best_epoch=history.best_epoch,
         stop_reason=history.stop_reason,
         stop_text=history.stop_text,
         columns_kept=inputs.kept,
-        compiled=compiled,
     )
 
 
-@dataclass(frozen=True)
-class _Examples:
-    """Images as a head trains on them: made in memory where components are few, else when read."""
-
-    inputs: HeadInputs
-    features: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    rows: NDArray[np.intp]
-    weight_of_class: NDArray[np.float32]
-
-    @cached_property
-    def _components(self) -> NDArray[np.float32]:
-        return apply_inputs(self.inputs, self.features, self.rows)
-
-    def read(self, places: NDArray[np.intp]) -> tuple[NDArray[np.float32], ...]:
-        """Inputs, one-hot targets, and each image's weight in the loss."""
-        if self.inputs.components is None:
-            values = self.inputs.apply(self.features[self.rows[places]])
-        else:
-            values = self._components[places]
-        labels = self.labels[self.rows[places]]
-        targets = np.eye(len(self.weight_of_class), dtype=np.float32)[labels]
-        return values, targets, self.weight_of_class[labels]
+def input_length(plan: HeadPlan) -> float:
+    """The mean length of an image's inputs."""
+    return LENGTH_BEFORE_HIDDEN if plan.units else LENGTH_BEFORE_LOGITS
 
 
-def _class_weights(
-    labels: NDArray[np.int64], num_classes: int, *, balanced: bool
+# Inputs, one-hot targets, and each image's weight in the loss.
+Examples = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+
+def make_examples(
+    inputs: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float32]
+) -> Examples:
+    """Images as a head trains on them.
+
+    Args:
+        inputs: Of shape (images, inputs).
+        labels: Class numbers of shape (images,).
+        weights: Of each class in the loss.
+    """
+    return inputs, np.eye(len(weights), dtype=np.float32)[labels], weights[labels]
+
+
+def class_weights(
+    labels: NDArray[np.int64], num_classes: int, plan: HeadPlan
 ) -> NDArray[np.float32]:
     """Weight of an image of each class in the loss: 1, or inverse to the class counts of train."""
     counts = np.bincount(labels, minlength=num_classes)
-    weights = counts.sum() / (num_classes * counts) if balanced else np.ones(num_classes)
+    is_balanced = plan.class_weight == "balanced"
+    weights = counts.sum() / (num_classes * counts) if is_balanced else np.ones(num_classes)
     return np.asarray(weights, np.float32)
 
 
-def _build(columns: int, classes: int, plan: HeadPlan) -> keras.Model:
-    seeds = iter(range(plan.seed, plan.seed + 10))
-
-    def dense(units: int, name: str, activation: str | None) -> keras.layers.Layer:
-        start = keras.initializers.GlorotUniform(seed=next(seeds))
-        return keras.layers.Dense(units, activation, kernel_initializer=start, name=name)
-
-    layers = [keras.Input((columns,), name="features")]
-    if plan.units:
-        layers.append(dense(plan.units, "hidden", "relu"))
-    layers.append(keras.layers.Dropout(plan.dropout, seed=next(seeds), name="dropout"))
-    layers.append(dense(classes, "logits", None))
-    model = keras.Sequential(layers, name="head")
-    model.compile(
-        keras.optimizers.Adam(plan.learning_rate, weight_decay=WEIGHT_DECAY),
-        keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    return model
+def prior_of_logits(
+    labels: NDArray[np.int64], num_classes: int, plan: HeadPlan
+) -> NDArray[np.float32]:
+    """What is taken from the logits once trained: the logarithms of the class shares, or zeros."""
+    if plan.class_weight != "logit_adjusted":
+        return np.zeros(num_classes, np.float32)
+    return class_shares(labels, num_classes)
 
 
-def _dense_layers(model: keras.Model) -> Layers:
-    values = [layer.get_weights() for layer in model.layers]
-    return tuple((kernel, bias) for kernel, bias in (two for two in values if two))
+def class_shares(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float32]:
+    """Logarithms of the classes' shares of these images."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.asarray(np.log(counts / counts.sum()), np.float32)
 
 
-def _logits(layers: Layers, inputs: NDArray[Any]) -> NDArray[Any]:
+def forward(layers: Layers, inputs: NDArray[Any]) -> NDArray[Any]:
+    """Logits of shape (images, classes) from the inputs of the first of these layers."""
     for kernel, bias in layers[:-1]:
         inputs = np.maximum(inputs @ kernel + bias, 0)
     kernel, bias = layers[-1]
     return inputs @ kernel + bias
 
 
-def _measure(layers: Layers, examples: _Examples, reading: int) -> tuple[float, float]:
+def measure(layers: Layers, examples: Examples) -> tuple[float, float]:
     """Mean weighted cross-entropy, and accuracy."""
-    loss = right = 0.0
-    count = len(examples.rows)
-    for start in range(0, count, reading):
-        places = np.arange(start, min(start + reading, count))
-        inputs, targets, weights = examples.read(places)
-        logits = _logits(layers, inputs).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        of_truth = (logits * targets).sum(1) - np.log(np.exp(logits).sum(1))
-        loss -= float(of_truth @ weights)
-        right += int((logits.argmax(1) == targets.argmax(1)).sum())
-    return loss / count, right / count
+    inputs, targets, weights = examples
+    logits = forward(layers, inputs).astype(np.float64)
+    right = int((logits.argmax(1) == targets.argmax(1)).sum())
+    return float(cross_entropy(logits, targets.argmax(1)) @ weights) / len(inputs), right / len(
+        inputs
+    )
 
 
-class _History:
-    """Keeps the history and the best weights, and says when to stop and why."""
-
-    def __init__(self, plan: HeadPlan) -> None:
-        self.plan = plan
-        self.rows: list[dict[str, float]] = []
-        self.best_epoch = 0
-        self.best_loss = np.inf
-        self.best_layers: Layers = ()
-        self.stop_reason = ""
-        self.stop_text = ""
-
-    def note(self, figures: Mapping[str, float], model: keras.Model) -> None:
-        """Note what an epoch came to."""
-        epoch = len(self.rows) + 1
-        self.rows.append({"epoch": epoch, **figures})
-        if not np.isfinite([figures["loss"], figures["val_loss"]]).all():
-            loss, val_loss = figures["loss"], figures["val_loss"]
-            raise MedlensError(
-                "Training went astray: the loss is not a number.",
-                got=f"loss {loss}, validation loss {val_loss} in epoch {epoch}",
-                expected="a finite loss",
-                fix="Lower --learning-rate.",
-            )
-        plan = self.plan
-        watched = figures["val_accuracy" if plan.stop_on == "val" else "accuracy"]
-        is_reached = plan.stop_at_accuracy is not None and watched >= plan.stop_at_accuracy
-        if figures["val_loss"] < self.best_loss or is_reached:
-            # The network that reached the accuracy asked for is the one that is kept.
-            self.best_loss, self.best_epoch = figures["val_loss"], epoch
-            self.best_layers = _dense_layers(model)
-        if is_reached:
-            split = "Validation" if plan.stop_on == "val" else "Training"
-            self.stop_reason = "accuracy"
-            self.stop_text = f"{split} accuracy {watched:.3f} reached {plan.stop_at_accuracy:g}."
-        elif epoch - self.best_epoch >= plan.patience:
-            self.stop_reason = "patience"
-            self.stop_text = f"The validation loss did not fall for {plan.patience} epochs."
-        elif epoch == plan.epochs:
-            self.stop_reason = "epochs"
-            self.stop_text = f"The most epochs allowed, {plan.epochs}, were trained."
+def cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of each image, in nats."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    losses: NDArray[np.float64] = np.log(np.exp(shifted).sum(1))
+    losses -= shifted[np.arange(len(labels)), labels]
+    return losses
 
 
-def _fold(layers: Layers, inputs: HeadInputs) -> Head:
-    """Put standardisation and components into the first Dense layer."""
-    return Head((inputs.fold(*layers[0]), *layers[1:]))
+def fold_inputs(layers: Layers, inputs: HeadInputs, prior: NDArray[np.float32]) -> Head:
+    """Put standardisation and components into the first Dense layer, the prior into the last."""
+    whole = [inputs.fold(*layers[0]), *layers[1:]]
+    kernel, bias = whole[-1]
+    whole[-1] = (kernel, bias - prior)
+    return Head(tuple(whole))
+
+
+def merge_heads(heads: Sequence[Head]) -> Head:
+    """One head whose logits are the mean of those of several heads of the same layers.
+
+    Hidden layers stand side by side, so that it is again a chain of Dense layers.
+    """
+    if len(heads[0].layers) == 1:
+        kernels, biases = zip(*(head.layers[0] for head in heads), strict=True)
+        return Head(((np.mean(kernels, axis=0), np.mean(biases, axis=0)),))
+    merged = []
+    for place in range(len(heads[0].layers)):
+        kernels, biases = zip(*(head.layers[place] for head in heads), strict=True)
+        if place == 0:
+            merged.append((np.concatenate(kernels, axis=1), np.concatenate(biases)))
+        elif place == len(heads[0].layers) - 1:
+            mean = np.concatenate(kernels) / np.float32(len(heads)), np.mean(biases, axis=0)
+            merged.append(mean)
+        else:
+            merged.append((_block_diagonal(kernels), np.concatenate(biases)))
+    return Head(tuple(merged))
+
+
+def _block_diagonal(kernels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    rows, columns = kernels[0].shape
+    whole = np.zeros((len(kernels) * rows, len(kernels) * columns), np.float32)
+    for number, kernel in enumerate(kernels):
+        whole[number * rows : (number + 1) * rows, number * columns : (number + 1) * columns] = (
+            kernel
+        )
+    return whole

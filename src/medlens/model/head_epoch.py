@@ -11,17 +11,22 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 # (inputs, one-hot targets, weights of the images) in the order of the steps -> the sum of the
-# images' losses and how many were right, both with dropout on.
-Steps = Callable[[Array, Array, Array], tuple[float, float]]
+# images' losses and how many were right: numbers, or one for each fold.
+Steps = Callable[[Array, Array, Array], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def compile_steps(model: keras.Model, *, batch_size: int) -> Steps:
     """Compile gradient steps over many images, a batch at a time.
 
     Args:
-        model: A compiled model from inputs to logits, of one input and one output. Its loss is
-            categorical cross-entropy from logits, its only metric the accuracy.
+        model: A compiled model from inputs (images, columns) to logits (images, classes), or from
+            (images, folds, columns) to (images, folds, classes). Its loss is categorical
+            cross-entropy from logits.
         batch_size: Images of a step.
+
+    Returns:
+        Trains, and gives sums of losses and of right answers: with TensorFlow those of the steps,
+        with dropout on; with another backend those before each step, without dropout.
     """
     if keras.backend.backend() == "tensorflow":
         return _compile_for_tensorflow(model, batch_size)
@@ -29,17 +34,21 @@ def compile_steps(model: keras.Model, *, batch_size: int) -> Steps:
 
 
 def _step_by_step(model: keras.Model, batch_size: int) -> Steps:
-    def run(inputs: Array, targets: Array, weights: Array) -> tuple[float, float]:
-        loss = right = 0.0
+    shape = model.outputs[0].shape[1:-1]
+    # Keras takes the mean of the folds; each fold is to step as if it were alone.
+    folds = int(np.prod(shape))
+
+    def run(
+        inputs: Array, targets: Array, weights: Array
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        loss, right = np.zeros(shape), np.zeros(shape)
         for start in range(0, len(inputs), batch_size):
             batch = slice(start, start + batch_size)
-            model.reset_metrics()
-            logs = model.train_on_batch(
-                inputs[batch], targets[batch], weights[batch], return_dict=True
-            )
-            count = len(inputs[batch])
-            loss += float(logs["loss"]) * count
-            right += float(logs["accuracy"]) * count
+            logits = keras.ops.convert_to_numpy(model(inputs[batch], training=False))
+            losses = keras.losses.categorical_crossentropy(targets[batch], logits, from_logits=True)
+            loss += (keras.ops.convert_to_numpy(losses) * weights[batch]).sum(axis=0)
+            right += (logits.argmax(-1) == targets[batch].argmax(-1)).sum(axis=0)
+            model.train_on_batch(inputs[batch], targets[batch], weights[batch] * folds)
         return loss, right
 
     return run
@@ -53,19 +62,22 @@ def _compile_for_tensorflow(model: keras.Model, batch_size: int) -> Steps:
     import tensorflow as tf
 
     variables = model.trainable_variables
-    cross_entropy = keras.losses.CategoricalCrossentropy(from_logits=True)
+    input_shape, output_shape = model.inputs[0].shape[1:], model.outputs[0].shape[1:]
 
     def step(inputs: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
-            loss = cross_entropy(targets, logits, sample_weight=weights)
+            losses = keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
+            losses *= weights
+            # The mean over the images; the sum over the folds, as each steps as if it were alone.
+            loss = tf.reduce_sum(tf.reduce_mean(losses, axis=0))
         model.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        same = tf.equal(tf.argmax(logits, 1), tf.argmax(targets, 1))
-        count = tf.cast(tf.shape(inputs)[0], tf.float32)
-        return loss * count, tf.reduce_sum(tf.cast(same, tf.float32))
+        same = tf.cast(tf.equal(tf.argmax(logits, -1), tf.argmax(targets, -1)), tf.float32)
+        return tf.reduce_sum(losses, axis=0), tf.reduce_sum(same, axis=0)
 
-    columns, classes = model.inputs[0].shape[1], model.outputs[0].shape[1]
-    signature = [tf.TensorSpec(shape) for shape in ((None, columns), (None, classes), (None,))]
+    signature = [
+        tf.TensorSpec((None, *shape)) for shape in (input_shape, output_shape, output_shape[:-1])
+    ]
 
     @tf.function(autograph=False, input_signature=signature)  # type: ignore[untyped-decorator]
     def steps(inputs: Any, targets: Any, weights: Any) -> Any:
@@ -74,12 +86,19 @@ def _compile_for_tensorflow(model: keras.Model, batch_size: int) -> Steps:
             more = step(inputs[start:end], targets[start:end], weights[start:end])
             return end, loss + more[0], right + more[1]
 
-        zero = (tf.constant(0), tf.constant(0.0), tf.constant(0.0))
+        zeros = tf.zeros(output_shape[:-1])
         count = tf.shape(inputs)[0]
-        return tf.while_loop(lambda start, *_: start < count, body, zero, parallel_iterations=1)
+        return tf.while_loop(
+            lambda start, *_: start < count,
+            body,
+            (tf.constant(0), zeros, zeros),
+            parallel_iterations=1,
+        )
 
-    def run(inputs: Array, targets: Array, weights: Array) -> tuple[float, float]:
+    def run(
+        inputs: Array, targets: Array, weights: Array
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         _, loss, right = steps(inputs, targets, weights)
-        return float(loss), float(right)
+        return loss.numpy().astype(np.float64), right.numpy().astype(np.float64)
 
     return run

@@ -200,6 +200,13 @@ def _final_model(facts: RunFacts) -> Known:
 
 
 def _ensemble(facts: RunFacts) -> Known:
+    heads = facts.training.get("heads", 1)
+    if heads > 1:
+        return is_done(
+            f"The mean of the logits of {heads} heads on one network answers, each fitted without "
+            "one fold of the training images.",
+            "training",
+        )
     return Known(NOT_APPLICABLE, "One network with one head answers; nothing is combined.")
 
 
@@ -238,6 +245,8 @@ def _imbalance(facts: RunFacts) -> Known:
     weighted = "no method against imbalance was used, each image weighs the same"
     if facts.training["class_weight"] == "balanced":
         weighted = "each class weighs the same in the loss"
+    elif facts.training["class_weight"] == "logit_adjusted":
+        weighted = "rare classes are favoured by logit adjustment"
     text = f"Training images: {named}; {weighted}."
     if not facts.has("calibration"):
         return is_done(f"{text} Probabilities were not recalibrated.", "training")

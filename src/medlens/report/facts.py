@@ -7,17 +7,17 @@ from typing import Any
 
 import pandas as pd
 
+from medlens.model.development import Development
 from medlens.model.engine import FrozenPass
 from medlens.model.familiarity import LIMIT_QUANTILE
-from medlens.model.head import WEIGHT_DECAY, HeadPlan, Training
 from medlens.report.run_facts import is_small_test
 
 
-def training_facts(
-    frozen_pass: FrozenPass, plan: HeadPlan, training: Training, features: str
-) -> dict[str, Any]:
+def training_facts(frozen_pass: FrozenPass, development: Development) -> dict[str, Any]:
     """The content of training.json: backbone, features, head, and why training stopped."""
-    hidden = f"Dense({plan.units}, relu), " if plan.units else ""
+    training, choice = development.training, development.choice
+    plan, winner = choice.plan, choice.winner
+    is_ensemble = development.ensemble is not None and development.ensemble.is_used
     return {
         "backbone": frozen_pass.backbone.name,
         "weights": frozen_pass.weights.kind,
@@ -29,15 +29,20 @@ def training_facts(
         "fit": frozen_pass.rule.fit,
         "engine": frozen_pass.engine,
         "precision": frozen_pass.precision,
-        "features": features,
+        "features": choice.features,
         "columns": int(training.head.layers[0][0].shape[0]),
         "columns_kept": training.columns_kept,
-        "head": f"{hidden}Dropout({plan.dropout:g}), Dense(softmax)",
-        "optimizer": f"Adam, learning rate {plan.learning_rate:g}, weight decay {WEIGHT_DECAY:g}",
+        "head": plan.layers_text,
+        "heads": len(winner.heads) if is_ensemble and winner else 1,
+        "candidates": len(choice.candidates),
+        "choice": dict(choice.reasons),
+        "ensemble": development.ensemble.reason if development.ensemble else "",
+        "optimizer": f"Adam, learning rate {plan.learning_rate:g}, "
+        f"weight decay {plan.weight_decay:g}",
         "loss": "categorical cross-entropy",
-        "class_weight": "balanced" if plan.balanced else "none",
+        "class_weight": plan.class_weight,
         "batch_size": plan.batch_size,
-        "epochs_run": len(training.history),
+        "epochs_run": int(training.history["epoch"].max()),
         "best_epoch": training.best_epoch,
         "stop_reason": training.stop_reason,
         "stop_text": training.stop_text,

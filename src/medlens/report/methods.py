@@ -65,6 +65,14 @@ def methods_paragraphs(run: RunDir) -> list[str]:
     return [*paragraphs, *references]
 
 
+WEIGHTED: Mapping[str, str] = {
+    "none": "each image weighing the same",
+    "balanced": "each class weighing the same",
+    "logit_adjusted": "each image weighing the same (the logarithm of each class's share of the "
+    "training images was then taken from its logit)",
+}
+
+
 def backbone_name(facts: RunFacts) -> str:
     """Like VGG16."""
     name = str(facts.training["backbone"])
@@ -107,39 +115,58 @@ def initial_sentence(facts: RunFacts) -> str:
 def features_sentence(facts: RunFacts) -> str:
     """What was made of the network's activations."""
     columns, kept = facts.training["columns"], facts.training["columns_kept"]
-    where = {"all": "at several depths of the network", "last": "of its last layer"}
-    used = f", of which the {kept:,} that vary were used" if kept < columns else ""
+    where = {
+        "all": "The mean and the standard deviation of each channel at several depths of the "
+        "network were",
+        "deep": "The mean and the standard deviation of each channel in the deeper half of the "
+        "network were",
+        "last": "The mean of each channel of its last layer was",
+    }
+    used = f", of which {kept:,} were used" if kept < columns else ""
     return (
-        "The mean and the standard deviation of each channel "
-        f"{where[facts.training['features']]} were taken as features ({columns:,} for each "
-        f"image{used})."
+        f"{where[facts.training['features']]} taken as features ({columns:,} were computed for "
+        f"each image{used}).{_chosen_sentence(facts)}"
+    )
+
+
+def _chosen_sentence(facts: RunFacts) -> str:
+    """That depth set, head and weighting were compared, and how."""
+    count = facts.training.get("candidates", 0)
+    if not count:
+        return ""
+    return (
+        f" Depths, form of the head and class weighting were chosen among {count} candidates by "
+        "grouped cross-validation inside the training images, by the lowest cross-entropy (class "
+        "weighting by balanced accuracy); test images took no part."
     )
 
 
 def head_sentence(facts: RunFacts) -> str:
     """The layers that were trained on the features."""
     head = str(facts.training["head"])
-    units, dropout = re.search(r"Dense\((\d+)", head), re.search(r"Dropout\(([\d.]+)\)", head)
-    layers = []
-    if units:
-        layers.append(f"a hidden layer of {int(units[1]):,} units (ReLU)")
+    units, dropout = re.findall(r"Dense\((\d+)", head), re.search(r"Dropout\(([\d.]+)\)", head)
+    layers = [f"a hidden layer of {int(one):,} units (ReLU)" for one in units]
     if dropout and float(dropout[1]):
         layers.append(f"dropout of {dropout[1]} [@dropout]")
     layers.append("a softmax layer with one output for each class")
-    inputs = "standardised on the training images"
-    if units:
-        inputs += " and reduced to at most 512 of their principal components"
-    return f"On these features, {inputs}, new layers were trained: {join_words(layers)}."
+    inputs = (
+        "standardised on the training images and reduced to at most 512 of their principal "
+        "components"
+    )
+    heads = facts.training.get("heads", 1)
+    merged = ""
+    if heads > 1:
+        merged = (
+            f" The classifier is the mean of the logits of {heads} such heads, each fitted without "
+            "one fold of the training images."
+        )
+    return f"On these features, {inputs}, new layers were trained: {join_words(layers)}.{merged}"
 
 
 def training_sentences(facts: RunFacts) -> str:
     """The head, how it was trained, and why that stopped."""
     training = facts.training
-    weighted = (
-        "each class weighing the same"
-        if training["class_weight"] == "balanced"
-        else "each image weighing the same"
-    )
+    weighted = WEIGHTED[training["class_weight"]]
     optimizer, _, settings = str(training["optimizer"]).partition(", ")
     epochs = count_of(training["epochs_run"], "epoch")
     ended = {

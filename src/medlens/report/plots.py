@@ -92,6 +92,9 @@ def main_drawings(
     """
     training = json.loads(run.training.read_text(encoding="utf-8"))
     history = pd.read_csv(run.history)
+    if "fold" in history:
+        # The classifier is the mean of the fold heads, which stopped together.
+        history = history.drop(columns="fold").groupby("epoch", as_index=False).mean()
     reason = training["stop_reason"]
     epochs = Epochs(
         training["best_epoch"], int(history["epoch"].max()), STOP_WORDS.get(reason, reason)

@@ -89,8 +89,10 @@ FACT_WORDS: Mapping[tuple[str, str], str] = {
     ("fit", "crop"): "cropping the centre",
     ("fit", "stretch"): "stretching",
     ("features", "all"): "several depths",
+    ("features", "deep"): "the deeper half",
     ("features", "last"): "the last layer alone",
     ("class_weight", "balanced"): "balanced: each class weighs the same",
+    ("class_weight", "logit_adjusted"): "logit adjustment: rare classes are favoured afterwards",
     ("class_weight", "none"): "none: each image weighs the same",
 }
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")

@@ -1,0 +1,300 @@
+"""Candidates for the head -> the one that says most of images it was not fitted on, and why.
+
+All of it happens inside the images that heads are fitted on, in folds of whole groups. The images
+that stop the training, those that calibrate and the test set take no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medlens.data.roles import assign_folds
+from medlens.model.fold_heads import (
+    FoldInputs,
+    FoldRows,
+    FoldTraining,
+    adjust_logits,
+    compile_fold_heads,
+    fit_fold_inputs,
+    train_fold_heads,
+)
+from medlens.model.head import CompiledHead, cross_entropy
+from medlens.model.head_plan import HeadForm, HeadPlan, HeadSpace
+
+# Candidates are compared on at most so many images, drawn by group.
+MOST_COMPARED = 6000
+# Class weighting is used where it helps so surely: this share of the bootstrap draws.
+SURE = 0.975
+BOOTSTRAP_DRAWS = 1000
+
+
+# By number of folds, inputs and classes, and form; all of one seed, batch size and learning rate.
+CompiledHeads = dict[tuple[int, int, int, HeadForm], CompiledHead]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Args:
+        plan: Of the head.
+        features: Name of its depth set.
+        reasons: By what was chosen ("features", "head", "class_weight"): why, in a sentence.
+        candidates: One row per candidate: candidate, features, units, dropout, weight_decay,
+            class_weight, loss, accuracy, balanced_accuracy, best_epoch, epochs, chosen.
+        curves: One row per candidate, epoch and fold.
+        folds: The images it was compared on; None where nothing could be compared.
+        winner: The winner's fold heads.
+    """
+
+    plan: HeadPlan
+    features: str
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    candidates: pd.DataFrame = field(default_factory=pd.DataFrame)
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
+    folds: FoldRows | None = None
+    winner: FoldTraining | None = None
+
+
+def choose_head(
+    features: NDArray[np.float32],
+    images: pd.DataFrame,
+    labels: NDArray[np.int64],
+    rows: NDArray[np.intp],
+    num_classes: int,
+    space: HeadSpace,
+    progress: Callable[[int], None],
+    compiled: CompiledHeads | None = None,
+) -> Choice:
+    """Compare candidates by grouped cross-validation: depth sets first, then heads, then weights.
+
+    The lowest mean cross-entropy over images that a head was not fitted on wins. Class weighting
+    is judged by balanced accuracy, and must be surely better.
+
+    Args:
+        features: Of shape (images, columns).
+        images: One row per feature row, with `path`, `label` and `group`.
+        labels: Class numbers of shape (images,).
+        rows: The images that may be used, in ascending order.
+        num_classes: Number of classes.
+        space: What may be chosen.
+        progress: Called with 1 after every candidate.
+        compiled: Networks compiled before, to be used again and added to.
+
+    Raises:
+        MedlensError: If no feature varies, or a loss is not a number.
+    """
+    first = next(iter(space.features))
+    unchosen = Choice(space.first, first)
+    if not space.is_open:
+        progress(1)
+        return unchosen
+    folds = divide_for_comparison(
+        images, labels, rows, num_classes, count=space.folds, seed=space.base.seed
+    )
+    if folds is None:
+        reason = "A class has too few groups to compare anything: the first of each kind is taken."
+        return replace(
+            unchosen, reasons=dict.fromkeys(("features", "head", "class_weight"), reason)
+        )
+    groups = images["group"].to_numpy()[folds.rows]
+    trials = _Trials(features, labels, folds, num_classes, space, groups, progress, compiled)
+    best = trials.best([(name, space.heads[0], space.class_weights[0]) for name in space.features])
+    reasons = {"features": trials.reason("features", list(space.features))}
+    trials.forget_inputs(but=best[0])
+    best = trials.best([(best[0], form, best[2]) for form in space.heads])
+    reasons["head"] = trials.reason("head", [form.text for form in space.heads])
+    best, reasons["class_weight"] = trials.weigh(best)
+    return Choice(
+        plan=space.plan(*best),
+        features=best[0],
+        reasons=reasons,
+        candidates=trials.table(best),
+        curves=pd.concat(trials.curves, ignore_index=True),
+        folds=folds,
+        winner=trials.done[best],
+    )
+
+
+def divide_for_comparison(
+    images: pd.DataFrame,
+    labels: NDArray[np.int64],
+    rows: NDArray[np.intp],
+    num_classes: int,
+    *,
+    count: int,
+    seed: int,
+    most: float = MOST_COMPARED,
+) -> FoldRows | None:
+    """Folds of whole groups, of at most so many images; None where a class has too few groups."""
+    if len(rows) > most:
+        groups = images["group"].to_numpy()[rows]
+        order = np.random.default_rng(seed).permutation(np.unique(groups))
+        sizes = pd.Series(groups).value_counts().reindex(order).cumsum()
+        drawn = order[: max(1, int((sizes <= most).sum()))]
+        rows = rows[np.isin(groups, drawn)]
+    used = images.iloc[rows]
+    count = min(count, int(used.groupby("label")["group"].nunique().min()))
+    if count < 2 or used["label"].nunique() < num_classes:
+        return None
+    folds = FoldRows(rows, assign_folds(used, count=count, seed=seed))
+    for number in range(1, count + 1):
+        if len(np.unique(labels[folds.fit(number)])) < num_classes:
+            return None
+    return folds
+
+
+Candidate = tuple[str, HeadForm, str]
+
+
+class _Trials:
+    """The candidates tried so far."""
+
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        folds: FoldRows,
+        num_classes: int,
+        space: HeadSpace,
+        groups: NDArray[Any],
+        progress: Callable[[int], None],
+        compiled: CompiledHeads | None,
+    ) -> None:
+        self.features, self.labels, self.folds = features, labels, folds
+        self.num_classes, self.space, self.progress = num_classes, space, progress
+        self.groups = groups
+        self.truth = labels[folds.rows]
+        self.done: dict[Candidate, FoldTraining] = {}
+        self.curves: list[pd.DataFrame] = []
+        self.last: list[Candidate] = []
+        self._inputs: dict[str, FoldInputs] = {}
+        self._compiled: CompiledHeads = {} if compiled is None else compiled
+
+    def best(self, candidates: Sequence[Candidate]) -> Candidate:
+        """The candidate with the lowest loss; the first of equals."""
+        self.last = list(candidates)
+        return min(candidates, key=self.loss)
+
+    def loss(self, candidate: Candidate) -> float:
+        """Mean cross-entropy over all images, each by the head that did not see it."""
+        return float(cross_entropy(self.train(candidate).logits, self.truth).mean())
+
+    def balanced_accuracy(self, candidate: Candidate) -> float:
+        """Mean of the classes' recall over all images."""
+        right = self.train(candidate).logits.argmax(1) == self.truth
+        return float(np.mean([right[self.truth == k].mean() for k in range(self.num_classes)]))
+
+    def train(self, candidate: Candidate) -> FoldTraining:
+        """The candidate's fold heads; trained once."""
+        if candidate not in self.done:
+            trained = self._train(candidate)
+            self.done[candidate] = trained
+            self.curves.append(
+                trained.history.drop(columns="seconds").assign(candidate=len(self.done))
+            )
+            self.progress(1)
+        return self.done[candidate]
+
+    def _train(self, candidate: Candidate) -> FoldTraining:
+        name, form, class_weight = candidate
+        if class_weight == "logit_adjusted":
+            plain = self.train((name, form, "none"))
+            return adjust_logits(plain, self.labels, self.folds, self.num_classes)
+        plan, inputs = self.space.plan(*candidate), self._inputs_of(name)
+        key = (self.folds.count, inputs.columns, self.num_classes, plan.form)
+        if key not in self._compiled:
+            self._compiled[key] = compile_fold_heads(
+                self.folds.count, inputs.columns, self.num_classes, plan
+            )
+        return train_fold_heads(
+            inputs, self.labels, self.folds, self.num_classes, plan, self._compiled[key]
+        )
+
+    def _inputs_of(self, name: str) -> FoldInputs:
+        if name not in self._inputs:
+            within = self.space.features[name]
+            self._inputs[name] = fit_fold_inputs(self.features, self.folds, within)
+        return self._inputs[name]
+
+    def forget_inputs(self, *, but: str) -> None:
+        """Free the memory of the depth sets that lost."""
+        self._inputs = {but: self._inputs_of(but)}
+
+    def reason(self, kind: str, names: Sequence[str]) -> str:
+        """Why the best of the candidates compared last won."""
+        if len(self.last) == 1:
+            return f"There was nothing to compare: {names[0]}."
+        losses = [self.loss(candidate) for candidate in self.last]
+        order = np.argsort(losses, kind="stable")
+        said = "; ".join(f"{names[place]} {losses[place]:.4f}" for place in order)
+        return (
+            f"Lowest mean cross-entropy out of fold ({self.folds.count} folds of "
+            f"{len(self.truth):,} images): {said}."
+        )
+
+    def weigh(self, best: Candidate) -> tuple[Candidate, str]:
+        """Take class weighting where it surely raises the balanced accuracy."""
+        first, *others = ((best[0], best[1], weight) for weight in self.space.class_weights)
+        if not others:
+            return first, f"There was nothing to compare: {first[2]}."
+        winner = max(others, key=self.balanced_accuracy)
+        share = self._share_of_draws_better(winner, first)
+        figures = ", ".join(
+            f"{one[2]} {self.balanced_accuracy(one):.4f}" for one in (first, *others)
+        )
+        text = (
+            f"Balanced accuracy out of fold: {figures}. {winner[2]} is better than {first[2]} in "
+            f"{100 * share:.1f} % of {BOOTSTRAP_DRAWS:,} draws by group; {100 * SURE:g} % are asked"
+        )
+        if share >= SURE:
+            return (
+                winner,
+                text + ": it is used. The probabilities then hold for classes of one size.",
+            )
+        return first, text + f": {first[2]} stays."
+
+    def _share_of_draws_better(self, one: Candidate, other: Candidate) -> float:
+        """Share of bootstrap draws of groups in which one has the higher balanced accuracy."""
+        codes, names = pd.factorize(self.groups)
+        gain = np.zeros((len(names), self.num_classes))
+        size = np.zeros_like(gain)
+        right = [self.train(two).logits.argmax(1) == self.truth for two in (one, other)]
+        np.add.at(gain, (codes, self.truth), right[0].astype(float) - right[1])
+        np.add.at(size, (codes, self.truth), 1.0)
+        random = np.random.default_rng(self.space.base.seed)
+        better = 0
+        for _ in range(BOOTSTRAP_DRAWS):
+            drawn = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))
+            totals = drawn @ size
+            better += float(((drawn @ gain) / np.maximum(totals, 1)).mean()) > 0
+        return better / BOOTSTRAP_DRAWS
+
+    def table(self, chosen: Candidate) -> pd.DataFrame:
+        """One row per candidate."""
+        rows = []
+        for number, (candidate, trained) in enumerate(self.done.items(), start=1):
+            name, form, class_weight = candidate
+            rows.append(
+                {
+                    "candidate": number,
+                    "features": name,
+                    "units": " ".join(map(str, form.units)) or "0",
+                    "dropout": form.dropout,
+                    "weight_decay": form.weight_decay,
+                    "class_weight": class_weight,
+                    "loss": self.loss(candidate),
+                    "accuracy": float((trained.logits.argmax(1) == self.truth).mean()),
+                    "balanced_accuracy": self.balanced_accuracy(candidate),
+                    "best_epoch": trained.best_epoch,
+                    "epochs": int(trained.history["epoch"].max()),
+                    "chosen": int(candidate == chosen),
+                }
+            )
+        return pd.DataFrame(rows)

@@ -1,0 +1,155 @@
+"""Options and data -> the plan of a run; the command `plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from medlens.config import FIELDS, Options, flag_name
+from medlens.data.dataset import Dataset
+from medlens.data.fingerprint import Fingerprint, take_fingerprint
+from medlens.errors import MedlensError
+from medlens.files import write_json
+from medlens.intake import (
+    choose_positive_class,
+    frame,
+    image_size,
+    list_images,
+    say_images,
+    show_findings,
+    take_in,
+)
+from medlens.model.plan import (
+    MEASURED,
+    Decision,
+    Decisions,
+    Wishes,
+    make_plan,
+    plan_json,
+    read_plan,
+)
+from medlens.run_dir import RunDir
+from medlens.screen import Screen
+
+# The options that decide what a plan decides.
+PLANNED = ("backbone", "image_size", "fit", "features", "head", "dropout", "class_weight")
+
+
+def settle(options: Options) -> tuple[Options, Decisions | None]:
+    """Read the plan that the options name, and let it say backbone, size and fit.
+
+    Returns:
+        The options, and the plan; None where it is still to be made.
+
+    Raises:
+        MedlensError: If it cannot be used, or an option says otherwise.
+    """
+    if options.plan in ("auto", "plain"):
+        return options, None
+    decisions = read_plan(Path(options.plan))
+    named = [name for name in PLANNED if getattr(options, name) != FIELDS[name].default]
+    if named:
+        raise MedlensError(
+            "A plan and an option decide the same.",
+            got="--plan with a file, and " + ", ".join(map(flag_name, named)),
+            expected="one or the other",
+            fix="Write it into the plan's file, or leave --plan out.",
+        )
+    values = {name: decisions[name].value for name in ("backbone", "image_size", "fit")}
+    return dataclasses.replace(options, **values), decisions
+
+
+def wishes(options: Options) -> Wishes:
+    """What the options ask for of what a plan decides."""
+
+    def wish(name: str) -> Any:
+        value = getattr(options, name)
+        return None if value == FIELDS[name].default else value
+
+    return Wishes(
+        backbone=wish("backbone"),
+        image_size=wish("image_size"),
+        fit=wish("fit"),
+        features=wish("features"),
+        units=None if options.head == "auto" else hidden_units(options.head),
+        dropout=wish("dropout"),
+        class_weight=wish("class_weight"),
+    )
+
+
+def hidden_units(head: int | str) -> tuple[int, ...]:
+    """The option --head as units of each hidden layer: `linear`, 256, or `256,64`."""
+    return () if head == "linear" else tuple(int(units) for units in str(head).split(","))
+
+
+def decide(
+    table: pd.DataFrame, dataset: Dataset, options: Options, size: int, given: Decisions | None
+) -> tuple[Decisions, Fingerprint]:
+    """The plan as it was given, or one made from the data.
+
+    Args:
+        table: One row per image with its facts.
+        dataset: What was listed.
+        options: As `settle` gives them.
+        size: What the rule for the image size came to, or what was asked for.
+        given: The plan as `settle` gives it.
+    """
+    fingerprint = take_fingerprint(table, dataset.root, frame=frame(options))
+    if given is not None:
+        return given, fingerprint
+    is_plain = options.plan == "plain"
+    return make_plan(fingerprint, wishes(options), size, is_plain=is_plain), fingerprint
+
+
+def say_plan(decisions: Mapping[str, Decision], fingerprint: Fingerprint, screen: Screen) -> None:
+    """Print the decisions and their reasons."""
+    table = Table("decision", "value", "kind", "reason", show_lines=True)
+    for name, one in decisions.items():
+        table.add_row(name, _value_text(name, one), one.kind, one.reason)
+    if not screen.quiet:
+        screen.console.print(table)
+    screen.say(f"Modality: {fingerprint.modality} ({fingerprint.modality_evidence}).")
+
+
+def _value_text(name: str, one: Decision) -> str:
+    if name == "heads":
+        forms = [
+            f"{' and '.join(map(str, form['units'])) or 'linear'}, dropout {form['dropout']:g}, "
+            f"decay {form['weight_decay']:g}"
+            for form in one.value
+        ]
+        return "\n".join(forms)
+    value = one.value if isinstance(one.value, list) else [one.value]
+    words = {True: "yes", False: "no"}
+    said = [words[each] if isinstance(each, bool) else str(each) for each in value]
+    return " or ".join(said) if one.kind == MEASURED else ", ".join(said)
+
+
+def run_plan(options: Options, screen: Screen) -> None:
+    """The command `plan`: say what `train` would decide; write plan.json where --out says."""
+    settled, given = settle(options)
+    dataset = list_images(settled)
+    say_images(dataset, choose_positive_class(dataset.classes, settled), screen)
+    size = image_size(dataset, settled, screen)
+    intake = take_in(dataset, settled, screen)
+    show_findings(intake, screen, ("error",))
+    decisions, fingerprint = decide(intake.table, dataset, settled, size, given)
+    say_plan(decisions, fingerprint, screen)
+    if not options.out:
+        return
+    run = RunDir(Path(options.out))
+    if run.config.exists():
+        raise MedlensError(
+            "The folder given with --out holds a run.",
+            got="a folder with config.toml",
+            expected="a new folder for plan.json",
+            fix="Name another --out.",
+            names=[options.out],
+        )
+    write_json(run.plan, plan_json(decisions, fingerprint))
+    screen.say(f"Edit it and hand it back: medlens train DATA --plan {run.plan}")

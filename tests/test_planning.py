@@ -1,0 +1,169 @@
+"""The plan: what is decided and why; edited and handed back; wrong ones refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import medlens
+from medlens.cli import main
+from medlens.errors import MedlensError
+
+FAST = {"weights": "random", "image_size": 32, "quiet": True, "epochs": 10}
+
+
+@pytest.fixture(scope="module")
+def plan(phantoms: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The plan.json of the command, for phantoms."""
+    out = tmp_path_factory.mktemp("plan") / "planned"
+    command = ["plan", str(phantoms), "--out", str(out), "--cache", str(cache), "--quiet"]
+    assert main(command) == 0
+    return dict(json.loads((out / "plan.json").read_text(encoding="utf-8")))
+
+
+@pytest.fixture
+def train(cache: Path, phantoms: Path, tmp_path: Path) -> Callable[..., medlens.Run]:
+    def run(**options: Any) -> medlens.Run:
+        given = {**FAST, "cache": str(cache), "out": tmp_path / "run", **options}
+        return medlens.train(phantoms, **{k: v for k, v in given.items() if v is not None})
+
+    return run
+
+
+def test_every_decision_has_its_kind_and_reason(plan: dict[str, Any]) -> None:
+    kinds = {name: one["kind"] for name, one in plan["decisions"].items()}
+    assert kinds == {
+        "backbone": "fixed",
+        "image_size": "rule",
+        "fit": "fixed",
+        "features": "measured",
+        "heads": "measured",
+        "class_weight": "rule",
+        "ensemble": "measured",
+        "folds": "rule",
+    }
+    assert all(len(one["reason"]) > 10 for one in plan["decisions"].values())
+    # Phantoms of 64 px are shown at twice their size, and the classes are of one size.
+    assert plan["decisions"]["image_size"]["value"] == 128
+    assert plan["fingerprint"]["images"] == 150
+    assert plan["fingerprint"]["colour_share"] == 0
+
+
+def test_a_run_chooses_by_measuring_and_says_why(
+    train: Callable[..., medlens.Run], tmp_path: Path
+) -> None:
+    run = train()
+    plan = json.loads((run.path / "plan.json").read_text(encoding="utf-8"))
+    candidates = pd.read_csv(run.path / "candidates.csv")
+    chosen = candidates[candidates["chosen"] == 1].iloc[0]
+    assert chosen["loss"] == candidates["loss"].min()
+    assert plan["chosen"]["features"]["value"] == chosen["features"]
+    assert f"{chosen['loss']:.4f}" in plan["chosen"]["head"]["reason"]
+    curves = pd.read_csv(run.path / "candidate_curves.csv")
+    assert set(curves["candidate"]) == set(candidates["candidate"])
+    log = (run.path / "log.txt").read_text(encoding="utf-8")
+    assert "Lowest mean cross-entropy out of fold" in log
+    # The plan of a run repeats it.
+    again = train(plan=str(run.path / "plan.json"), image_size=None, out=tmp_path / "again")
+    pd.testing.assert_frame_equal(run.predictions, again.predictions)
+
+
+def test_an_edited_plan_is_used_as_it_is(
+    train: Callable[..., medlens.Run], plan: dict[str, Any], tmp_path: Path
+) -> None:
+    decisions = plan["decisions"]
+    decisions["image_size"]["value"] = 32
+    decisions["features"]["value"] = ["deep"]
+    decisions["heads"]["value"] = [{"units": [], "dropout": 0.0, "weight_decay": 0.01}]
+    decisions["ensemble"]["value"] = [True]
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(plan), encoding="utf-8")
+    run = train(plan=str(path), image_size=None)
+    training = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
+    assert training["image_size"] == 32
+    assert training["features"] == "deep"
+    assert training["head"] == "Dense(softmax)"
+    assert training["heads"] == 5
+    assert set(run.history["fold"]) == {1, 2, 3, 4, 5}
+    assert len(medlens.load(run.path).model.layers) > 10
+    report = run.report.read_text(encoding="utf-8")
+    assert "mean of the logits of 5" in report
+
+
+def test_the_plain_plan_chooses_nothing(train: Callable[..., medlens.Run]) -> None:
+    run = train(plan="plain")
+    training = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
+    assert training["features"] == "last"
+    assert training["columns"] == 512
+    assert training["head"] == "Dense(256, relu), Dropout(0.5), Dense(softmax)"
+    assert training["class_weight"] == "none"
+    assert training["candidates"] == 0
+    assert not (run.path / "candidates.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backbone", "resnet9000"),
+        ("image_size", 31),
+        ("image_size", True),
+        ("fit", "squeeze"),
+        ("features", []),
+        ("features", ["all", "all"]),
+        ("features", "all"),
+        ("heads", []),
+        ("heads", [{"units": [0], "dropout": 0.5, "weight_decay": 0.01}]),
+        ("heads", [{"units": [64], "dropout": 0.5}]),
+        ("heads", [{"units": 64, "dropout": 0.5, "weight_decay": 0.01}]),
+        ("class_weight", ["sometimes"]),
+        ("ensemble", [1]),
+        ("folds", 1),
+        ("colour", "blue"),
+    ],
+)
+def test_a_wrong_plan_stops_the_run_before_it_begins(
+    train: Callable[..., medlens.Run], plan: dict[str, Any], tmp_path: Path, name: str, value: Any
+) -> None:
+    decisions = {**plan["decisions"], name: {"value": value, "kind": "given", "reason": ""}}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**plan, "decisions": decisions}), encoding="utf-8")
+    with pytest.raises(MedlensError, match=f"decision '{name}' cannot be used"):
+        train(plan=str(path), image_size=None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": 1, "decisions": [1]}'])
+def test_a_file_that_is_no_plan_is_refused(
+    train: Callable[..., medlens.Run], tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(MedlensError, match="given with --plan cannot be read"):
+        train(plan=str(path), image_size=None)
+
+
+def test_a_plan_and_an_option_cannot_decide_the_same(
+    train: Callable[..., medlens.Run], plan: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(plan), encoding="utf-8")
+    with pytest.raises(MedlensError, match="decide the same") as caught:
+        train(plan=str(path), head="linear")
+    assert "--head" in caught.value.got
+    assert "--image-size" in caught.value.got
+
+
+def test_options_narrow_what_is_measured(phantoms: Path, cache: Path, tmp_path: Path) -> None:
+    command = ["plan", str(phantoms), "--out", str(tmp_path / "p"), "--cache", str(cache)]
+    assert main([*command, "--quiet", "--head", "64,32", "--features", "deep"]) == 0
+    decisions = json.loads((tmp_path / "p" / "plan.json").read_text(encoding="utf-8"))["decisions"]
+    assert decisions["features"]["value"] == ["deep"]
+    assert decisions["features"]["kind"] == decisions["heads"]["kind"] == "given"
+    assert decisions["heads"]["value"] == [
+        {"units": [64, 32], "dropout": 0.5, "weight_decay": 0.01}
+    ]
