@@ -81,10 +81,11 @@ def labels(images: int) -> NDArray[np.int64]:
 
 def train(features: NDArray[np.float32], units: int, epochs: int) -> float:
     """Train medlens's head and return the best validation loss."""
-    from medlens.model.head import HeadPlan, TrainingRows, train_head
+    from medlens.model.head import TrainingRows, train_head
+    from medlens.model.head_plan import HeadPlan
 
     plan = HeadPlan(
-        units=units,
+        units=(units,) if units else (),
         dropout=0.5,
         epochs=epochs,
         batch_size=64,
@@ -92,7 +93,6 @@ def train(features: NDArray[np.float32], units: int, epochs: int) -> float:
         stop_at_accuracy=None,
         stop_on="val",
         patience=epochs,
-        balanced=False,
         seed=0,
     )
     cut = len(features) * 5 // 6
