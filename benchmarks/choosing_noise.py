@@ -134,7 +134,7 @@ def summarise(found: list[dict[str, Any]]) -> dict[str, Any]:
         centre = float(values.mean())
         return {
             "mean": round(centre, 4),
-            "ci95": [round(centre - error, 4), round(centre + error, 4)],
+            "ci95": [round(float(centre - error), 4), round(float(centre + error), 4)],
         }
 
     return {

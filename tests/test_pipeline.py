@@ -211,6 +211,22 @@ def test_an_existing_folder_is_refused_and_other_files_are_never_deleted(
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_run_that_an_error_ended_at_once_leaves_its_folder_free(
+    train: Callable[..., medlens.Run], phantoms: Path, tmp_path: Path
+) -> None:
+    out, weights = tmp_path / "run", tmp_path / "other.weights.h5"
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save_weights(weights)
+    with pytest.raises(MedlensError, match="does not fit"):
+        train(phantoms, out, weights=str(weights))
+    assert {path.name for path in out.iterdir()} == {"config.toml", "log.txt"}
+    assert train(phantoms, out).path == out
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.toml").write_text("mine")
+    with pytest.raises(MedlensError, match="in use"):
+        train(phantoms, other)
+
+
 def test_what_a_killed_writer_left_is_cleared_away(
     run: medlens.Run, train: Callable[..., medlens.Run], phantoms: Path, tmp_path: Path
 ) -> None:

@@ -69,7 +69,7 @@ def test_a_run_chooses_by_measuring_and_says_why(
     log = (run.path / "log.txt").read_text(encoding="utf-8")
     assert "Lowest mean cross-entropy out of fold" in log
     # The plan of a run repeats it.
-    again = train(plan=str(run.path / "plan.json"), image_size=None, out=tmp_path / "again")
+    again = train(plan=str(run.path), image_size=None, out=tmp_path / "again")
     pd.testing.assert_frame_equal(run.predictions, again.predictions)
 
 

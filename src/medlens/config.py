@@ -219,8 +219,8 @@ class Options:
         _text("auto, plain, or a plan.json", "auto|plain|FILE"),
         NETWORK,
         "auto: what is not asked for is decided by the data, and measured on development images; "
-        "plain: the last layer, one Dense head of 256 units, nothing chosen; or a file from "
-        "`medlens plan`.",
+        "plain: the last layer, one Dense head of 256 units, nothing chosen; or a plan.json or "
+        "the folder with it, of `medlens plan` or of a run.",
     )
     backbone: str = option(
         "vgg16", _choice(*BACKBONES), NETWORK, "The pretrained network, frozen, without its top."

@@ -51,7 +51,8 @@ def settle(options: Options) -> tuple[Options, Decisions | None]:
     """
     if options.plan in ("auto", "plain"):
         return options, None
-    decisions = read_plan(Path(options.plan))
+    path = Path(options.plan)
+    decisions = read_plan(RunDir(path).plan if path.is_dir() else path)
     named = [name for name in PLANNED if getattr(options, name) != FIELDS[name].default]
     if named:
         raise MedlensError(

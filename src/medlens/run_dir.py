@@ -210,8 +210,8 @@ def open_run(options: Options) -> RunDir:
     for part in run.root.rglob(".*.part*"):
         part.unlink()  # left by a process that was killed while it wrote
     entries = list(run.root.iterdir()) if run.root.is_dir() else []
-    if set(entries) <= {run.audit, run.plan}:
-        entries = []  # left by `medlens audit --out` or `medlens plan --out`
+    if set(entries) <= {run.audit, run.plan} or _has_only_begun(run, entries):
+        entries = []  # left by `medlens audit --out` or `medlens plan --out`, or by an error
     if entries and options.overwrite:
         _clear(run, entries, options)
     elif entries and options.resume:
@@ -227,6 +227,13 @@ def open_run(options: Options) -> RunDir:
     run.root.mkdir(parents=True, exist_ok=True)
     write_text(run.config, config_toml(options))
     return run
+
+
+def _has_only_begun(run: RunDir, entries: list[Path]) -> bool:
+    """Whether an error ended a run there before it had anything, or only study.toml is there."""
+    begun = {run.config, run.log}
+    found = set(entries) - {run.study}
+    return not found or found == begun
 
 
 def _clear(run: RunDir, entries: list[Path], options: Options) -> None:

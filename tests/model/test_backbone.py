@@ -40,7 +40,6 @@ def test_random_filters_follow_the_seed(name: str, pictures: np.ndarray) -> None
 
 
 @pytest.mark.parametrize("name", ["vgg16", "convnext_tiny"])
-@pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_weights_of_another_backbone_are_refused(name: str, tmp_path: Path) -> None:
     small = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     path = tmp_path / "other.weights.h5"

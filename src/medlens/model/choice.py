@@ -114,7 +114,7 @@ def choose_head(
     return Choice(
         plan=space.plan(*best),
         features=best[0],
-        reasons=reasons,
+        reasons={what: reason for what, reason in reasons.items() if reason},
         candidates=trials.table(best),
         curves=pd.concat(trials.curves, ignore_index=True),
         folds=folds,
@@ -228,9 +228,9 @@ class _Trials:
         self._inputs = {but: self._inputs_of(but)}
 
     def reason(self, kind: str, names: Sequence[str]) -> str:
-        """Why the best of the candidates compared last won."""
+        """Why the best of the candidates compared last won; "" where there was only one."""
         if len(self.last) == 1:
-            return f"There was nothing to compare: {names[0]}."
+            return ""
         losses = [self.loss(candidate) for candidate in self.last]
         order = np.argsort(losses, kind="stable")
         said = "; ".join(f"{names[place]} {losses[place]:.4f}" for place in order)
@@ -243,7 +243,7 @@ class _Trials:
         """Take class weighting where it surely raises the balanced accuracy."""
         first, *others = ((best[0], best[1], weight) for weight in self.space.class_weights)
         if not others:
-            return first, f"There was nothing to compare: {first[2]}."
+            return first, ""
         winner = max(others, key=self.balanced_accuracy)
         share = self._share_of_draws_better(winner, first)
         figures = ", ".join(
