@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import pandas as pd
 import pytest
 
@@ -167,3 +168,41 @@ def test_options_narrow_what_is_measured(phantoms: Path, cache: Path, tmp_path: 
     assert decisions["heads"]["value"] == [
         {"units": [64, 32], "dropout": 0.5, "weight_decay": 0.01}
     ]
+
+
+def test_several_backbones_are_compared_on_train_and_the_best_goes_on(
+    train: Callable[..., medlens.Run], tmp_path: Path
+) -> None:
+    pixels = keras.Input((32, 32, 3))
+    values = keras.layers.Rescaling(1 / 255)(pixels)
+    keras.utils.set_random_seed(0)
+    values = keras.layers.Conv2D(4, 3, strides=4)(values)
+    keras.Model(pixels, values).save(tmp_path / "own.keras")
+    names = f"vgg16,{tmp_path / 'own.keras'}"
+    run = train(plan="plain", backbone=names, weights="random", image_size="auto")
+    training = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
+    plan = json.loads((run.path / "plan.json").read_text(encoding="utf-8"))
+    table = pd.read_csv(run.path / "candidates.csv")
+    assert list(table["backbone"]) == ["vgg16", "own.keras"]
+    best = table.loc[table["loss"].idxmin(), "backbone"]
+    assert training["backbone"] == plan["chosen"]["backbone"]["value"] == best
+    assert list(table.loc[table["chosen"] == 1, "backbone"]) == [best]
+    assert f"{table['loss'].min():.4f}" in training["choice"]["backbone"]
+    assert plan["decisions"]["image_size"]["value"] == training["image_size"] == 32
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"backbone": "vgg16,vgg16"}, "--backbone"),
+        ({"backbone": "vgg16,vgg"}, "--backbone"),
+        ({"backbone": "vgg16,vgg19", "folds": 3}, "exclude each other"),
+        ({"backbone": "vgg16,vgg19", "weights": "a.h5"}, "do not go together"),
+        ({"backbone": "vgg16", "preprocessing": "tf"}, "of your own"),
+    ],
+)
+def test_backbones_that_do_not_go_together_are_refused(
+    train: Callable[..., medlens.Run], options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(MedlensError, match=said):
+        train(**{"image_size": None, **options})

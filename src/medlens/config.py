@@ -14,6 +14,7 @@ import tomli_w
 
 from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES
+from medlens.model.own_backbone import PREPROCESSING, are_backbones
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,18 @@ def _choice(*values: str) -> Kind:
         return str(value)
 
     return Kind(parse, " or ".join(values), "|".join(values))
+
+
+def _backbones() -> Kind:
+    """Names of the table or .keras files, with commas."""
+
+    def parse(value: Any) -> str:
+        if not are_backbones(value):
+            raise ValueError(value)
+        return str(value)
+
+    expected = "one or several, none twice, of " + ", ".join(BACKBONES) + ", or .keras files"
+    return Kind(parse, expected, "NAME|FILE.keras[,...]")
 
 
 def _number(
@@ -223,13 +236,26 @@ class Options:
         "the folder with it, of `medlens plan` or of a run.",
     )
     backbone: str = option(
-        "vgg16", _choice(*BACKBONES), NETWORK, "The pretrained network, frozen, without its top."
+        "vgg16",
+        _backbones(),
+        NETWORK,
+        "The pretrained network, frozen, without its top: a name, or a .keras file of yours. "
+        "Several with commas are compared on train, and the best goes on: " + ", ".join(BACKBONES),
     )
     weights: str = option(
         "imagenet",
         _text("imagenet, random, or a weights file", "imagenet|random|FILE"),
         NETWORK,
-        "The backbone's weights: Keras's ImageNet file, a file of yours, or random filters.",
+        "The backbone's weights: Keras's ImageNet file, a file of yours, or random filters. One "
+        "for each of several backbones that are named, with commas.",
+    )
+    preprocessing: str = option(
+        "auto",
+        _choice("auto", *PREPROCESSING),
+        NETWORK,
+        "How a .keras file of yours wants its pixels: none: 0 to 255; tf: -1 to 1; torch: "
+        "ImageNet's mean and spread; caffe: BGR without ImageNet's mean. auto: none, where the "
+        "file begins with Rescaling or Normalization.",
     )
     image_size: int | str = option(
         "auto",

@@ -29,18 +29,15 @@ from medlens.intake import (
     take_in,
 )
 from medlens.log import log_to
-from medlens.model.backbone import BACKBONES
 from medlens.model.classifier import feature_columns
 from medlens.model.development import develop
-from medlens.model.engine import choose_pass
 from medlens.model.features import (
     extract_features,
-    feature_store,
     gather_features,
     unknown_keys,
 )
 from medlens.model.plan import gathered_features, head_space
-from medlens.model.weights import find_weights
+from medlens.network import choose_among, choose_passes, find_networks, with_side_of
 from medlens.planning import decide, settle
 from medlens.report.advice import advise
 from medlens.report.facts import result_lines, training_facts
@@ -77,8 +74,8 @@ def run_training(asked: Options, screen: Screen) -> Run:
     dataset = list_images(options)
     classes = dataset.classes
     positive_class = choose_positive_class(classes, options)
-    backbone = BACKBONES[options.backbone]
-    weights = find_weights(backbone, options.weights, seed=options.seed)
+    networks = find_networks(options)
+    options = with_side_of([backbone for backbone, _ in networks], options)
     if options.pdf:
         find_chromium()
     if options.out:
@@ -91,14 +88,17 @@ def run_training(asked: Options, screen: Screen) -> Run:
         rule = PictureRule(image_size(dataset, options, screen), options.fit)
         cache = cache_folder(options.cache)
         sample = partial(sample_pictures, dataset, rule, frame(options))
-        frozen_pass = choose_pass(
-            backbone, weights, rule, options.engine, cache, sample, screen.say
-        )
-        features = feature_store(cache, frozen_pass)
-        pictures = Pictures(rule, Store(run.pictures / rule.name), lambda key: key not in features)
+        passes = choose_passes(networks, rule, options.engine, cache, sample, screen)
+
+        def is_needed(key: str) -> bool:
+            return any(key not in one.features for one in passes)
+
+        pictures = Pictures(rule, Store(run.pictures / rule.name), is_needed)
         count = len(dataset.table)
         check_disk_space(run.root, count * rule.bytes_per_picture, "pictures")
-        check_disk_space(features.folder, count * frozen_pass.bytes_per_image, "features")
+        for one in passes:
+            size = count * one.frozen_pass.bytes_per_image
+            check_disk_space(one.features.folder, size, "features")
         intake = take_in(dataset, options, screen, pictures)
         write_json(run.audit, intake.audit_json())
         show_findings(intake, screen, ("error", "warning"))
@@ -110,24 +110,39 @@ def run_training(asked: Options, screen: Screen) -> Run:
         write_text(run.dataset, dataset_csv(table))
         used = table[table["split"] != ""].reset_index(drop=True)
 
-        # The frozen network, once per image.
+        # Each frozen network, once per image.
         keys = list(used["pixels_sha256"])
-        with screen.progress("Frozen network", unknown_keys(keys, features), "images") as progress:
-            load = partial(frozen_pass.forward, cache)
-            extract_features(keys, load, pictures.store, features, progress, screen.say)
+        for one in passes:
+            count = unknown_keys(keys, one.features)
+            title = "Frozen network" + f" {one.frozen_pass.backbone.name}" * (len(passes) > 1)
+            with screen.progress(title, count, "images") as progress:
+                load = partial(one.frozen_pass.forward, cache)
+                extract_features(keys, load, pictures.store, one.features, progress, screen.say)
+        labels = np.searchsorted(classes, used["label"])
+        base = base_head(options)
+        chosen = choose_among(passes, used, labels, decisions, base, run, screen)
+        frozen_pass, features = passes[chosen.place if chosen else 0]
         gathered = gathered_features(decisions)
-        columns = feature_columns(backbone, gathered)
+        columns = feature_columns(frozen_pass.backbone, gathered)
         matrix = gather_features(keys, features, columns, run.features)
 
         # The head on the features, and everything that is chosen on development images.
-        labels = np.searchsorted(classes, used["label"])
-        space = head_space(decisions, base_head(options), backbone)
+        space = head_space(decisions, base, frozen_pass.backbone)
         choices = plan_choices(options, classes, positive_class)
         say_baseline(used, screen)
         with screen.progress("Training heads", space.size, "candidates") as progress:
-            development = develop(matrix, used, labels, len(classes), space, choices, progress)
+            development = develop(
+                matrix,
+                used,
+                labels,
+                len(classes),
+                space,
+                choices,
+                progress,
+                choice=chosen.choice if chosen else None,
+            )
         say_choice(development, screen)
-        write_plan(run, decisions, fingerprint, development)
+        write_plan(run, decisions, fingerprint, development, chosen)
         folds, development = run_folds(
             matrix, used, labels, space, choices, development, options, screen
         )
@@ -136,7 +151,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         )
         write_text(run.history, development.training.history.to_csv(index=False))
 
-        facts = training_facts(frozen_pass, development)
+        facts = training_facts(frozen_pass, development, chosen)
         write_json(run.training, facts)
 
         # What is said about every image; from that table alone, every number. Meanwhile the
@@ -148,7 +163,9 @@ def run_training(asked: Options, screen: Screen) -> Run:
         evaluation = write_evidence(
             run, predictions, used, dataset, development, folds, described, frozen_pass, options
         )
-        write_json(run.environment, environment_json(options.seed, table, weights.sha256))
+        write_json(
+            run.environment, environment_json(options.seed, table, frozen_pass.weights.sha256)
+        )
         shutil.rmtree(run.pictures, ignore_errors=True)
         run.features.unlink(missing_ok=True)
 

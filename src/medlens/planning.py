@@ -33,6 +33,7 @@ from medlens.model.plan import (
     plan_json,
     read_plan,
 )
+from medlens.network import find_backbones, with_side_of
 from medlens.run_dir import RunDir
 from medlens.screen import Screen
 
@@ -134,6 +135,7 @@ def _value_text(name: str, one: Decision) -> str:
 def run_plan(options: Options, screen: Screen) -> None:
     """The command `plan`: say what `train` would decide; write plan.json where --out says."""
     settled, given = settle(options)
+    settled = with_side_of(find_backbones(settled), settled)
     dataset = list_images(settled)
     say_images(dataset, choose_positive_class(dataset.classes, settled), screen)
     size = image_size(dataset, settled, screen)

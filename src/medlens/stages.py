@@ -18,7 +18,7 @@ from medlens.data.fingerprint import Fingerprint
 from medlens.environment import cache_folder
 from medlens.files import write_json, write_text
 from medlens.intake import frame, metadata_columns, prevalence, ratios
-from medlens.model.backbone import BACKBONES
+from medlens.model.backbone_choice import BackboneChoice
 from medlens.model.calibration import probabilities
 from medlens.model.choice import Choice
 from medlens.model.classifier import (
@@ -159,7 +159,7 @@ def write_evidence(
     if options.robustness and "test" in evaluation:
         forward = frozen_pass.forward(cache_folder(options.cache))
         content["robustness"] = measure_robustness(
-            predictions, classifier, forward, development, options, dataset.root
+            predictions, classifier, forward, development, frozen_pass, options, dataset.root
         )
     write_json(run.evaluation, content)
     return content
@@ -212,6 +212,7 @@ def measure_robustness(
     classifier: Classifier,
     forward: Forward,
     development: Development,
+    frozen_pass: FrozenPass,
     options: Options,
     root: Path,
 ) -> list[dict[str, Any]]:
@@ -219,7 +220,7 @@ def measure_robustness(
     tested = headline_rows(predictions)
     chosen = tested.iloc[draw_by_group(list(tested["group"]), MOST_IMAGES, options.seed)]
     pictures = np.stack([classifier.picture(root / path) for path in chosen["path"]])
-    columns = feature_columns(BACKBONES[options.backbone], str(classifier.facts["features"]))
+    columns = feature_columns(frozen_pass.backbone, str(classifier.facts["features"]))
 
     def run(changed: NDArray[np.uint8]) -> NDArray[np.float64]:
         starts = range(0, len(changed), forward.batch)
@@ -295,7 +296,11 @@ def _chosen(choice: Choice) -> dict[str, str]:
 
 
 def write_plan(
-    run: RunDir, decisions: Decisions, fingerprint: Fingerprint, development: Development
+    run: RunDir,
+    decisions: Decisions,
+    fingerprint: Fingerprint,
+    development: Development,
+    among: BackboneChoice | None,
 ) -> None:
     """Write the plan with what was measured and chosen, and the curves of all candidates."""
     choice, ensemble = development.choice, development.ensemble
@@ -303,11 +308,14 @@ def write_plan(
         what: {"value": value, "reason": choice.reasons.get(what, "Nothing was to be measured.")}
         for what, value in _chosen(choice).items()
     }
+    if among is not None:
+        chosen["backbone"] = {"value": among.name, "reason": among.reason}
     chosen["ensemble"] = {
         "value": bool(ensemble and ensemble.is_used),
         "reason": ensemble.reason if ensemble else "Nothing was to be measured.",
     }
     write_json(run.plan, {**plan_json(decisions, fingerprint), "chosen": chosen})
-    if len(choice.candidates):
-        write_text(run.candidates, choice.candidates.to_csv(index=False))
-        write_text(run.candidate_curves, choice.curves.to_csv(index=False))
+    compared = choice if among is None else among
+    if len(compared.candidates):
+        write_text(run.candidates, compared.candidates.to_csv(index=False))
+        write_text(run.candidate_curves, compared.curves.to_csv(index=False))

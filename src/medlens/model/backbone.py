@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medlens.errors import MedlensError
 from medlens.model.convnext import flatten_convnext
+from medlens.model.keras_file import copy_graph, maps_of_file
 
 if TYPE_CHECKING:
     import keras
@@ -54,6 +55,8 @@ class Backbone:
         weights_hash: Their MD5 or SHA-256, or "" where Keras publishes none.
         licence: Licence of the weights, and whose they are.
         cpu_engine: What runs it on a processor: "ncnn" where it measures over 1.3 times Keras.
+        file: A .keras file with the network and its weights; None for keras.applications.
+        side: The only side in pixels that the network takes; None for any.
         prepares_itself: Whether Keras's network has its preprocessing inside. Then it is built
             without, as the constants of a Normalization layer do not export.
     """
@@ -70,6 +73,8 @@ class Backbone:
     licence: str
     cpu_engine: str = "keras"
     prepares_itself: bool = False
+    file: Path | None = None
+    side: int | None = None
 
     @property
     def weights_url(self) -> str:
@@ -88,10 +93,10 @@ class Backbone:
 
 
 _KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications"
-_VGG = Preprocessing("BGR", 1.0, (-103.939, -116.779, -123.68))
-_MINUS_ONE_TO_ONE = Preprocessing("RGB", 1 / 127.5, (-1.0, -1.0, -1.0))
+VGG = Preprocessing("BGR", 1.0, (-103.939, -116.779, -123.68))
+MINUS_ONE_TO_ONE = Preprocessing("RGB", 1 / 127.5, (-1.0, -1.0, -1.0))
 # Less the mean of ImageNet, by its standard deviation.
-_STANDARDISED = Preprocessing(
+STANDARDISED = Preprocessing(
     "RGB",
     (1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)),
     (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
@@ -103,7 +108,7 @@ BACKBONES: Mapping[str, Backbone] = {
         Backbone(
             name="vgg16",
             builder="VGG16",
-            preprocessing=_VGG,
+            preprocessing=VGG,
             depths=("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3"),
             channels=(64, 128, 256, 512, 512),
             smallest=32,
@@ -116,7 +121,7 @@ BACKBONES: Mapping[str, Backbone] = {
         Backbone(
             name="vgg19",
             builder="VGG19",
-            preprocessing=_VGG,
+            preprocessing=VGG,
             depths=("block1_conv2", "block2_conv2", "block3_conv4", "block4_conv4", "block5_conv4"),
             channels=(64, 128, 256, 512, 512),
             smallest=32,
@@ -129,7 +134,7 @@ BACKBONES: Mapping[str, Backbone] = {
         Backbone(
             name="resnet50",
             builder="ResNet50",
-            preprocessing=_VGG,
+            preprocessing=VGG,
             depths=(
                 "conv1_relu",
                 "conv2_block3_out",
@@ -147,7 +152,7 @@ BACKBONES: Mapping[str, Backbone] = {
         Backbone(
             name="densenet121",
             builder="DenseNet121",
-            preprocessing=_STANDARDISED,
+            preprocessing=STANDARDISED,
             # A dense block joins maps of many layers; behind it they are normalised together.
             depths=("conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"),
             channels=(64, 256, 512, 1024, 1024),
@@ -160,7 +165,7 @@ BACKBONES: Mapping[str, Backbone] = {
         Backbone(
             name="mobilenet_v2",
             builder="MobileNetV2",
-            preprocessing=_MINUS_ONE_TO_ONE,
+            preprocessing=MINUS_ONE_TO_ONE,
             depths=(
                 "block_1_expand_relu",
                 "block_3_expand_relu",
@@ -180,7 +185,7 @@ BACKBONES: Mapping[str, Backbone] = {
         Backbone(
             name="efficientnet_v2b0",
             builder="EfficientNetV2B0",
-            preprocessing=_STANDARDISED,
+            preprocessing=STANDARDISED,
             depths=(
                 "block1a_project_activation",
                 "block2b_add",
@@ -201,7 +206,7 @@ BACKBONES: Mapping[str, Backbone] = {
         Backbone(
             name="convnext_tiny",
             builder="ConvNeXtTiny",
-            preprocessing=_STANDARDISED,
+            preprocessing=STANDARDISED,
             depths=(
                 "convnext_tiny_stem_layernorm",
                 "convnext_tiny_stage_0_block_2_add",
@@ -240,6 +245,27 @@ def build_backbone(backbone: Backbone, weights: Weights, *, size: int) -> keras.
 
     pixels = keras.Input((size, size, 3), name="pixels")
     prepared = preprocess(pixels, backbone.preprocessing)
+    if backbone.file is None:
+        maps = _maps_of_table(backbone, weights, prepared)
+    else:
+        maps = maps_of_file(backbone.file, backbone.depths, prepared)
+    pooled = [
+        statistic
+        for depth, values in zip(backbone.depths, maps, strict=True)
+        for statistic in pool(values, depth)
+    ]
+    features = keras.layers.Concatenate(name="features")(pooled)
+    model = keras.Model(pixels, features, name="backbone" if backbone.file else backbone.name)
+    if backbone.file is not None:
+        model = copy_graph(model)
+    model.trainable = False
+    return model
+
+
+def _maps_of_table(backbone: Backbone, weights: Weights, prepared: Any) -> list[Any]:
+    """The output of each depth of a network of keras.applications with its weights."""
+    import keras
+
     builder = getattr(keras.applications, backbone.builder)
     without = {"include_preprocessing": False} if backbone.prepares_itself else {}
     network = builder(include_top=False, weights=None, input_tensor=prepared, **without)
@@ -249,15 +275,7 @@ def build_backbone(backbone: Backbone, weights: Weights, *, size: int) -> keras.
         network = flatten_convnext(network, prepared)
     if weights.path is None:
         _draw_filters(network, weights.seed)
-    pooled = [
-        statistic
-        for depth in backbone.depths
-        for statistic in pool(network.get_layer(depth).output, depth)
-    ]
-    features = keras.layers.Concatenate(name="features")(pooled)
-    model = keras.Model(pixels, features, name=backbone.name)
-    model.trainable = False
-    return model
+    return [network.get_layer(depth).output for depth in backbone.depths]
 
 
 def preprocess(pixels: Any, preprocessing: Preprocessing) -> Any:

@@ -51,6 +51,7 @@ class Choice:
         curves: One row per candidate, epoch and fold.
         folds: The images it was compared on; None where nothing could be compared.
         winner: The winner's fold heads.
+        unweighted: Those of the same head before class weighting was looked at.
     """
 
     plan: HeadPlan
@@ -60,6 +61,7 @@ class Choice:
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     folds: FoldRows | None = None
     winner: FoldTraining | None = None
+    unweighted: FoldTraining | None = None
 
 
 def choose_head(
@@ -71,6 +73,8 @@ def choose_head(
     space: HeadSpace,
     progress: Callable[[int], None],
     compiled: CompiledHeads | None = None,
+    *,
+    is_forced: bool = False,
 ) -> Choice:
     """Compare candidates by grouped cross-validation: depth sets first, then heads, then weights.
 
@@ -86,13 +90,14 @@ def choose_head(
         space: What may be chosen.
         progress: Called with 1 after every candidate.
         compiled: Networks compiled before, to be used again and added to.
+        is_forced: Whether to train the fold heads even where there is nothing to choose.
 
     Raises:
         MedlensError: If no feature varies, or a loss is not a number.
     """
     first = next(iter(space.features))
     unchosen = Choice(space.first, first)
-    if not space.is_open:
+    if not space.is_open and not is_forced:
         progress(1)
         return unchosen
     folds = divide_for_comparison(
@@ -110,6 +115,7 @@ def choose_head(
     trials.forget_inputs(but=best[0])
     best = trials.best([(best[0], form, best[2]) for form in space.heads])
     reasons["head"] = trials.reason("head", [form.text for form in space.heads])
+    unweighted = trials.done[best]
     best, reasons["class_weight"] = trials.weigh(best)
     return Choice(
         plan=space.plan(*best),
@@ -119,6 +125,7 @@ def choose_head(
         curves=pd.concat(trials.curves, ignore_index=True),
         folds=folds,
         winner=trials.done[best],
+        unweighted=unweighted,
     )
 
 

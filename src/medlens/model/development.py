@@ -154,6 +154,7 @@ def develop(
     *,
     always_out_of_fold: bool = True,
     compiled: CompiledHeads | None = None,
+    choice: Choice | None = None,
 ) -> Development:
     """Choose and train a head, and choose on images that it was not fitted on.
 
@@ -168,6 +169,7 @@ def develop(
         progress: Called with 1 after every candidate.
         always_out_of_fold: Whether to predict train out of fold even if nothing here needs it.
         compiled: Networks compiled before for such a space, to be used again and added to.
+        choice: What was chosen before, on the same images with the same seed; None to choose here.
 
     Raises:
         MedlensError: If no feature varies, or the loss is not a number.
@@ -175,7 +177,10 @@ def develop(
     developing = images["split"].isin(["train", "val"])
     roles = assign_roles(images[developing], seed=choices.seed).reindex(images.index, fill_value="")
     rows = TrainingRows(np.flatnonzero(roles == FIT), np.flatnonzero(roles == STOP))
-    choice = choose_head(features, images, labels, rows.fit, num_classes, space, progress, compiled)
+    if choice is None:
+        choice = choose_head(
+            features, images, labels, rows.fit, num_classes, space, progress, compiled
+        )
     training = train_head(features, labels, rows, num_classes, choice.plan, _ignore)
     training, ensemble = _merge_if_better(features, labels, rows, training, choice, space)
     familiarity = fit_familiarity(features, labels, rows=rows.fit, seed=choices.seed)

@@ -12,6 +12,7 @@ from medlens.data.fingerprint import Fingerprint
 from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES, Backbone
 from medlens.model.head_plan import CLASS_WEIGHTS, WEIGHT_DECAY, HeadForm, HeadPlan, HeadSpace
+from medlens.model.own_backbone import are_backbones
 
 FORMAT = 1
 # Kinds of a decision.
@@ -97,7 +98,7 @@ def make_plan(
             "--backbone", wishes.backbone, Decision("vgg16", FIXED, "The default backbone.")
         ),
         "image_size": decide(
-            "--image-size",
+            "--image-size, or the only size that the backbone takes",
             wishes.image_size,
             Decision(
                 image_size,
@@ -331,7 +332,10 @@ def _some_of(values: Sequence[str]) -> str:
 
 
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "backbone": (lambda value: value in BACKBONES, "one of " + ", ".join(BACKBONES)),
+    "backbone": (
+        are_backbones,
+        "one or several, with commas, of " + ", ".join(BACKBONES) + ", or .keras files",
+    ),
     "image_size": (lambda value: _is_whole(value, 32, 1024), "a whole number from 32 to 1024"),
     "fit": (lambda value: value in FITS, "one of " + ", ".join(FITS)),
     "features": (lambda value: _is_list_of(value, FEATURES), _some_of(FEATURES)),

@@ -43,6 +43,8 @@ def find_weights(backbone: Backbone, weights: str, *, seed: int) -> Weights:
         MedlensError: If the file is not there, damaged, or cannot be downloaded; says where to
             get it and where to put it.
     """
+    if backbone.file is not None:
+        return _own_weights(backbone.file, weights, seed)
     if weights == "random":
         return Weights("random", None, seed, f"random filters, seed {seed}")
     path = _imagenet_file(backbone) if weights == "imagenet" else Path(weights)
@@ -54,9 +56,24 @@ def find_weights(backbone: Backbone, weights: str, *, seed: int) -> Weights:
             fix="Check the path given with --weights.",
             names=[str(path)],
         )
+    return Weights("imagenet" if weights == "imagenet" else "file", path, seed, _sha256(path))
+
+
+def _own_weights(file: Path, weights: str, seed: int) -> Weights:
+    """Those in the file of the backbone itself."""
+    if weights != "imagenet":
+        raise MedlensError(
+            "--weights and a .keras file with --backbone exclude each other.",
+            got="both",
+            expected="the weights that are in the .keras file",
+            fix="Leave --weights out.",
+        )
+    return Weights("file", file, seed, _sha256(file))
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Weights("imagenet" if weights == "imagenet" else "file", path, seed, digest)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def keras_models_folder() -> Path:

@@ -7,13 +7,16 @@ from typing import Any
 
 import pandas as pd
 
+from medlens.model.backbone_choice import BackboneChoice
 from medlens.model.development import Development
 from medlens.model.engine import FrozenPass
 from medlens.model.familiarity import LIMIT_QUANTILE
 from medlens.report.run_facts import is_small_test
 
 
-def training_facts(frozen_pass: FrozenPass, development: Development) -> dict[str, Any]:
+def training_facts(
+    frozen_pass: FrozenPass, development: Development, among: BackboneChoice | None
+) -> dict[str, Any]:
     """The content of training.json: backbone, features, head, and why training stopped."""
     training, choice = development.training, development.choice
     plan, winner = choice.plan, choice.winner
@@ -34,8 +37,8 @@ def training_facts(frozen_pass: FrozenPass, development: Development) -> dict[st
         "columns_kept": training.columns_kept,
         "head": plan.layers_text,
         "heads": len(winner.heads) if is_ensemble and winner else 1,
-        "candidates": len(choice.candidates),
-        "choice": dict(choice.reasons),
+        "candidates": len(choice.candidates if among is None else among.candidates),
+        "choice": {**({"backbone": among.reason} if among else {}), **choice.reasons},
         "ensemble": development.ensemble.reason if development.ensemble else "",
         "optimizer": f"Adam, learning rate {plan.learning_rate:g}, "
         f"weight decay {plan.weight_decay:g}",

@@ -1,0 +1,165 @@
+"""The stages of `train` about the frozen network: options into backbones, and one of several."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medlens.config import FIELDS, Options
+from medlens.data.scan import PictureRule
+from medlens.data.store import Store
+from medlens.errors import MedlensError
+from medlens.model.backbone import Backbone
+from medlens.model.backbone_choice import BackboneChoice, Contender, choose_backbone
+from medlens.model.classifier import feature_columns
+from medlens.model.engine import FrozenPass, choose_pass
+from medlens.model.features import feature_store, gather_features
+from medlens.model.head_plan import HeadPlan
+from medlens.model.own_backbone import find_backbone, is_own
+from medlens.model.plan import Decisions, gathered_features, head_space
+from medlens.model.weights import Weights, find_weights
+from medlens.run_dir import RunDir
+from medlens.screen import Screen
+
+Networks = list[tuple[Backbone, Weights]]
+
+
+class Extracted(NamedTuple):
+    """A frozen pass and where its features are kept."""
+
+    frozen_pass: FrozenPass
+    features: Store
+
+
+def find_networks(options: Options) -> Networks:
+    """The backbones that --backbone names, with their weights.
+
+    Raises:
+        MedlensError: If one cannot be had, or options contradict each other.
+    """
+    names = options.backbone.split(",")
+    if len(names) > 1 and options.folds != "none":
+        raise MedlensError(
+            "--folds and several backbones exclude each other.",
+            got=f"--folds {options.folds} with {len(names)} backbones",
+            expected="one backbone: the choice would have seen the images that each fold tests",
+            fix="Compare the backbones without --folds, or name one of them.",
+        )
+    given = _weights_of(names, options.weights)
+    return [
+        (backbone, find_weights(backbone, weights, seed=options.seed))
+        for backbone, weights in zip(find_backbones(options), given, strict=True)
+    ]
+
+
+def _weights_of(names: Sequence[str], weights: str) -> list[str]:
+    """What --weights says of each backbone; a .keras file among several has its own."""
+    if len(names) == 1:
+        return [weights]
+    known = [name for name in names if not is_own(name)]
+    given = weights.split(",")
+    if len(given) == 1 and given[0] in ("imagenet", "random"):
+        given *= len(known)
+    if len(given) != len(known):
+        raise MedlensError(
+            "--weights and --backbone do not go together.",
+            got=f"{len(given)} weights for {len(known)} backbones by name",
+            expected="imagenet, random, or one for each of them in their order, with commas",
+            fix="For example --backbone vgg16,resnet50 --weights imagenet,resnet50.h5.",
+        )
+    in_turn = iter(given)
+    return ["imagenet" if is_own(name) else next(in_turn) for name in names]
+
+
+def find_backbones(options: Options) -> list[Backbone]:
+    """The backbones that --backbone names."""
+    names = options.backbone.split(",")
+    # What --preprocessing says is about files; the table knows its own.
+    several = len(names) > 1
+    return [
+        find_backbone(name, options.preprocessing if is_own(name) or not several else "auto")
+        for name in names
+    ]
+
+
+def with_side_of(backbones: Sequence[Backbone], options: Options) -> Options:
+    """The options with the image size that a backbone insists on.
+
+    Raises:
+        MedlensError: If two insist on different sizes, or an option asks for another.
+    """
+    sides = {backbone.side for backbone in backbones if backbone.side is not None}
+    if not sides:
+        return options
+    asked = {*sides, options.image_size} - {FIELDS["image_size"].default}
+    if len(asked) > 1:
+        raise MedlensError(
+            "A backbone takes pictures of one size only.",
+            got=" and ".join(f"{side} px" for side in sorted(asked, key=str)),
+            expected="one size for all: " + " or ".join(f"{side} px" for side in sorted(sides)),
+            fix="Leave --image-size out, or save the network with an Input of (None, None, 3).",
+        )
+    return dataclasses.replace(options, image_size=sides.pop())
+
+
+def choose_passes(
+    networks: Networks,
+    rule: PictureRule,
+    engine: str,
+    cache: Path,
+    read_pictures: Callable[[], NDArray[np.uint8]],
+    screen: Screen,
+) -> list[Extracted]:
+    """The engine of each network, and where its features are."""
+    passes = [
+        choose_pass(backbone, weights, rule, engine, cache, read_pictures, screen.say)
+        for backbone, weights in networks
+    ]
+    return [Extracted(one, feature_store(cache, one)) for one in passes]
+
+
+def choose_among(
+    extracted: Sequence[Extracted],
+    used: pd.DataFrame,
+    labels: NDArray[np.int64],
+    decisions: Decisions,
+    base: HeadPlan,
+    run: RunDir,
+    screen: Screen,
+) -> BackboneChoice | None:
+    """The backbone to go on with, chosen on train alone; None where there is only one.
+
+    Args:
+        extracted: One per backbone, with the features of all images.
+        used: One row per image.
+        labels: Class numbers of shape (images,).
+        decisions: Of the plan.
+        base: How heads are trained.
+        run: Features larger than memory are put there.
+        screen: Told what was chosen and why.
+    """
+    if len(extracted) == 1:
+        return None
+    gathered = gathered_features(decisions)
+    spaces = [head_space(decisions, base, one.frozen_pass.backbone) for one in extracted]
+
+    def load(place: int) -> Contender:
+        backbone, store = extracted[place].frozen_pass.backbone, extracted[place].features
+        columns = feature_columns(backbone, gathered)
+        keys = list(used["pixels_sha256"])
+        return gather_features(keys, store, columns, run.features), spaces[place]
+
+    names = [one.frozen_pass.backbone.name for one in extracted]
+    count = sum(space.size for space in spaces)
+    with screen.progress("Comparing backbones", count, "candidates") as progress:
+        chosen = choose_backbone(
+            names, load, used, labels, int(labels.max()) + 1, base.seed, progress
+        )
+    screen.say(f"Chosen backbone: {chosen.name}. {chosen.reason}")
+    return chosen
