@@ -240,7 +240,9 @@ class Options:
         _backbones(),
         NETWORK,
         "The pretrained network, frozen, without its top: a name, or a .keras file of yours. "
-        "Several with commas are compared on train, and the best goes on: " + ", ".join(BACKBONES),
+        "Several with commas are compared on train, and the best goes on. Names: "
+        + ", ".join(BACKBONES)
+        + ".",
     )
     weights: str = option(
         "imagenet",
