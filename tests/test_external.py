@@ -12,6 +12,7 @@ import medlens
 from medlens.config import Options
 from medlens.data.phantom import write_phantoms
 from medlens.external import choose_folder, exclude
+from medlens.report.sections import list_sections
 from medlens.run_dir import RunDir
 
 
@@ -74,6 +75,11 @@ def test_an_external_test_stands_beside_the_internal_one(run: medlens.Run, there
     assert evaluation["calibration"]["after"]["brier"]["value"] is not None
     assert evaluation["unfamiliar"]["share"]["value"] is not None
     assert evaluation["operating_point"]["test"]["recall"]["value"] is not None
+    # Each number stands beside the run's own.
+    sections = list_sections(run.evaluation, external={"there": evaluation})
+    (beside,) = (one for one in sections if one.id == "external")
+    assert len(beside.tables[0].rows) == 10
+    assert all(row[1] for row in beside.tables[0].rows)
     # What the saved network says is what the saved network says.
     again = run.classifier().predict([there.parent / path for path in predictions["path"]])
     columns = [f"prob_{name}" for name in evaluation["classes"]]

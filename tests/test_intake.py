@@ -14,7 +14,14 @@ from medlens.api import new_screen
 from medlens.config import Options, make_options
 from medlens.data.phantom import draw_phantom
 from medlens.errors import MedlensError
-from medlens.intake import dataset_csv, divide, list_images, stop_at_errors, take_in
+from medlens.intake import (
+    choose_positive_class,
+    dataset_csv,
+    divide,
+    list_images,
+    stop_at_errors,
+    take_in,
+)
 
 KINDS = ("healthy", "mass")
 SPLITS = ("train", "train", "train", "val", "test")
@@ -80,3 +87,14 @@ def test_dataset_csv_says_which_are_near_duplicates_but_keeps_no_fingerprint(dat
     near = table["near_copies"]
     assert sorted(near.index[near != ""]) == ["04.png", "copy.jpg"]
     assert near["04.png"] == min(table.loc[["04.png", "copy.jpg"], "pixels_sha256"])
+
+
+def test_an_operating_point_needs_a_positive_class() -> None:
+    classes = ("a", "b", "c")
+    asked = make_options({"data": "x", "operating_point": "sensitivity=0.9"})
+    with pytest.raises(MedlensError, match="--operating-point needs a positive class"):
+        choose_positive_class(classes, asked)
+    named = make_options({"data": "x", "operating_point": "sensitivity=0.9", "positive_class": "b"})
+    assert choose_positive_class(classes, named) == "b"
+    assert choose_positive_class(classes, make_options({"data": "x"})) is None
+    assert choose_positive_class(classes[:2], asked) == "b"

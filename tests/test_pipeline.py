@@ -126,6 +126,8 @@ def test_the_classifier_folder_alone_predicts_and_refuses_bad_files(
     assert table["unreadable"].iloc[1] != ""
     assert table["predicted"].iloc[1] == ""
     assert np.isnan(table[f"prob_{run.evaluation['classes'][0]}"].iloc[1])
+    alone = medlens.load(tmp_path / "classifier").predict(good[0])
+    assert list(alone["predicted"]) == [rows["predicted"].iloc[0]]
 
 
 def test_no_file_name_and_no_patient_in_the_log(run: medlens.Run) -> None:

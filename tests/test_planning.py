@@ -206,3 +206,36 @@ def test_backbones_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(MedlensError, match=said):
         train(**{"image_size": None, **options})
+
+
+def test_a_plan_that_was_edited_is_not_written_over(
+    phantoms: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["plan", str(phantoms), "--out", str(tmp_path), "--cache", str(cache), "--quiet"]
+    assert main(command) == 0
+    assert main(command) == 0
+    plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    plan["decisions"]["folds"]["value"] = 3
+    edited = json.dumps(plan)
+    (tmp_path / "plan.json").write_text(edited, encoding="utf-8")
+    assert main(command) == 2
+    assert "Another plan" in capsys.readouterr().err
+    assert (tmp_path / "plan.json").read_text(encoding="utf-8") == edited
+
+
+def test_a_plan_says_what_the_audit_warns_of_and_what_stops_train(
+    phantoms: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(phantoms)
+    table["path"] = [str(phantoms.parent / path) for path in table["path"]]
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(Path(table["path"].iloc[0]).read_bytes())
+    other = table.head(1).assign(path=str(copy), label=table["label"].iloc[-1])
+    pd.concat([table, other]).to_csv(tmp_path / "labels.csv", index=False)
+    given = ["--cache", str(cache)]
+    assert main(["plan", str(tmp_path / "labels.csv"), *given]) == 2
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "`medlens train` would stop at the findings marked error." in said
+    assert "nothing found that stops or warns" not in said
+    assert main(["plan", str(phantoms), *given]) == 0
+    assert "would go on with this data" in " ".join("".join(capsys.readouterr()).split())

@@ -86,10 +86,19 @@ def compare(first: PathLike, second: PathLike) -> dict[str, Any]:
     """Compare two runs on the same test set, paired: differences are second minus first.
 
     Raises:
-        MedlensError: If a run is not finished, or the test sets differ.
+        MedlensError: If a run is not finished, both are the same, or the test sets differ.
     """
+    from medlens.errors import MedlensError
     from medlens.report.compare import compare_predictions
 
+    if Path(first).resolve() == Path(second).resolve():
+        raise MedlensError(
+            "There is nothing to compare.",
+            got="the same run twice",
+            expected="two runs with the same test set",
+            fix="Name another run.",
+            names=[str(first)],
+        )
     runs = [Run(Path(path)) for path in (first, second)]
     before, after = (run.evaluation for run in runs)
     return compare_predictions(

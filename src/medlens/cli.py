@@ -191,8 +191,8 @@ def _plan(given: dict[str, Any]) -> int:
     options = _options(given)
     from medlens.planning import run_plan
 
-    run_plan(options, new_screen(options.quiet))
-    return DONE
+    would_train = run_plan(options, new_screen(options.quiet))
+    return DONE if would_train else MENDABLE
 
 
 def _evaluate(given: dict[str, Any]) -> int:
@@ -209,7 +209,9 @@ def _evaluate(given: dict[str, Any]) -> int:
 def _report(given: dict[str, Any]) -> int:
     from medlens.run import Run
 
-    print(f"Report: {Run(Path(given['run'])).write_report(pdf=given.get('pdf', False))}")
+    report = Run(Path(given["run"])).write_report(pdf=given.get("pdf", False))
+    also = f" and {report.with_suffix('.pdf').name}" if given.get("pdf", False) else ""
+    print(f"Report: {report}{also}")
     return DONE
 
 
@@ -223,6 +225,7 @@ def _compare(given: dict[str, Any]) -> int:
     print("\n".join(compare_lines(compared)))
     if given["output"]:
         write_json(Path(given["output"]), compared)
+        print(f"All numbers: {given['output']}")
     return DONE
 
 

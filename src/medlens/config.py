@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from medlens.errors import MedlensError
+from medlens.errors import MedlensError, in_words
 from medlens.model.backbone import BACKBONES
 from medlens.model.own_backbone import PREPROCESSING, are_backbones
 
@@ -467,7 +467,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise MedlensError(
             "The file given with --config cannot be read.",
-            got=type(error).__name__ + ": " + str(getattr(error, "strerror", None) or error),
+            got=in_words(error),
             expected="a TOML file of options, such as the config.toml of a run",
             fix="Check the path, or copy the config.toml of an earlier run and edit it.",
             names=[str(path)],

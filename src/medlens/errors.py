@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Sequence
 
 
@@ -36,3 +38,16 @@ class MedlensError(Exception):
             f"  expected:    {self.expected}\n"
             f"  how to mend: {self.fix}"
         )
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong with a file, for a user: no name of a Python class, no name of a file."""
+    if isinstance(error, OSError):
+        return (error.strerror or "it cannot be read").lower()
+    if isinstance(error, json.JSONDecodeError | tomllib.TOMLDecodeError):
+        return f"a mistake in writing: {error}"
+    if isinstance(error, UnicodeError):
+        return "something that is not text in UTF-8"
+    if isinstance(error, KeyError):
+        return f"no entry {error}"
+    return f"something else in it ({type(error).__name__})"

@@ -63,7 +63,6 @@ def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
     dataset = list_images(options)
     _check_classes(dataset, classifier)
     out = choose_folder(run, options)
-    out.mkdir(parents=True, exist_ok=True)
     say_images(dataset, classifier.facts["positive_class"], screen)
     frame = "middle" if classifier.frame is None else classifier.frame
     # All of it is the test set, whatever split it brings.

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
-from medlens.config import DEFAULT_RATIOS, Options, parse_ratios
+from medlens.config import DEFAULT_RATIOS, FIELDS, Options, flag_name, parse_ratios
 from medlens.data.audit import audit, findings_to_json
 from medlens.data.dataset import OWN_COLUMNS, Dataset, read_dataset
 from medlens.data.finding import Finding
@@ -94,7 +94,10 @@ def say_images(dataset: Dataset, positive_class: str | None, screen: Screen) -> 
         said = ", ".join(f"{count:,} {what}" for what, count in dataset.passed_over.items())
         screen.say(f"Passed over: {said}")
     if positive_class:
-        screen.say(f"Positive class: {positive_class}")
+        screen.say(
+            f"Positive class: {positive_class} (sensitivity is about it; --positive-class names "
+            "another)"
+        )
 
 
 def take_in(
@@ -189,6 +192,13 @@ def run_audit(options: Options, screen: Screen) -> bool:
             )
         write_json(run.audit, intake.audit_json())
         screen.say(f"All findings with their files: {run.audit}")
+    elif any(finding.files for finding in intake.findings):
+        screen.say("Which files these are: add --out DIR and look into DIR/audit.json.")
+    return say_outlook(intake, options, screen)
+
+
+def say_outlook(intake: Intake, options: Options, screen: Screen) -> bool:
+    """Say, and return, whether `train` would go on with this data and these options."""
     found = stopping(intake.findings, options)
     said = "would stop at the findings marked error" if found else "would go on with this data"
     screen.say(f"`medlens train` {said}.")
@@ -308,10 +318,22 @@ def choose_positive_class(classes: tuple[str, ...], options: Options) -> str | N
     """The class that counts as positive: as named, or the second of two in sorted order.
 
     Raises:
-        MedlensError: If --positive-class names no class.
+        MedlensError: If --positive-class names no class, or an option needs one.
     """
     if options.positive_class == "auto":
         chosen = classes[1] if len(classes) == 2 else None
+        wished = [
+            flag_name(name)
+            for name in ("operating_point", "prevalence")
+            if chosen is None and getattr(options, name) != FIELDS[name].default
+        ]
+        if wished:
+            raise MedlensError(
+                f"{wished[0]} needs a positive class.",
+                got=f"{len(classes)} classes, and none that is named as positive",
+                expected="the class that shall be found",
+                fix="Add --positive-class, one of " + ", ".join(classes) + ".",
+            )
     elif options.positive_class in classes:
         chosen = options.positive_class
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from medlens.intake import (
     image_size,
     list_images,
     say_images,
+    say_outlook,
     show_findings,
     take_in,
 )
@@ -132,27 +134,48 @@ def _value_text(name: str, one: Decision) -> str:
     return " or ".join(said) if one.kind == MEASURED else ", ".join(said)
 
 
-def run_plan(options: Options, screen: Screen) -> None:
-    """The command `plan`: say what `train` would decide; write plan.json where --out says."""
+def _is_same(path: Path, content: dict[str, Any]) -> bool:
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return bool(there == json.loads(json.dumps(content)))
+
+
+def run_plan(options: Options, screen: Screen) -> bool:
+    """The command `plan`: say what `train` would decide; write plan.json where --out says.
+
+    Returns:
+        Whether `train` would go on with this data and these options.
+    """
     settled, given = settle(options)
     settled = with_side_of(find_backbones(settled), settled)
     dataset = list_images(settled)
     say_images(dataset, choose_positive_class(dataset.classes, settled), screen)
     size = image_size(dataset, settled, screen)
     intake = take_in(dataset, settled, screen)
-    show_findings(intake, screen, ("error",))
+    show_findings(intake, screen, ("error", "warning"))
     decisions, fingerprint = decide(intake.table, dataset, settled, size, given)
     say_plan(decisions, fingerprint, screen)
-    if not options.out:
-        return
-    run = RunDir(Path(options.out))
-    if run.config.exists():
-        raise MedlensError(
-            "The folder given with --out holds a run.",
-            got="a folder with config.toml",
-            expected="a new folder for plan.json",
-            fix="Name another --out.",
-            names=[options.out],
-        )
-    write_json(run.plan, plan_json(decisions, fingerprint))
-    screen.say(f"Edit it and hand it back: medlens train DATA --plan {run.plan}")
+    if options.out:
+        run = RunDir(Path(options.out))
+        if run.config.exists():
+            raise MedlensError(
+                "The folder given with --out holds a run.",
+                got="a folder with config.toml",
+                expected="a new folder for plan.json",
+                fix="Name another --out.",
+                names=[options.out],
+            )
+        content = plan_json(decisions, fingerprint)
+        if run.plan.exists() and not _is_same(run.plan, content):
+            raise MedlensError(
+                "Another plan is in the folder given with --out.",
+                got="a plan.json that differs from this one: edited, or of other data or options",
+                expected="a folder without plan.json",
+                fix="Name another --out, or delete that file.",
+                names=[options.out],
+            )
+        write_json(run.plan, content)
+        screen.say(f"Edit it and hand it back: medlens train DATA --out RUN --plan {run.plan}")
+    return say_outlook(intake, settled, screen)

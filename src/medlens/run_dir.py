@@ -221,7 +221,9 @@ def open_run(options: Options) -> RunDir:
             "The run folder is in use.",
             got=f"{len(entries)} files or folders in it" if entries else "a file of that name",
             expected="a new or an empty folder",
-            fix="Name another --out, go on with --resume, or replace it with --overwrite.",
+            fix="Name another --out, go on with --resume, or replace it with --overwrite."
+            if run.config in entries
+            else "Name another --out.",
             names=[str(run.root)],
         )
     run.root.mkdir(parents=True, exist_ok=True)
@@ -230,9 +232,9 @@ def open_run(options: Options) -> RunDir:
 
 
 def _has_only_begun(run: RunDir, entries: list[Path]) -> bool:
-    """Whether an error ended a run there before it had anything, or only study.toml is there."""
+    """Whether an error ended a run there before it had a split, or only study.toml is there."""
     begun = {run.config, run.log}
-    found = set(entries) - {run.study}
+    found = set(entries) - {run.study, run.audit}
     return not found or found == begun
 
 

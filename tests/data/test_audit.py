@@ -12,6 +12,7 @@ import pytest
 from medlens.data.audit import audit, findings_to_json
 from medlens.data.finding import SEVERITIES, Finding
 from medlens.data.groups import check_class_sizes, group_images
+from medlens.data.scan import NOT_THERE
 from medlens.data.split import use_given_split
 from medlens.errors import MedlensError
 
@@ -407,6 +408,38 @@ def test_unknown_patients_are_said() -> None:
     some = run(table)["some_patients"]
     assert some.severity == "warning"
     assert "unknown for 3 of 200 images" in some.message
+
+
+@pytest.mark.parametrize("name", ["PatientID", "subject_id", "Case number", "patient id"])
+def test_a_column_that_looks_like_the_patient_is_pointed_to(name: str) -> None:
+    table = clean_table()
+    ids = table["patient"]
+    warning = run(table.assign(patient="", **{name: ids}))["patient_column"]
+    assert warning.severity == "warning"
+    assert name in warning.message and "name the column patient" in warning.fix
+    # Not where the patient is known, where no value repeats, or where it is about something else.
+    assert "patient_column" not in run(table.assign(**{name: ids}))
+    unique = [str(number) for number in range(len(table))]
+    assert "patient_column" not in run(table.assign(patient="", **{name: unique}))
+    assert "patient_column" not in run(table.assign(patient="", patient_age=ids))
+
+
+def test_class_names_that_differ_in_capitals_only_are_pointed_to() -> None:
+    table = clean_table()
+    assert "alike_classes" not in run(table)
+    label = table["label"].iloc[0]
+    table.loc[table.index[:60:2], "label"] = f"{label.upper()} "
+    warning = run(table)["alike_classes"]
+    assert warning.count == 2
+    assert f"{label.upper()}  and {label}" in warning.message
+
+
+def test_files_that_are_not_there_say_from_where_paths_count() -> None:
+    table = clean_table()
+    table.loc[table.index[:50], "unreadable"] = NOT_THERE
+    assert "folder of the CSV" in run(table)["too_many_unreadable"].fix
+    table.loc[table.index[:50], "unreadable"] = "it is damaged"
+    assert "folder of the CSV" not in run(table)["too_many_unreadable"].fix
 
 
 def test_one_patient_for_all_images_is_the_cause_that_is_named() -> None:

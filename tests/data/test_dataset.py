@@ -239,3 +239,18 @@ def test_columns_that_later_tables_add_get_a_prefix(tmp_path: Path) -> None:
     table = read_dataset(tmp_path / "labels.csv", cache=tmp_path / "cache").table
     metadata = list(table.columns[4:])
     assert metadata == ["given_decision", "given_prob_x", "site", "given_group"]
+
+
+def test_a_csv_with_semicolons_is_read(tmp_path: Path) -> None:
+    rows = [f"{kind}{number}.png;{kind}" for kind in "ab" for number in range(3)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path;label", *rows]))
+    dataset = read_dataset(tmp_path / "labels.csv", cache=tmp_path / "cache")
+    assert dataset.classes == ("a", "b")
+    assert list(dataset.table["path"]) == [row.split(";")[0] for row in rows]
+
+
+def test_a_folder_too_deep_says_that_its_files_lie_in_itself(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    with pytest.raises(MedlensError, match="4 files in the folder itself"):
+        read_dataset(tmp_path, cache=tmp_path / "cache")

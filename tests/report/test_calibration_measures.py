@@ -44,7 +44,7 @@ def measure_two(
 ) -> dict[str, Any]:
     own = np.arange(len(truth)) if groups is None else groups
     calibrated = softmax(logits / temperature, axis=1)
-    return calibration_block(logits, truth, own, TWO, positive, calibrated, 0, draws)
+    return calibration_block(logits, truth, own, TWO, positive, calibrated, (0, 2), draws)
 
 
 def holds(measure: dict[str, Any], truth: float) -> bool:
@@ -167,7 +167,7 @@ def test_more_classes_are_measured_by_their_confidence() -> None:
     right = softmax(logits, axis=1)
     truth = (right.cumsum(axis=1) > generator.random((5000, 1))).argmax(axis=1)
     block = calibration_block(
-        2 * logits, truth, np.arange(5000), "abcd", None, right, seed=0, draws=200
+        2 * logits, truth, np.arange(5000), "abcd", None, right, seeds=(0, 2), draws=200
     )
     stated = softmax(2 * logits, axis=1)
     brier = np.square(stated - np.eye(4)[truth]).sum(axis=1).mean()
@@ -188,7 +188,9 @@ def test_a_named_class_of_several_is_measured_against_the_rest() -> None:
     logits = generator.normal(0, 1.5, (5000, 3))
     right = softmax(logits, axis=1)
     truth = (right.cumsum(axis=1) > generator.random((5000, 1))).argmax(axis=1)
-    block = calibration_block(logits, truth, np.arange(5000), "abc", 2, right, seed=0, draws=200)
+    block = calibration_block(
+        logits, truth, np.arange(5000), "abc", 2, right, seeds=(0, 2), draws=200
+    )
     assert holds(block["before"]["slope"], 1.0)
     assert holds(block["before"]["intercept"], 0.0)
     rows = block["reliability"]["before"]
@@ -201,7 +203,7 @@ def test_perfect_separation_has_no_slope() -> None:
     odds = np.where(truth == 1, 4.0, -4.0) + np.linspace(-1, 1, 40)
     block = measure_two(np.stack([np.zeros(40), odds], axis=1), truth)["before"]
     assert block["slope"]["value"] is None
-    assert "separate" in block["slope"]["reason"]
+    assert "overlap" in block["slope"]["reason"]
     assert block["intercept"]["value"] is not None
     assert block["brier"]["value"] < 0.01
 

@@ -183,6 +183,11 @@ def test_the_head_and_its_training(own_run: RunDir) -> None:
     assert "It ran for 100 epochs, the most that were allowed" in said
     assert "a hidden layer of 64 units (ReLU), dropout of 0.5 [" in said
     assert "principal components" in said
+    change(own_run.training, heads=5)
+    said = paragraphs(own_run)
+    assert "the mean of the logits of 5 such heads" in said
+    # These heads were stopped by the fold each was held out from, not by val.
+    assert "once the loss on the held-out images had not fallen for 10 epochs" in said
 
 
 @pytest.mark.parametrize(

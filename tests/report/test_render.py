@@ -404,3 +404,41 @@ def test_a_number_under_two_names_is_shown_once() -> None:
     names = ("recall_macro", "balanced_accuracy", "roc_auc", "roc_auc_macro", "odd_new_number")
     labels = [number.label for number in show_numbers(dict.fromkeys(names, one))]
     assert labels == ["Balanced accuracy (macro recall)", "ROC AUC", "Odd new number"]
+
+
+def test_the_mean_of_several_heads_is_not_said_to_be_stopped_on_val(own_run: RunDir) -> None:
+    history = pd.read_csv(own_run.history).drop(columns="fold", errors="ignore")
+    both = [history.assign(fold=fold) for fold in (1, 2)]
+    write_text(own_run.history, pd.concat(both).to_csv(index=False))
+    training = json.loads(own_run.training.read_text(encoding="utf-8"))
+    evaluation = json.loads(own_run.evaluation.read_text(encoding="utf-8"))
+    for heads, said, unsaid in (
+        (1, "training was stopped and chosen on val", "mean of all heads"),
+        (2, "mean of all heads", "training was stopped and chosen on val"),
+    ):
+        write_json(own_run.training, {**training, "heads": heads})
+        write_figures(own_run, evaluation)
+        page = render_report(own_run).read_text(encoding="utf-8")
+        assert said in page
+        assert unsaid not in page
+    svg = (own_run.figures / "accuracy.svg").read_text(encoding="utf-8")
+    assert "folds held out (mean)" in svg
+    assert "(train)" in svg and "(val)" not in svg
+
+
+def test_what_was_chosen_stands_in_the_report_once_and_readably(own_run: RunDir) -> None:
+    training = json.loads(own_run.training.read_text(encoding="utf-8"))
+    choice = {"class_weight": "Balanced accuracy out of fold: none 0.9."}
+    write_json(own_run.training, {**training, "choice": choice, "weights": "random"})
+    page = render_report(own_run).read_text(encoding="utf-8")
+    assert page.count("Balanced accuracy out of fold: none 0.9.") == 1
+    assert "<strong>Class weight.</strong>" in page
+    assert "A pretrained network" not in page
+
+
+def test_a_number_given_twice_has_one_interval(own_run: RunDir) -> None:
+    evaluation = json.loads(own_run.evaluation.read_text(encoding="utf-8"))
+    loss = evaluation["test"]["log_loss"]
+    again = evaluation["calibration"]["after"]["log_loss"]
+    assert again["value"] == pytest.approx(loss["value"], rel=1e-6)
+    assert again["ci95"] == pytest.approx(loss["ci95"], rel=1e-6)

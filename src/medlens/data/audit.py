@@ -22,6 +22,8 @@
 | class_difference    | warning or note | size, mode, format or brightness tells the classes apart |
 | balance_shift       | note            | a class is rarer or commoner in test than in train       |
 | no_patient          | note            | no patient is known: disjoint by image only              |
+| patient_column      | warning         | no patient is known, but a column looks like it          |
+| alike_classes       | warning         | names of classes differ in capitals or dashes only       |
 | patient_in_classes  | note            | patients with images in several classes                  |
 | dark                | note            | images that are nearly black beside the others           |
 | blurred             | note            | images with hardly any fine detail beside the others     |
@@ -62,6 +64,7 @@ from medlens.data.leaks import (
 )
 from medlens.data.patient_findings import find_dominant_patient, find_patients
 from medlens.data.picture_findings import find_blank, find_dark_and_blurred
+from medlens.data.scan import NOT_THERE
 from medlens.data.split import check_split, split_by_ratio, use_given_split
 from medlens.errors import MedlensError
 
@@ -106,6 +109,7 @@ def audit(
         find_blank,
         find_dark_and_blurred,
         find_patients,
+        find_alike_classes,
         find_imbalance,
         find_class_differences,
         find_balance_shift,
@@ -169,7 +173,7 @@ def find_unreadable(table: pd.DataFrame) -> list[Finding]:
     others = f", and {len(most) - 3} more reasons" if len(most) > 3 else ""
     message = (
         f"{len(broken):,} of {len(table):,} files ({percent(share)}) cannot be read: "
-        + ", ".join(f"{reason} ({count:,})" for reason, count in most[:3])
+        + ", ".join(f"{reason.rstrip('.')} ({count:,})" for reason, count in most[:3])
         + others
     )
     fix = (
@@ -178,6 +182,8 @@ def find_unreadable(table: pd.DataFrame) -> list[Finding]:
         if is_too_many
         else "Training goes on without them. Fetch them again if you want them in."
     )
+    if NOT_THERE in most[0][0]:
+        fix += " Paths in a CSV count from the folder of the CSV."
     return [
         Finding(
             code="too_many_unreadable" if is_too_many else "unreadable",
@@ -191,6 +197,26 @@ def find_unreadable(table: pd.DataFrame) -> list[Finding]:
                 "classes": count_values(broken["label"]),
                 "reason_of_file": dict(zip(broken["path"], broken["unreadable"], strict=True)),
             },
+        )
+    ]
+
+
+def find_alike_classes(used: pd.DataFrame) -> list[Finding]:
+    """Classes whose names differ in capitals, blanks or dashes only."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(used["label"].unique()):
+        alike.setdefault(re.sub(r"[\W_]+", "", name.lower()) or name, []).append(name)
+    several = [names for names in alike.values() if len(names) > 1]
+    if not several:
+        return []
+    said = "; ".join(" and ".join(names) for names in several)
+    return [
+        Finding(
+            code="alike_classes",
+            severity="warning",
+            message=f"Names of classes are almost the same: {said}. Each counts as a class.",
+            fix="If they are one class, give them one name.",
+            count=sum(map(len, several)),
         )
     ]
 

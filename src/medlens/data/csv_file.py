@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlens.errors import MedlensError
+from medlens.errors import MedlensError, in_words
 
 
 def read_csv_file(
@@ -30,12 +30,17 @@ def read_csv_file(
     names = ",".join(needed)
     try:
         given = pd.read_csv(
-            file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+            file,
+            sep=_separator(file),
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            index_col=False,
         )
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise MedlensError(
             f"{called} cannot be read.",
-            got=type(error).__name__,
+            got=in_words(error),
             expected=f"a comma-separated UTF-8 file with the columns {names}",
             fix="Check the path, and save the file as CSV (UTF-8).",
             names=[str(file)],
@@ -58,3 +63,10 @@ def read_csv_file(
             names=[str(file), *map(str, plain)],
         )
     return given
+
+
+def _separator(file: Path) -> str:
+    """A semicolon where the first line has no comma: so spreadsheets write where 0,5 is a half."""
+    with file.open(encoding="utf-8-sig") as stream:
+        first = stream.readline()
+    return ";" if ";" in first and "," not in first else ","

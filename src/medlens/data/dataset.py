@@ -45,6 +45,8 @@ RESERVED_COLUMNS = (
 )
 RESERVED_PREFIXES = ("logit_", "prob_")
 
+OUTSIDE = "outside a class folder"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -105,9 +107,12 @@ def read_dataset(
         dataset = replace(dataset, table=_find_patients(dataset.table, patient_regex))
     dataset = _drop_classes(dataset, drop_class)
     if len(dataset.classes) < 2:
+        outside = dataset.passed_over.get(OUTSIDE, 0)
+        beside = f", and {outside:,} files in the folder itself" if outside else ""
         raise MedlensError(
             "A classifier needs at least two classes.",
-            got=f"{len(dataset.classes)} with images: {', '.join(dataset.classes) or 'none'}",
+            got=f"{len(dataset.classes)} with images: {', '.join(dataset.classes) or 'none'}"
+            + beside,
             expected="one sub-folder of images per class, or a CSV with the columns path,label",
             fix="Point to the folder whose sub-folders are the classes.",
             names=[str(data)],
@@ -141,12 +146,12 @@ def _read_folder(folder: Path) -> Dataset:
     for top, split in tops:
         class_folders = _subfolders(top)
         above = f"{top.name}/" if is_split else ""
-        passed_over["outside a class folder"] += sum(entry.is_file() for entry in top.iterdir())
+        passed_over[OUTSIDE] += sum(entry.is_file() for entry in top.iterdir())
         for class_folder in class_folders:
             for path in _image_files(class_folder, passed_over):
                 rows.append((f"{above}{path}", class_folder.name, "", split))
     if is_split:
-        passed_over["outside a class folder"] += sum(e.is_file() for e in folder.iterdir())
+        passed_over[OUTSIDE] += sum(e.is_file() for e in folder.iterdir())
     table = pd.DataFrame(rows, columns=list(OWN_COLUMNS), dtype=str)
     table = table.sort_values("path", ignore_index=True)
     return Dataset(folder, table, "split folders" if is_split else "folder", +passed_over)

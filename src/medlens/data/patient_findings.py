@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from medlens.data.finding import Finding, each_file, files_by, number_of, percent
 from medlens.data.groups import SPLITS
 
 MOST_OF_ONE_PATIENT = 0.5
+# What other tables call the column patient.
+PATIENT_NAME = re.compile(
+    r"(patient|subject|person|participant|case|pat)s?[ _.-]?(id|key|nr|no|num|number|code|name)?",
+    re.IGNORECASE,
+)
 
 
 def find_patients(used: pd.DataFrame) -> list[Finding]:
@@ -18,6 +25,10 @@ def find_patients(used: pd.DataFrame) -> list[Finding]:
         "--patient-regex: else a patient may be in train and in test, and the results look better "
         "than they are."
     )
+    if known.empty and (column := _column_of_patients(used)):
+        message = f"No patient is known, but the column {column} looks like it: its values repeat."
+        fix = f"If it is the patient, name the column patient. {fix}"
+        return [Finding("patient_column", "warning", message, fix, len(used))]
     if known.empty:
         message = (
             "Image-level only: no patient is known, so train and test are kept apart by image and "
@@ -45,6 +56,17 @@ def find_patients(used: pd.DataFrame) -> list[Finding]:
         fix = "Nothing needs to be done if this is right: each patient stays in one split."
         found.append(Finding("patient_in_classes", "note", message, fix, len(files), files))
     return found
+
+
+def _column_of_patients(used: pd.DataFrame) -> str:
+    """A column of the CSV whose name is one of a person's and whose values repeat, or ""."""
+    for column in used.columns.difference(["patient"], sort=False):
+        if PATIENT_NAME.fullmatch(str(column)):
+            values = used[column].astype(str)
+            stated = values[values != ""]
+            if 1 < stated.nunique() < len(stated):
+                return str(column)
+    return ""
 
 
 def find_dominant_patient(used: pd.DataFrame) -> list[Finding]:

@@ -45,6 +45,7 @@ PIXELS_UNDER_WAY = 2 * MAX_PIXELS
 # Below it no usual image is large enough to matter, and its size is not asked for beforehand. A
 # mammogram of 20 million pixels, mostly black, may have less than a megabyte.
 LARGE_FILE_BYTES = 1 << 16
+NOT_THERE = "there is no file at that path"
 IMAGE_SIZES = (64, 96, 128, 160, 224)
 SHARD = 256
 # Sharpness is measured on pictures of this longer side, so that a fine grid does not count more.
@@ -254,6 +255,8 @@ def _scan_file(
         data = path.read_bytes()
     except ValueError:
         return _Scanned(_unreadable("", 0, "its path is not valid"))
+    except FileNotFoundError:
+        return _Scanned(_unreadable("", 0, NOT_THERE))
     except OSError as error:
         reason = f"the file cannot be opened: {error.strerror or type(error).__name__}"
         return _Scanned(_unreadable("", 0, reason))

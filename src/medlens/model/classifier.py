@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
 from medlens.data.scan import PictureRule, in_order
-from medlens.errors import MedlensError
+from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
 from medlens.model.backbone import Backbone
 from medlens.model.calibration import probabilities
@@ -79,13 +79,15 @@ class Classifier:
             self.limit,
         )
 
-    def predict(self, paths: Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
+    def predict(
+        self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+    ) -> pd.DataFrame:
         """Probabilities of new images.
 
         A file that cannot be read does not stop the others: it gets the reason instead.
 
         Args:
-            paths: Image files; DICOM files as well.
+            paths: Image files; DICOM files as well. One alone needs no list.
 
         Returns:
             One row per path, in the order given: path, predicted ("" where unreadable), decision
@@ -93,7 +95,8 @@ class Classifier:
             training images, unfamiliar (1 where it is above the limit: the answer is then worth
             little), and unreadable ("" or the reason).
         """
-        files = [os.fspath(path) for path in paths]
+        given = [paths] if isinstance(paths, str | os.PathLike) else paths
+        files = [os.fspath(path) for path in given]
         known = np.full((len(files), len(self.classes)), np.nan)
         distances = np.full(len(files), np.nan)
         reasons = [""] * len(files)
@@ -397,7 +400,7 @@ def load_classifier(folder: Path) -> Classifier:
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise MedlensError(
             "There is no whole classifier in this folder.",
-            got=f"{type(error).__name__} while reading it",
+            got=in_words(error),
             expected=f"{FACTS_FILE} and {MODEL_FILE}, as `medlens train` writes them",
             fix="Check the path; if the run was interrupted, finish it with --resume.",
             names=[str(folder)],

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medlens.errors import MedlensError
+from medlens.errors import MedlensError, in_words
 from medlens.files import write_bytes
 from medlens.model.principal_components import principal_components
 
@@ -213,7 +213,7 @@ def load_familiarity(path: Path) -> tuple[Familiarity, float]:
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise MedlensError(
             "What is familiar to the classifier cannot be read.",
-            got=f"{type(error).__name__} while reading it",
+            got=in_words(error),
             expected="the whole file, as `medlens train` writes it",
             fix="Copy the classifier's folder again, or train again.",
             names=[str(path)],

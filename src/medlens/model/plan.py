@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medlens.data.fingerprint import Fingerprint
-from medlens.errors import MedlensError
+from medlens.errors import MedlensError, in_words
 from medlens.model.backbone import BACKBONES, Backbone
 from medlens.model.head_plan import CLASS_WEIGHTS, WEIGHT_DECAY, HeadForm, HeadPlan, HeadSpace
 from medlens.model.own_backbone import are_backbones
@@ -257,15 +257,17 @@ def read_plan(path: Path) -> Decisions:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MedlensError(
             "The file given with --plan cannot be read.",
-            got=f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}",
+            got=in_words(error),
             expected="auto, plain, or a plan.json as `medlens plan DATA --out DIR` writes it",
             fix="Write one with `medlens plan DATA --out DIR` and edit that.",
             names=[str(path)],
         ) from None
     if version != FORMAT:
         raise _unusable("format", version, str(FORMAT), path)
-    for name in sorted(set(values) ^ set(_CHECKS)):
-        raise _unusable(name, values.get(name, "nothing"), "one of " + ", ".join(_CHECKS), path)
+    for name in sorted(set(values) - set(_CHECKS)):
+        raise _unusable(name, "no such decision", "one of " + ", ".join(_CHECKS), path)
+    for name in sorted(set(_CHECKS) - set(values)):
+        raise _unusable(name, "nothing", "a value for each of " + ", ".join(_CHECKS), path)
     for name, (check, expected) in _CHECKS.items():
         try:
             is_right = check(values[name])

@@ -66,7 +66,7 @@ def calibration_block(
     classes: Sequence[str],
     positive: int | None,
     calibrated: FloatArray,
-    seed: int,
+    seeds: tuple[int, int],
     draws: int,
 ) -> dict[str, Any]:
     """Measure the probabilities as the network gives them, and after calibration.
@@ -96,7 +96,7 @@ def calibration_block(
         classes: Class names, in the order of the columns.
         positive: Number of the positive class; None if there is none.
         calibrated: Probabilities after calibration, 0 to 1, of shape (images, classes).
-        seed: Of the bootstrap over groups, 0 or more.
+        seeds: Of the bootstrap over groups, those that `evaluate` has for this split.
         draws: How many bootstrap draws.
 
     Returns:
@@ -111,7 +111,7 @@ def calibration_block(
         "after": _forecast(better, np.asarray(calibrated, np.float64), truth, numbers, positive),
     }
     event = "the predicted class" if positive is None else classes[positive]
-    drawn = _draw(forecasts, np.random.default_rng([seed, 10]), draws)
+    drawn = _draw(forecasts, np.random.default_rng([*seeds, 0]), draws)
     blocks: dict[str, Any] = {
         name: _measures(forecast, drawn[name], event) for name, forecast in forecasts.items()
     }
@@ -281,7 +281,8 @@ def _recalibration(forecast: Forecast, event: str) -> tuple[Measure, Measure]:
     if np.ptp(logit) < 1e-9:
         return missing("the probability of every image is the same"), intercept
     if parts.overlapping < FEWEST_OVERLAPPING_GROUPS:
-        return missing("the probabilities separate the images (almost) perfectly"), intercept
+        reason = f"the probabilities of fewer than {FEWEST_OVERLAPPING_GROUPS} groups overlap"
+        return missing(f"{reason}: too few to fit a slope"), intercept
     return _fit_slope(forecast, parts.groups), intercept
 
 

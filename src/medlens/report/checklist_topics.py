@@ -191,7 +191,8 @@ def _final_model(facts: RunFacts) -> Known:
     training = facts.training
     why = "with which the accuracy asked for was reached"
     if training["stop_reason"] != "accuracy":
-        why = "after which the loss on the tuning images was lowest"
+        whose = "held-out" if training.get("heads", 1) > 1 else "tuning"
+        why = f"after which the loss on the {whose} images was lowest"
     return is_done(
         f"Of {count_of(training['epochs_run'], 'epoch')} the weights of epoch "
         f"{training['best_epoch']} were kept, {why}. Nothing was chosen on test images.",

@@ -86,12 +86,12 @@ def evaluate(
         "draws": int(draws),
     }
     fold = _fold(table)
-    for number, name in enumerate((*SPLITS, OUT_OF_FOLD)):
+    for name in (*SPLITS, OUT_OF_FOLD):
         rows = table[
             (fold != "") if name == OUT_OF_FOLD else (table["split"] == name) & (fold == "")
         ]
         if len(rows):
-            scored = score(as_arrays(rows, classes), classes, (seed, number), draws)
+            scored = score(as_arrays(rows, classes), classes, draw_seeds(seed, name), draws)
             if name == OUT_OF_FOLD:
                 scored = average_over_folds(scored, fold[rows.index].to_numpy(str))
             block = _evaluate_split(scored, majority, positive if len(classes) == 2 else None)
@@ -175,6 +175,11 @@ def _probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> FloatArray:
     """Of shape (images, classes); NaN for what is no number."""
     columns = [pd.to_numeric(rows[f"prob_{name}"], errors="coerce") for name in classes]
     return np.stack([column.to_numpy(dtype=np.float64) for column in columns], axis=1)
+
+
+def draw_seeds(seed: int, name: str) -> tuple[int, int]:
+    """The seeds of a split's bootstrap: the same draws wherever a number of it is given again."""
+    return seed, [*SPLITS, OUT_OF_FOLD].index(name)
 
 
 def as_arrays(rows: pd.DataFrame, classes: Sequence[str]) -> SplitPredictions:

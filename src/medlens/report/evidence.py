@@ -23,7 +23,7 @@ from medlens.report.decisions import (
     sets_on_test,
     values_at_prevalence,
 )
-from medlens.report.evaluation import as_arrays, headline_rows
+from medlens.report.evaluation import OUT_OF_FOLD, as_arrays, draw_seeds, headline_rows
 from medlens.report.label_suspects import suspects_block
 from medlens.report.measures import share_measure
 from medlens.report.metrics import SplitPredictions
@@ -170,7 +170,7 @@ def _calibration(tested: Tested, positive: int | None) -> dict[str, Any]:
             tested.classes,
             positive,
             split.probabilities,
-            tested.seed,
+            draw_seeds(tested.seed, OUT_OF_FOLD if tested.folds else "test"),
             tested.draws,
         ),
     }
@@ -320,7 +320,14 @@ def external_evidence(
     joined = rows.merge(images[["path", *metadata]], on="path", how="left", validate="1:1")
     return {
         "calibration": calibration_block(
-            logits, split.truth, split.groups, classes, curved, split.probabilities, seed, draws
+            logits,
+            split.truth,
+            split.groups,
+            classes,
+            curved,
+            split.probabilities,
+            draw_seeds(seed, "test"),
+            draws,
         ),
         "operating_point": point,
         "prediction_sets": {

@@ -154,11 +154,12 @@ def _unfitness(numbers: IntArray, probabilities: FloatArray) -> str:
 def _text(suspects: int, images: int) -> str:
     among = f"{images:,} training images"
     if suspects == 0:
-        return f"Among {among} none has a label that classifiers trained without it firmly doubt."
+        return f"Among {among} none has a label that heads fitted without it firmly doubt."
     share = suspects / images
     subject = "1 image has a label" if suspects == 1 else f"{suspects:,} images have labels"
     text = (
-        f"Of {among}, {subject} that classifiers trained without it firmly doubt. "
+        f"Of {among}, {subject} that heads fitted without that image "
+        "firmly doubt. "
         "Look at them: a doubt is not a proof, and nothing was changed."
     )
     if share > LARGE_SHARE:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from medlens.report.data_words import data_sentences, disjoint_sentence, split_sentence
 from medlens.report.interval_words import interval_methods
@@ -179,19 +178,21 @@ def training_sentences(facts: RunFacts) -> str:
         f"{head_sentence(facts)} They were fitted by {optimizer} with decoupled weight decay "
         f"[@adamw] ({settings}) to the {training['loss']}, {weighted}, in steps of "
         f"{count_of(training['batch_size'], 'image')}, without augmentation (seed "
-        f"{training['seed']}). {_stopping(facts.config)} {ended}; the weights of epoch "
+        f"{training['seed']}). {_stopping(facts)} {ended}; the weights of epoch "
         f"{training['best_epoch']} were kept.{folds}"
     )
 
 
-def _stopping(config: Mapping[str, Any]) -> str:
+def _stopping(facts: RunFacts) -> str:
+    config = facts.config
     accuracy = config.get("stop_at_accuracy", 0.98)
+    held_out = "held-out" if facts.training.get("heads", 1) > 1 else "tuning"
     rules = [
-        f"the loss on the tuning images had not fallen for {config.get('patience', 10)} epochs",
+        f"the loss on the {held_out} images had not fallen for {config.get('patience', 10)} epochs",
         f"{config.get('epochs', 100)} epochs were done",
     ]
     if accuracy != "none":
-        whose = {"val": "tuning", "train": "training"}[config.get("stop_on", "val")]
+        whose = {"val": held_out, "train": "training"}[config.get("stop_on", "val")]
         rules.insert(0, f"the accuracy on the {whose} images reached {float(accuracy):g}")
     return f"Training was to stop once {join_words(rules, 'or')}."
 

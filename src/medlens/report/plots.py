@@ -55,11 +55,13 @@ class Epochs:
         best: The epoch whose weights were kept.
         last: The epoch after which training stopped.
         reason: Why it stopped, in two or three words.
+        images: Whose curves these are: those fitted on and those that stop the training.
     """
 
     best: int
     last: int
     reason: str
+    images: tuple[str, str] = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,17 @@ def main_drawings(
     """
     training = json.loads(run.training.read_text(encoding="utf-8"))
     history = pd.read_csv(run.history)
+    images = ("train", "val")
     if "fold" in history:
         # The classifier is the mean of the fold heads, which stopped together.
         history = history.drop(columns="fold").groupby("epoch", as_index=False).mean()
-    reason = training["stop_reason"]
-    epochs = Epochs(
-        training["best_epoch"], int(history["epoch"].max()), STOP_WORDS.get(reason, reason)
-    )
+        images = ("folds fitted on (mean)", "folds held out (mean)")
+    reason = STOP_WORDS.get(training["stop_reason"], training["stop_reason"])
+    epochs = Epochs(training["best_epoch"], int(history["epoch"].max()), reason, images)
     loss = history[["epoch", "loss", "val_loss"]]
     accuracy = history[["epoch", "accuracy", "val_accuracy"]]
-    baseline, majority_class = _baseline(evaluation)
+    # The folds that are held out are together the whole of train.
+    baseline, majority_class = _baseline(evaluation, "val" if images[1] == "val" else "train")
     classes = evaluation["classes"]
     counts = np.array(evaluation[headline(evaluation)]["confusion_matrix"], dtype=np.int64)
     bands = evaluation.get("curves", {}).get("roc", {})
@@ -155,7 +158,8 @@ def draw_accuracy(
     _draw_curves(axes, history, "accuracy", "val_accuracy", epochs)
     if baseline is not None:
         name = short_names([majority_class])[0]
-        label = f"always {name if len(name) <= LONGEST_IN_PAIR else 'the same'} (val)"
+        where = "val" if epochs.images[1] == "val" else "train"
+        label = f"always {name if len(name) <= LONGEST_IN_PAIR else 'the same'} ({where})"
         axes.axhline(baseline, color=INK, linestyle=STROKES[1], linewidth=1.2, label=label)
     axes.set_ylabel("Accuracy (% of images)")
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
@@ -325,7 +329,8 @@ def curves_left_out(evaluation: Mapping[str, Any]) -> dict[str, str]:
 def _draw_curves(axes: Axes, history: pd.DataFrame, train: str, val: str, epochs: Epochs) -> None:
     """Two curves over the epochs, and vertical lines at the best and the last epoch."""
     marker = "o" if len(history) == 1 else ""
-    for column, label, colour in ((train, "train", COLOURS[0]), (val, "val", COLOURS[1])):
+    names = zip((train, val), epochs.images, COLOURS, strict=False)
+    for column, label, colour in names:
         axes.plot(
             history["epoch"], history[column], color=colour, marker=marker, markersize=5,
             label=label,
@@ -346,11 +351,11 @@ def _draw_curves(axes: Axes, history: pd.DataFrame, train: str, val: str, epochs
     axes.set_xlim(0.5, epochs.last + 0.5)
 
 
-def _baseline(evaluation: Mapping[str, Any]) -> tuple[float | None, str]:
-    """What always giving the most frequent class of train reaches on val, and that class."""
-    val = evaluation.get("val", {})
-    measure = val.get("majority_class_accuracy", {"value": None})
-    return measure["value"], val.get("majority_class") or ""
+def _baseline(evaluation: Mapping[str, Any], split: str) -> tuple[float | None, str]:
+    """What always giving the most frequent class of train reaches on a split, and that class."""
+    block = evaluation.get(split, {})
+    measure = block.get("majority_class_accuracy", {"value": None})
+    return measure["value"], block.get("majority_class") or ""
 
 
 def _share_text(share: float, classes: int) -> str:

@@ -71,6 +71,8 @@ FACTS: Mapping[str, str] = {
     "columns": "Features per image",
     "columns_kept": "Features that vary, used",
     "head": "Head",
+    "heads": "Heads whose mean answers",
+    "candidates": "Candidates compared",
     "optimizer": "Optimiser",
     "class_weight": "Class weights",
     "batch_size": "Images per step",
@@ -102,8 +104,22 @@ ANSWER_WORDS: Mapping[str, str] = {
     AUTHOR: "for the author",
     NOT_APPLICABLE: "not applicable",
 }
+# By whether the classifier is the mean of several heads.
+WHOSE_CURVES: Mapping[bool, str] = {
+    False: "on train and val",
+    True: "on the folds of train that a head was fitted on and on the one held out, mean of all "
+    "heads",
+}
+FLATTERED: Mapping[bool, str] = {
+    False: "The head was fitted on train, and training was stopped and chosen on val: both "
+    "flatter it.",
+    True: "Each head was fitted and stopped on folds of train, and val decided that their mean "
+    "answers: both flatter it, val a little.",
+}
 # The page says these in other places.
-SAID_ELSEWHERE = frozenset({"split_text", "stop_reason", "versions", "machine"})
+SAID_ELSEWHERE = frozenset(
+    {"choice", "ensemble", "split_text", "stop_reason", "versions", "machine"}
+)
 
 
 @dataclass(frozen=True)
@@ -171,6 +187,8 @@ def report_content(run: RunDir) -> dict[str, Any]:
         "findings": [describe_finding(finding) for finding in audit["findings"]],
         "no_images": no_images,
         "contact_sheet": None if no_images else small_picture(run.contact_sheet),
+        "whose_curves": WHOSE_CURVES[training.get("heads", 1) > 1],
+        "flattered": FLATTERED[training.get("heads", 1) > 1],
         "training_facts": list_facts(training),
         "environment_facts": list_facts({**environment.get("machine", {}), **environment}),
         "versions": {

@@ -85,7 +85,7 @@ def list_sections(
     if evaluation.get("robustness"):
         found.append(_robustness(evaluation["robustness"]))
     if external:
-        found.append(_external(external))
+        found.append(_external(evaluation, external))
     return found
 
 
@@ -359,7 +359,43 @@ def _robustness(block: Sequence[Mapping[str, Any]]) -> Section:
     return Section("robustness", "Robustness", said, (Table("Robustness", head, rows),))
 
 
-def _external(tests: Mapping[str, Mapping[str, Any]]) -> Section:
+def _beside(own: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
+    """Rows of numbers of the run and of an external test, "" where the run has none."""
+
+    def row(label: str, kind: str, inside: Sequence[str], outside: Sequence[str]) -> Any:
+        value: Any = own
+        for key in inside:
+            value = (value or {}).get(key)
+        shown = show_number(kind, value) if value else ""
+        value = other
+        for key in outside:
+            value = value[key]
+        return label, shown, show_number(kind, value)
+
+    def same(label: str, kind: str, *keys: str) -> Any:
+        return row(label, kind, keys, keys)
+
+    rows = [
+        same("Calibration slope", "slope", "calibration", "after", "slope"),
+        same("Expected calibration error", "ece", "calibration", "after", "ece"),
+        row(
+            "Unfamiliar images",
+            "share",
+            ("unfamiliar", "test_false_alarms"),
+            ("unfamiliar", "share"),
+        ),
+    ]
+    for level in other["prediction_sets"]["levels"]:
+        label = f"Coverage of the {100 * float(level):g} % sets"
+        rows.append(same(label, "share", "prediction_sets", "levels", level, "coverage"))
+    if other["operating_point"]:
+        for name, kind in (("Sensitivity", "recall"), ("Specificity", "specificity")):
+            label = f"{name} at the operating point"
+            rows.append(same(label, kind, "operating_point", "test", kind))
+    return rows
+
+
+def _external(own: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> Section:
     said, tables = [], []
     for name, one in tests.items():
         test, inside = one["test"], one["internal"]
@@ -381,30 +417,7 @@ def _external(tests: Mapping[str, Mapping[str, Any]]) -> Section:
             (label, show_number(key, inside[key]), show_number(key, test[key]))
             for key, label in names.items()
         ]
-        after = one["calibration"]["after"]
-        rows += [
-            ("Calibration slope", "", show_number("slope", after["slope"])),
-            ("Expected calibration error", "", show_number("ece", after["ece"])),
-            ("Unfamiliar images", "", show_number("share", one["unfamiliar"]["share"])),
-        ]
-        rows += [
-            (
-                f"Coverage of the {100 * float(level):g} % sets",
-                "",
-                show_number("share", sets["coverage"]),
-            )
-            for level, sets in one["prediction_sets"]["levels"].items()
-        ]
-        if one["operating_point"]:
-            point = one["operating_point"]["test"]
-            rows += [
-                ("Sensitivity at the operating point", "", show_number("recall", point["recall"])),
-                (
-                    "Specificity at the operating point",
-                    "",
-                    show_number("specificity", point["specificity"]),
-                ),
-            ]
+        rows += _beside(own, one)
         is_test = one.get("internal_name", "test") == "test"
         head = ("Metric", "Internal" if is_test else "Cross-validation", "External")
         tables.append(Table(f"External test: {name}", head, tuple(rows)))

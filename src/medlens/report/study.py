@@ -150,5 +150,7 @@ def _kind(value: Any) -> str:
 
 
 def _refuse(run: RunDir, what: str, got: str, expected: str) -> MedlensError:
-    fix = "Mend study.toml in the run folder, or delete it: the next report writes a new template."
+    fix = (
+        "Mend study.toml in the run folder. Or move it away: the next report writes a new template."
+    )
     return MedlensError(what, got=got, expected=expected, fix=fix, names=[str(run.study)])

@@ -165,7 +165,20 @@ def summarise(evaluation: Mapping[str, Any], used: pd.DataFrame) -> list[str]:
     ]
     positive = str(evaluation["positive_class"])
     sentences.append(_say_binary(test, positive) if "recall" in test else _say_classes(test))
+    point = evaluation.get("operating_point")
+    if "recall" in test and point:
+        sentences.append(_say_operating_point(point))
     return [*sentences, _say_ranking(test, positive)]
+
+
+def _say_operating_point(point: Mapping[str, Any]) -> str:
+    """What the threshold achieves, beside the more probable class that the numbers above are of."""
+    found = point["test"]
+    return (
+        "These are of the more probable class. At the operating point, a probability of "
+        f"{point['threshold']:.3f} or more, sensitivity is {_with_interval(found['recall'])} and "
+        f"specificity {_with_interval(found['specificity'])}."
+    )
 
 
 def list_limits(
@@ -196,10 +209,10 @@ def list_limits(
                 "These are kept apart by image and its copies only.",
             )
         )
-    low, high = test["accuracy"]["ci95"]
+    (low, high), value = test["accuracy"]["ci95"], test["accuracy"]["value"]
     known = (
         f"With {test['n']:,} images of {test['groups']:,} groups the accuracy is known to within "
-        f"about {50 * (high - low):.0f} percentage points."
+        f"about {100 * max(high - value, value - low):.0f} percentage points."
         if high - low >= 0.02
         else "The accuracy is known to within a percentage point."
     )
