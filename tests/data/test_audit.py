@@ -94,7 +94,7 @@ def test_up_to_five_per_cent_unreadable_is_a_warning() -> None:
     finding = found["unreadable"]
     assert finding.severity == "warning"
     assert finding.count == 10
-    assert "10 of 200 files (5.0 %) cannot be read: It is cut short. (10)" in finding.message
+    assert "10 of 200 files (5.0 %) cannot be read: It is cut short (10)" in finding.message
     assert finding.files == tuple((path,) for path in clean_table()["path"][:10])
     assert set(found) == {"unreadable"}
 

@@ -313,7 +313,8 @@ def _verdict(probe: Probe, columns: Sequence[str], used: Sequence[str], measures
         return (
             f"The test does not show that the classifier does better than {tree}: ROC AUC "
             f"{reached} against the tree's {probed}, a difference of {gain}. Nor does it show that "
-            "the tree can tell the class. Either the test set is too small to say, or the classifier too weak."
+            "the tree can tell the class. Either the test set is too small to say, or the "
+            "classifier too weak."
         )
     if lowest <= GUESSING_AREA:
         return (
