@@ -199,6 +199,7 @@ def test_several_backbones_are_compared_on_train_and_the_best_goes_on(
         ({"backbone": "vgg16,vgg19", "folds": 3}, "exclude each other"),
         ({"backbone": "vgg16,vgg19", "weights": "a.h5"}, "do not go together"),
         ({"backbone": "vgg16", "preprocessing": "tf"}, "of your own"),
+        ({"plan": "plain", "search": 5}, "contradict"),
     ],
 )
 def test_backbones_that_do_not_go_together_are_refused(

@@ -244,6 +244,13 @@ class Options:
         + ", ".join(BACKBONES)
         + ".",
     )
+    search: int = option(
+        0,
+        _number(int, 0, 10_000),
+        NETWORK,
+        "Tries so many further heads, drawn by Optuna, beside those of the plan; most are given up "
+        "early.",
+    )
     weights: str = option(
         "imagenet",
         _text("imagenet, random, or a weights file", "imagenet|random|FILE"),

@@ -130,6 +130,7 @@ def choose_among(
     labels: NDArray[np.int64],
     decisions: Decisions,
     base: HeadPlan,
+    search: int,
     run: RunDir,
     screen: Screen,
 ) -> BackboneChoice | None:
@@ -141,13 +142,14 @@ def choose_among(
         labels: Class numbers of shape (images,).
         decisions: Of the plan.
         base: How heads are trained.
+        search: How many further heads are drawn for each.
         run: Features larger than memory are put there.
         screen: Told what was chosen and why.
     """
     if len(extracted) == 1:
         return None
     gathered = gathered_features(decisions)
-    spaces = [head_space(decisions, base, one.frozen_pass.backbone) for one in extracted]
+    spaces = [head_space(decisions, base, one.frozen_pass.backbone, search) for one in extracted]
 
     def load(place: int) -> Contender:
         backbone, store = extracted[place].frozen_pass.backbone, extracted[place].features

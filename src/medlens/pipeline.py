@@ -120,14 +120,14 @@ def run_training(asked: Options, screen: Screen) -> Run:
                 extract_features(keys, load, pictures.store, one.features, progress, screen.say)
         labels = np.searchsorted(classes, used["label"])
         base = base_head(options)
-        chosen = choose_among(passes, used, labels, decisions, base, run, screen)
+        chosen = choose_among(passes, used, labels, decisions, base, options.search, run, screen)
         frozen_pass, features = passes[chosen.place if chosen else 0]
         gathered = gathered_features(decisions)
         columns = feature_columns(frozen_pass.backbone, gathered)
         matrix = gather_features(keys, features, columns, run.features)
 
         # The head on the features, and everything that is chosen on development images.
-        space = head_space(decisions, base, frozen_pass.backbone)
+        space = head_space(decisions, base, frozen_pass.backbone, options.search)
         choices = plan_choices(options, classes, positive_class)
         say_baseline(used, screen)
         with screen.progress("Training heads", space.size, "candidates") as progress:

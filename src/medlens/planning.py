@@ -35,6 +35,7 @@ from medlens.model.plan import (
     plan_json,
     read_plan,
 )
+from medlens.model.search import check_optuna
 from medlens.network import find_backbones, with_side_of
 from medlens.run_dir import RunDir
 from medlens.screen import Screen
@@ -52,6 +53,15 @@ def settle(options: Options) -> tuple[Options, Decisions | None]:
     Raises:
         MedlensError: If it cannot be used, or an option says otherwise.
     """
+    if options.search:
+        check_optuna()
+    if options.search and options.plan == "plain":
+        raise MedlensError(
+            "--search and --plan plain contradict each other.",
+            got="both",
+            expected="the plain recipe, where nothing is chosen, or a search",
+            fix="Leave one of them out.",
+        )
     if options.plan in ("auto", "plain"):
         return options, None
     path = Path(options.plan)

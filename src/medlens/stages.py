@@ -280,7 +280,9 @@ def say_choice(development: Development, screen: Screen) -> None:
     """Say what was chosen and why, and why the training stopped."""
     choice, ensemble = development.choice, development.ensemble
     for what, reason in choice.reasons.items():
-        screen.say(f"Chosen {what.replace('_', ' ')}: {_chosen(choice)[what]}. {reason}")
+        name = what.replace("_", " ")
+        chosen = _chosen(choice).get(what)
+        screen.say(f"Chosen {name}: {chosen}. {reason}" if chosen else f"{name.title()}: {reason}")
     if ensemble:
         screen.say(ensemble.reason)
     training = development.training
@@ -308,6 +310,8 @@ def write_plan(
         what: {"value": value, "reason": choice.reasons.get(what, "Nothing was to be measured.")}
         for what, value in _chosen(choice).items()
     }
+    if "search" in choice.reasons:
+        chosen["search"] = {"value": choice.plan.form.text, "reason": choice.reasons["search"]}
     if among is not None:
         chosen["backbone"] = {"value": among.name, "reason": among.reason}
     chosen["ensemble"] = {

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medlens.data.roles import assign_folds
 from medlens.model.fold_heads import (
+    GIVEN_UP,
     FoldInputs,
     FoldRows,
     FoldTraining,
@@ -26,6 +27,7 @@ from medlens.model.fold_heads import (
 )
 from medlens.model.head import CompiledHead, cross_entropy
 from medlens.model.head_plan import HeadForm, HeadPlan, HeadSpace
+from medlens.model.search import Drawn, GiveUp, search_heads
 
 # Candidates are compared on at most so many images, drawn by group.
 MOST_COMPARED = 6000
@@ -45,9 +47,9 @@ class Choice:
     Args:
         plan: Of the head.
         features: Name of its depth set.
-        reasons: By what was chosen ("features", "head", "class_weight"): why, in a sentence.
+        reasons: By what was chosen ("features", "head", "search", "class_weight"): why, in words.
         candidates: One row per candidate: candidate, features, units, dropout, weight_decay,
-            class_weight, loss, accuracy, balanced_accuracy, best_epoch, epochs, chosen.
+            class_weight, loss, accuracy, balanced_accuracy, best_epoch, epochs, given_up, chosen.
         curves: One row per candidate, epoch and fold.
         folds: The images it was compared on; None where nothing could be compared.
         winner: The winner's fold heads.
@@ -112,9 +114,16 @@ def choose_head(
     trials = _Trials(features, labels, folds, num_classes, space, groups, progress, compiled)
     best = trials.best([(name, space.heads[0], space.class_weights[0]) for name in space.features])
     reasons = {"features": trials.reason("features", list(space.features))}
-    trials.forget_inputs(but=best[0])
+    if not space.search:
+        trials.forget_inputs(but=best[0])
     best = trials.best([(best[0], form, best[2]) for form in space.heads])
     reasons["head"] = trials.reason("head", [form.text for form in space.heads])
+    if space.search:
+        before = best
+        best, reasons["search"] = trials.search(best)
+        if best != before:
+            words = "Before the search: "
+            reasons = {k: v if k == "search" else words + v for k, v in reasons.items() if v}
     unweighted = trials.done[best]
     best, reasons["class_weight"] = trials.weigh(best)
     return Choice(
@@ -198,10 +207,10 @@ class _Trials:
         right = self.train(candidate).logits.argmax(1) == self.truth
         return float(np.mean([right[self.truth == k].mean() for k in range(self.num_classes)]))
 
-    def train(self, candidate: Candidate) -> FoldTraining:
+    def train(self, candidate: Candidate, give_up: GiveUp | None = None) -> FoldTraining:
         """The candidate's fold heads; trained once."""
         if candidate not in self.done:
-            trained = self._train(candidate)
+            trained = self._train(candidate, give_up)
             self.done[candidate] = trained
             self.curves.append(
                 trained.history.drop(columns="seconds").assign(candidate=len(self.done))
@@ -209,7 +218,7 @@ class _Trials:
             self.progress(1)
         return self.done[candidate]
 
-    def _train(self, candidate: Candidate) -> FoldTraining:
+    def _train(self, candidate: Candidate, give_up: GiveUp | None) -> FoldTraining:
         name, form, class_weight = candidate
         if class_weight == "logit_adjusted":
             plain = self.train((name, form, "none"))
@@ -221,7 +230,13 @@ class _Trials:
                 self.folds.count, inputs.columns, self.num_classes, plan
             )
         return train_fold_heads(
-            inputs, self.labels, self.folds, self.num_classes, plan, self._compiled[key]
+            inputs,
+            self.labels,
+            self.folds,
+            self.num_classes,
+            plan,
+            self._compiled[key],
+            give_up=give_up,
         )
 
     def _inputs_of(self, name: str) -> FoldInputs:
@@ -245,6 +260,33 @@ class _Trials:
             f"Lowest mean cross-entropy out of fold ({self.folds.count} folds of "
             f"{len(self.truth):,} images): {said}."
         )
+
+    def search(self, best: Candidate) -> tuple[Candidate, str]:
+        """Try further heads at all depth sets; the best of all goes on."""
+        weight = best[2]
+        before = self.loss(best)
+
+        def measure(drawn: Drawn, give_up: GiveUp) -> tuple[float, bool]:
+            candidate = (*drawn, weight)
+            if candidate in self.done:
+                self.progress(1)
+            trained = self.train(candidate, give_up)
+            return self.loss(candidate), trained.stop_reason == GIVEN_UP
+
+        known = {(name, form): self.loss((name, form, weight)) for name, form, _ in self.done}
+        search_heads(
+            list(self.space.features), known, self.space.search, self.space.base.seed, measure
+        )
+        finished = [one for one, trained in self.done.items() if trained.stop_reason != GIVEN_UP]
+        found = min(finished, key=self.loss)
+        text = (
+            f"{self.space.search:,} further heads were drawn by Optuna, "
+            f"{len(self.done) - len(finished):,} of them given up early. Cross-entropy out of fold "
+            f"before {before:.4f}, of the best {self.loss(found):.4f}"
+        )
+        if found == best:
+            return best, text + ": none was better."
+        return found, f"{text} ({found[0]}; {found[1].text}). The best of many looks too good."
 
     def weigh(self, best: Candidate) -> tuple[Candidate, str]:
         """Take class weighting where it surely raises the balanced accuracy."""
@@ -301,6 +343,7 @@ class _Trials:
                     "balanced_accuracy": self.balanced_accuracy(candidate),
                     "best_epoch": trained.best_epoch,
                     "epochs": int(trained.history["epoch"].max()),
+                    "given_up": int(trained.stop_reason == GIVEN_UP),
                     "chosen": int(candidate == chosen),
                 }
             )

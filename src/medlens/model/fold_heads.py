@@ -35,6 +35,7 @@ from medlens.model.history import History, Layers
 
 # The number of inputs is a multiple of this.
 INPUTS_STEP = 64
+GIVEN_UP = "given_up"
 
 
 class Shuffler(Protocol):
@@ -102,7 +103,7 @@ class FoldTraining:
             seconds. "val" is the fold left out.
         logits: Of shape (images, classes), in the order of the rows.
         best_epoch: The epoch whose weights the heads have.
-        stop_reason: "accuracy", "patience" or "epochs".
+        stop_reason: "accuracy", "patience", "epochs", or "given_up": others were better by then.
         stop_text: The same in a sentence.
         columns_kept: How many features are used and vary, in the fold with the fewest.
     """
@@ -192,6 +193,7 @@ def train_fold_heads(
     *,
     keep: str = "best",
     random: Shuffler | None = None,
+    give_up: Callable[[int, float], bool] | None = None,
 ) -> FoldTraining:
     """Train the heads of all folds, each on the images outside its fold.
 
@@ -208,6 +210,7 @@ def train_fold_heads(
         progress: Called with 1 after every epoch.
         keep: "best" or "last" epoch's weights.
         random: Shuffles the images of each fold; None for a generator of the plan's seed.
+        give_up: Told each epoch and the lowest loss so far; says whether to train on.
 
     Raises:
         MedlensError: If the loss is not a number.
@@ -258,6 +261,9 @@ def train_fold_heads(
         )
         if progress:
             progress(1)
+        if give_up and not history.stop_reason and give_up(epoch, float(history.best_loss)):
+            history.stop_reason = GIVEN_UP
+            history.stop_text = f"Given up after {epoch} epochs: others were better by then."
     kept = compiled.layers() if keep == "last" else history.best_layers
     heads, logits = [], np.empty((len(folds.rows), num_classes))
     for n in numbers:

@@ -89,6 +89,7 @@ class HeadSpace:
         class_weights: The first is what the others must surely beat.
         ensembles: Whether the mean of the fold heads may take the head's place.
         folds: Folds of the comparison, where each class has groups enough.
+        search: How many further heads are drawn and tried.
     """
 
     base: HeadPlan
@@ -97,6 +98,7 @@ class HeadSpace:
     class_weights: tuple[str, ...] = ("none",)
     ensembles: tuple[bool, ...] = (False,)
     folds: int = 5
+    search: int = 0
 
     @classmethod
     def only(cls, plan: HeadPlan) -> HeadSpace:
@@ -109,13 +111,14 @@ class HeadSpace:
         """How many candidates are trained: depth sets, then heads, then class weights."""
         if not self.is_open:
             return 1
-        return len(self.features) + len(self.heads) - 1 + len(self.class_weights) - 1
+        listed = len(self.features) + len(self.heads) - 1 + len(self.class_weights) - 1
+        return listed + self.search
 
     @property
     def is_open(self) -> bool:
         """Whether there is anything to choose."""
         kinds = (self.features, self.heads, self.class_weights, self.ensembles)
-        return any(len(kind) > 1 for kind in kinds) or any(self.ensembles)
+        return any(len(kind) > 1 for kind in kinds) or any(self.ensembles) or self.search > 0
 
     def plan(self, features: str, form: HeadForm, class_weight: str) -> HeadPlan:
         """The plan of one candidate."""

@@ -188,13 +188,16 @@ def _folds(fingerprint: Fingerprint) -> Decision:
     )
 
 
-def head_space(decisions: Mapping[str, Decision], base: HeadPlan, backbone: Backbone) -> HeadSpace:
+def head_space(
+    decisions: Mapping[str, Decision], base: HeadPlan, backbone: Backbone, search: int = 0
+) -> HeadSpace:
     """The candidates that a plan names.
 
     Args:
         decisions: Of the plan.
         base: How heads are trained.
         backbone: Whose depths are meant.
+        search: How many further heads are drawn and tried.
     """
     names = decisions["features"].value
     columns = depth_sets(backbone)
@@ -209,6 +212,7 @@ def head_space(decisions: Mapping[str, Decision], base: HeadPlan, backbone: Back
         class_weights=tuple(decisions["class_weight"].value),
         ensembles=tuple(decisions["ensemble"].value),
         folds=int(decisions["folds"].value),
+        search=search,
     )
 
 
