@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def take_features(options: argparse.Namespace) -> tuple[NDArray[np.float32], pd.DataFrame]:
-    """Features of phantoms of two classes, and their table with one group for each patient."""
+    """Features of phantoms of three classes, and their table with one group for each patient."""
     backbone = BACKBONES[options.backbone]
     with tempfile.TemporaryDirectory() as name:
         labels = write_phantoms(Path(name) / "data", images=options.images, size=64, seed=0)

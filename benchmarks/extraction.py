@@ -187,7 +187,7 @@ def run_whole(
     table = scan(dataset, cache=cache, frame=None, progress=_ignore, pictures=pictures)
     reading = spent()
     keys = list(table["pixels_sha256"])
-    extract_features(keys, lambda: forward, store, features, _ignore, _ignore)
+    extract_features(keys, lambda: forward, store.read, features, _ignore, _ignore)
     return spent(), reading, features.read(keys)
 
 

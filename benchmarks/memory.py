@@ -107,7 +107,7 @@ def extract(scratch: Path) -> None:
     table = scan(dataset, cache=cache, frame=None, progress=_ignore, pictures=pictures)
     load = partial(frozen_pass.forward, cache)
     keys = list(table["pixels_sha256"])
-    extract_features(keys, load, pictures.store, features, _ignore, _ignore)
+    extract_features(keys, load, pictures.store.read, features, _ignore, _ignore)
 
 
 def predict(scratch: Path) -> None:

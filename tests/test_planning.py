@@ -44,6 +44,7 @@ def test_every_decision_has_its_kind_and_reason(plan: dict[str, Any]) -> None:
         "fit": "fixed",
         "features": "measured",
         "heads": "measured",
+        "augmentation": "fixed",
         "class_weight": "rule",
         "ensemble": "measured",
         "folds": "rule",
@@ -240,3 +241,28 @@ def test_a_plan_says_what_the_audit_warns_of_and_what_stops_train(
     assert "nothing found that stops or warns" not in said
     assert main(["plan", str(phantoms), *given]) == 0
     assert "would go on with this data" in " ".join("".join(capsys.readouterr()).split())
+
+
+def test_augmented_views_are_of_train_alone_and_repeat(
+    train: Callable[..., medlens.Run], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    options = {"plan": "plain", "augmentation": "x_ray", "views": 2, "cache": str(cache)}
+    run = train(**options)
+    training = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
+    plan = json.loads((run.path / "plan.json").read_text(encoding="utf-8"))
+    table = pd.read_csv(run.path / "candidates.csv")
+    assert list(table["augmented"]) == [0, 1]
+    is_used = table["loss"].iloc[1] < table["loss"].iloc[0]
+    assert plan["chosen"]["augmentation"]["value"] == is_used
+    assert training["augmentation"] == ("x_ray, 2 views of each image" if is_used else "none")
+    assert (run.path / "view_sheet.png").stat().st_size > 1000
+    assert "view_sheet.png" in (run.path / "report.html").read_text(encoding="utf-8")
+    # No view of a validation or test image went through the network.
+    splits = pd.read_csv(run.path / "splits.csv").merge(pd.read_csv(run.path / "dataset.csv"))
+    keys = " ".join(path.read_text() for path in (cache / "features").rglob("*.keys"))
+    viewed = {key.split(".")[0] for key in keys.split() if "." in key}
+    assert viewed == set(splits.loc[splits["split"] == "train", "pixels_sha256"])
+    again = train(**{**options, "out": tmp_path / "again", "cache": str(tmp_path / "other")})
+    for name in ("predictions.csv", "candidates.csv"):
+        assert (run.path / name).read_bytes() == (again.path / name).read_bytes()

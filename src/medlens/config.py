@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from medlens.data.augmentation import PRESETS
 from medlens.errors import MedlensError, in_words
 from medlens.model.backbone import BACKBONES
 from medlens.model.own_backbone import PREPROCESSING, are_backbones
@@ -243,6 +244,20 @@ class Options:
         "Several with commas are compared on train, and the best goes on. Names: "
         + ", ".join(BACKBONES)
         + ".",
+    )
+    augmentation: str = option(
+        "none",
+        _choice("none", "auto", *PRESETS),
+        NETWORK,
+        "Views of train's images, as far as the modality allows, which the head is also fitted on "
+        "where that measures better on images held out. auto: the preset of the modality guessed.",
+    )
+    views: int = option(
+        4,
+        _number(int, 1, 64),
+        NETWORK,
+        "Views of each image of train with --augmentation; each costs one more pass of the "
+        "network, once.",
     )
     search: int = option(
         0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,15 +15,22 @@ from numpy.typing import NDArray
 from medlens.config import FIELDS, Options
 from medlens.data.scan import PictureRule
 from medlens.data.store import Store
+from medlens.data.views import read_views, view_keys
 from medlens.errors import MedlensError
 from medlens.model.backbone import Backbone
 from medlens.model.backbone_choice import BackboneChoice, Contender, choose_backbone
 from medlens.model.classifier import feature_columns
 from medlens.model.engine import FrozenPass, choose_pass
-from medlens.model.features import feature_store, gather_features
+from medlens.model.features import (
+    extract_features,
+    feature_store,
+    gather_features,
+    unknown_keys,
+)
 from medlens.model.head_plan import HeadPlan
 from medlens.model.own_backbone import find_backbone, is_own
 from medlens.model.plan import Decisions, gathered_features, head_space
+from medlens.model.view_features import Views
 from medlens.model.weights import Weights, find_weights
 from medlens.run_dir import RunDir
 from medlens.screen import Screen
@@ -165,3 +173,53 @@ def choose_among(
         )
     screen.say(f"Chosen backbone: {chosen.name}. {chosen.reason}")
     return chosen
+
+
+def may_be_augmented(used: pd.DataFrame, options: Options) -> NDArray[np.bool_]:
+    """Images that heads are fitted on: those of train, in cross-validation also those of val."""
+    splits = ["train"] if options.folds == "none" else ["train", "val"]
+    return used["split"].isin(splits).to_numpy()
+
+
+def extract_views(
+    used: pd.DataFrame,
+    preset: str,
+    extracted: Extracted,
+    pictures: Store,
+    options: Options,
+    cache: Path,
+    screen: Screen,
+) -> None:
+    """Run the network once for each view of the images that heads are fitted on.
+
+    Args:
+        used: One row per image.
+        preset: Of the augmentation.
+        extracted: The network; its store receives the features.
+        pictures: Holds the pictures.
+        options: Say how many views.
+        cache: The cache folder.
+        screen: Shows the progress.
+    """
+    keys = list(used.loc[may_be_augmented(used, options), "pixels_sha256"])
+    wanted = view_keys(keys, preset, options.views)
+    frozen_pass, features = extracted
+    with screen.progress("Views", unknown_keys(wanted, features), "views") as progress:
+        load = partial(frozen_pass.forward, cache)
+        read = read_views(pictures.read, preset)
+        extract_features(wanted, load, read, features, progress, screen.say)
+
+
+def gather_views(
+    used: pd.DataFrame,
+    preset: str,
+    extracted: Extracted,
+    columns: slice | NDArray[np.intp],
+    run: RunDir,
+    options: Options,
+) -> Views:
+    """The features of all views, as `extract_views` left them."""
+    owner = np.flatnonzero(may_be_augmented(used, options))
+    keys = view_keys(list(used["pixels_sha256"].iloc[owner]), preset, options.views)
+    matrix = gather_features(keys, extracted.features, columns, run.view_features)
+    return Views(matrix, np.repeat(owner, options.views), preset, options.views)

@@ -37,10 +37,18 @@ from medlens.model.features import (
     unknown_keys,
 )
 from medlens.model.plan import gathered_features, head_space
-from medlens.network import choose_among, choose_passes, find_networks, with_side_of
+from medlens.network import (
+    choose_among,
+    choose_passes,
+    extract_views,
+    find_networks,
+    gather_views,
+    with_side_of,
+)
 from medlens.planning import decide, settle
 from medlens.report.advice import advise
 from medlens.report.facts import result_lines, training_facts
+from medlens.report.failures import draw_view_sheet
 from medlens.report.pdf import find_chromium
 from medlens.report.predictions import predict_all, read_predictions, write_predictions
 from medlens.report.publish import publish
@@ -91,7 +99,8 @@ def run_training(asked: Options, screen: Screen) -> Run:
         passes = choose_passes(networks, rule, options.engine, cache, sample, screen)
 
         def is_needed(key: str) -> bool:
-            return any(key not in one.features for one in passes)
+            # Views are made of pictures, and which are wanted is known once the plan is.
+            return options.augmentation != "none" or any(key not in one.features for one in passes)
 
         pictures = Pictures(rule, Store(run.pictures / rule.name), is_needed)
         count = len(dataset.table)
@@ -117,20 +126,33 @@ def run_training(asked: Options, screen: Screen) -> Run:
             title = "Frozen network" + f" {one.frozen_pass.backbone.name}" * (len(passes) > 1)
             with screen.progress(title, count, "images") as progress:
                 load = partial(one.frozen_pass.forward, cache)
-                extract_features(keys, load, pictures.store, one.features, progress, screen.say)
+                extract_features(
+                    keys, load, pictures.store.read, one.features, progress, screen.say
+                )
         labels = np.searchsorted(classes, used["label"])
         base = base_head(options)
         chosen = choose_among(passes, used, labels, decisions, base, options.search, run, screen)
-        frozen_pass, features = passes[chosen.place if chosen else 0]
+        extracted = passes[chosen.place if chosen else 0]
+        frozen_pass, features = extracted
         gathered = gathered_features(decisions)
         columns = feature_columns(frozen_pass.backbone, gathered)
         matrix = gather_features(keys, features, columns, run.features)
+
+        views, preset = None, str(decisions["augmentation"].value)
+        if preset != "none":
+            extract_views(used, preset, extracted, pictures.store, options, cache, screen)
+            views = gather_views(used, preset, extracted, columns, run, options)
+            if not options.no_images:
+                trained = used[used["split"] == "train"]
+                read, count = pictures.store.read, options.views
+                draw_view_sheet(trained, read, preset, count, run.view_sheet, options.seed)
 
         # The head on the features, and everything that is chosen on development images.
         space = head_space(decisions, base, frozen_pass.backbone, options.search)
         choices = plan_choices(options, classes, positive_class)
         say_baseline(used, screen)
-        with screen.progress("Training heads", space.size, "candidates") as progress:
+        count = space.size + (views is not None)
+        with screen.progress("Training heads", count, "candidates") as progress:
             development = develop(
                 matrix,
                 used,
@@ -139,19 +161,20 @@ def run_training(asked: Options, screen: Screen) -> Run:
                 space,
                 choices,
                 progress,
-                choice=chosen.choice if chosen else None,
+                choice=chosen.choice if chosen and views is None else None,
+                views=views,
             )
         say_choice(development, screen)
         write_plan(run, decisions, fingerprint, development, chosen)
         folds, development = run_folds(
-            matrix, used, labels, space, choices, development, options, screen
+            matrix, used, labels, space, choices, development, views, options, screen
         )
         write_text(
             run.splits, splits_to_csv(table, table["split"], fold_column(table, used, folds))
         )
         write_text(run.history, development.training.history.to_csv(index=False))
 
-        facts = training_facts(frozen_pass, development, chosen)
+        facts = training_facts(frozen_pass, development, chosen, views)
         write_json(run.training, facts)
 
         # What is said about every image; from that table alone, every number. Meanwhile the
@@ -168,6 +191,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         )
         shutil.rmtree(run.pictures, ignore_errors=True)
         run.features.unlink(missing_ok=True)
+        run.view_features.unlink(missing_ok=True)
 
         # The report.
         publish(run, pdf=options.pdf)

@@ -41,7 +41,20 @@ from medlens.run_dir import RunDir
 from medlens.screen import Screen
 
 # The options that decide what a plan decides.
-PLANNED = ("backbone", "image_size", "fit", "features", "head", "dropout", "class_weight")
+PLANNED = (
+    "backbone",
+    "image_size",
+    "fit",
+    "features",
+    "head",
+    "dropout",
+    "class_weight",
+    "augmentation",
+)
+
+
+# Those that are known before the data is looked at.
+SETTLED = ("backbone", "image_size", "fit", "augmentation")
 
 
 def settle(options: Options) -> tuple[Options, Decisions | None]:
@@ -74,7 +87,7 @@ def settle(options: Options) -> tuple[Options, Decisions | None]:
             expected="one or the other",
             fix="Write it into the plan's file, or leave --plan out.",
         )
-    values = {name: decisions[name].value for name in ("backbone", "image_size", "fit")}
+    values = {name: decisions[name].value for name in SETTLED}
     return dataclasses.replace(options, **values), decisions
 
 
@@ -93,6 +106,7 @@ def wishes(options: Options) -> Wishes:
         units=None if options.head == "auto" else hidden_units(options.head),
         dropout=wish("dropout"),
         class_weight=wish("class_weight"),
+        augmentation=wish("augmentation"),
     )
 
 

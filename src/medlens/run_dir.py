@@ -112,6 +112,11 @@ class RunDir:
         return self.root / "contact_sheet.png"
 
     @property
+    def view_sheet(self) -> Path:
+        """Some images of train with their views."""
+        return self.root / "view_sheet.png"
+
+    @property
     def heat_maps(self) -> Path:
         """Pictures of the test set with their heat maps."""
         return self.root / "heat_maps"
@@ -140,6 +145,11 @@ class RunDir:
     def features(self) -> Path:
         """Features in one file, where they are too many for memory, only while the run goes on."""
         return self.root / ".features.npy"
+
+    @property
+    def view_features(self) -> Path:
+        """Features of views, in the same way."""
+        return self.root / ".view_features.npy"
 
     @property
     def pictures(self) -> Path:
@@ -177,6 +187,8 @@ class RunDir:
             self.heat_maps,
             self.external,
             self.features,
+            self.view_features,
+            self.view_sheet,
             self.pictures,
             self.log,
         )

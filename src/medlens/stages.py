@@ -35,6 +35,7 @@ from medlens.model.engine import Forward, FrozenPass
 from medlens.model.head_plan import HeadPlan, HeadSpace
 from medlens.model.operating_point import parse_rule
 from medlens.model.plan import Decisions, plan_json
+from medlens.model.view_features import Views
 from medlens.report.evaluation import as_arrays, evaluate, headline_rows
 from medlens.report.evidence import gather_evidence
 from medlens.report.facts import evidence_notices, notices
@@ -53,6 +54,7 @@ def run_folds(
     space: HeadSpace,
     choices: Choices,
     development: Development,
+    views: Views | None,
     options: Options,
     screen: Screen,
 ) -> tuple[list[Fold], Development]:
@@ -66,9 +68,18 @@ def run_folds(
     count, num_classes = int(options.folds), int(used["label"].nunique())
     with screen.progress("Cross-validation", count, "folds") as progress:
         folds = cross_validate(
-            features, used, labels, num_classes, space, choices, count, ratios(options), progress
+            features,
+            used,
+            labels,
+            num_classes,
+            space,
+            choices,
+            count,
+            ratios(options),
+            progress,
+            views,
         )
-    return folds, refit_on_all(features, used, labels, num_classes, development)
+    return folds, refit_on_all(features, used, labels, num_classes, development, views)
 
 
 def describe_classifier(
@@ -310,6 +321,11 @@ def write_plan(
         what: {"value": value, "reason": choice.reasons.get(what, "Nothing was to be measured.")}
         for what, value in _chosen(choice).items()
     }
+    if "augmentation" in choice.reasons:
+        chosen["augmentation"] = {
+            "value": choice.plan.is_augmented,
+            "reason": choice.reasons["augmentation"],
+        }
     if "search" in choice.reasons:
         chosen["search"] = {"value": choice.plan.form.text, "reason": choice.reasons["search"]}
     if among is not None:

@@ -43,11 +43,11 @@ def test_each_picture_goes_through_the_network_once(
     load = partial(frozen_pass.forward, tmp_path)
     done: list[int] = []
     keys = [f"key{number}" for number in (3, 1, 3, 39)]
-    extract_features(keys, load, pictures, features, done.append, quiet)
+    extract_features(keys, load, pictures.read, features, done.append, quiet)
     assert sum(done) == 3
     again = feature_store(tmp_path, frozen_pass)
     assert unknown_keys([*keys, "key0"], again) == 1
-    extract_features([*keys, "key0"], load, pictures, again, done.append, quiet)
+    extract_features([*keys, "key0"], load, pictures.read, again, done.append, quiet)
     assert sum(done) == 4
     assert again.read(["key3"]).shape == (1, len(frozen_pass.backbone.columns))
 
@@ -58,10 +58,10 @@ def test_a_broken_off_pass_goes_on_and_ends_with_the_same_bytes(
     keys = [f"key{number}" for number in range(40)]
     load = partial(frozen_pass.forward, tmp_path)
     whole = feature_store(tmp_path / "whole", frozen_pass)
-    extract_features(keys, load, pictures, whole, quiet, quiet)
+    extract_features(keys, load, pictures.read, whole, quiet, quiet)
     parts = feature_store(tmp_path / "parts", frozen_pass)
-    extract_features(keys[:7], load, pictures, parts, quiet, quiet)
-    extract_features(keys, load, pictures, parts, quiet, quiet)
+    extract_features(keys[:7], load, pictures.read, parts, quiet, quiet)
+    extract_features(keys, load, pictures.read, parts, quiet, quiet)
     np.testing.assert_array_equal(whole.read(keys), parts.read(keys))
 
 
@@ -73,7 +73,7 @@ def test_a_failure_while_writing_is_not_lost(
         extract_features(
             [f"key{number}" for number in range(40)],
             partial(frozen_pass.forward, tmp_path),
-            pictures,
+            pictures.read,
             feature_store(tmp_path, frozen_pass),
             quiet,
             quiet,

@@ -20,6 +20,7 @@ from medlens.model.fold_heads import (
     FoldInputs,
     FoldRows,
     FoldTraining,
+    add_views,
     adjust_logits,
     compile_fold_heads,
     fit_fold_inputs,
@@ -28,6 +29,7 @@ from medlens.model.fold_heads import (
 from medlens.model.head import CompiledHead, cross_entropy
 from medlens.model.head_plan import HeadForm, HeadPlan, HeadSpace
 from medlens.model.search import Drawn, GiveUp, search_heads
+from medlens.model.view_features import Views
 
 # Candidates are compared on at most so many images, drawn by group.
 MOST_COMPARED = 6000
@@ -49,7 +51,8 @@ class Choice:
         features: Name of its depth set.
         reasons: By what was chosen ("features", "head", "search", "class_weight"): why, in words.
         candidates: One row per candidate: candidate, features, units, dropout, weight_decay,
-            class_weight, loss, accuracy, balanced_accuracy, best_epoch, epochs, given_up, chosen.
+            class_weight, augmented, loss, accuracy, balanced_accuracy, best_epoch, epochs,
+            given_up, chosen.
         curves: One row per candidate, epoch and fold.
         folds: The images it was compared on; None where nothing could be compared.
         winner: The winner's fold heads.
@@ -77,6 +80,7 @@ def choose_head(
     compiled: CompiledHeads | None = None,
     *,
     is_forced: bool = False,
+    views: Views | None = None,
 ) -> Choice:
     """Compare candidates by grouped cross-validation: depth sets first, then heads, then weights.
 
@@ -92,6 +96,7 @@ def choose_head(
         space: What may be chosen.
         progress: Called with 1 after every candidate.
         compiled: Networks compiled before, to be used again and added to.
+        views: Of the images; whether to fit on them as well is then compared, too.
         is_forced: Whether to train the fold heads even where there is nothing to choose.
 
     Raises:
@@ -99,7 +104,7 @@ def choose_head(
     """
     first = next(iter(space.features))
     unchosen = Choice(space.first, first)
-    if not space.is_open and not is_forced:
+    if not space.is_open and not is_forced and views is None:
         progress(1)
         return unchosen
     folds = divide_for_comparison(
@@ -111,12 +116,14 @@ def choose_head(
             unchosen, reasons=dict.fromkeys(("features", "head", "class_weight"), reason)
         )
     groups = images["group"].to_numpy()[folds.rows]
-    trials = _Trials(features, labels, folds, num_classes, space, groups, progress, compiled)
-    best = trials.best([(name, space.heads[0], space.class_weights[0]) for name in space.features])
+    trials = _Trials(features, labels, folds, num_classes, space, groups, progress, compiled, views)
+    best = trials.best(
+        [(name, space.heads[0], space.class_weights[0], False) for name in space.features]
+    )
     reasons = {"features": trials.reason("features", list(space.features))}
     if not space.search:
         trials.forget_inputs(but=best[0])
-    best = trials.best([(best[0], form, best[2]) for form in space.heads])
+    best = trials.best([(best[0], form, *best[2:]) for form in space.heads])
     reasons["head"] = trials.reason("head", [form.text for form in space.heads])
     if space.search:
         before = best
@@ -124,6 +131,8 @@ def choose_head(
         if best != before:
             words = "Before the search: "
             reasons = {k: v if k == "search" else words + v for k, v in reasons.items() if v}
+    if views is not None:
+        best, reasons["augmentation"] = trials.augment(best, views)
     unweighted = trials.done[best]
     best, reasons["class_weight"] = trials.weigh(best)
     return Choice(
@@ -166,7 +175,8 @@ def divide_for_comparison(
     return folds
 
 
-Candidate = tuple[str, HeadForm, str]
+# Depth set, form, class weighting, and whether it is also fitted on views.
+Candidate = tuple[str, HeadForm, str, bool]
 
 
 class _Trials:
@@ -182,6 +192,7 @@ class _Trials:
         groups: NDArray[Any],
         progress: Callable[[int], None],
         compiled: CompiledHeads | None,
+        views: Views | None,
     ) -> None:
         self.features, self.labels, self.folds = features, labels, folds
         self.num_classes, self.space, self.progress = num_classes, space, progress
@@ -192,6 +203,7 @@ class _Trials:
         self.last: list[Candidate] = []
         self._inputs: dict[str, FoldInputs] = {}
         self._compiled: CompiledHeads = {} if compiled is None else compiled
+        self._views = views
 
     def best(self, candidates: Sequence[Candidate]) -> Candidate:
         """The candidate with the lowest loss; the first of equals."""
@@ -219,11 +231,13 @@ class _Trials:
         return self.done[candidate]
 
     def _train(self, candidate: Candidate, give_up: GiveUp | None) -> FoldTraining:
-        name, form, class_weight = candidate
+        name, form, class_weight, is_augmented = candidate
         if class_weight == "logit_adjusted":
-            plain = self.train((name, form, "none"))
+            plain = self.train((name, form, "none", is_augmented))
             return adjust_logits(plain, self.labels, self.folds, self.num_classes)
         plan, inputs = self.space.plan(*candidate), self._inputs_of(name)
+        if is_augmented and self._views is not None:
+            inputs = add_views(inputs, self._views, self.folds)
         key = (self.folds.count, inputs.columns, self.num_classes, plan.form)
         if key not in self._compiled:
             self._compiled[key] = compile_fold_heads(
@@ -261,19 +275,31 @@ class _Trials:
             f"{len(self.truth):,} images): {said}."
         )
 
+    def augment(self, best: Candidate, views: Views) -> tuple[Candidate, str]:
+        """Fit on views as well where the loss on images, never on views, is lower for it."""
+        plain, augmented = self.loss(best), (*best[:3], True)
+        text = (
+            f"Cross-entropy out of fold, on the images themselves: {plain:.4f} without and "
+            f"{self.loss(augmented):.4f} with {views.count} views of each image "
+            f"({views.preset})."
+        )
+        if self.loss(augmented) < plain:
+            return augmented, text + " The head is fitted on them as well."
+        return best, text + " They are left out."
+
     def search(self, best: Candidate) -> tuple[Candidate, str]:
         """Try further heads at all depth sets; the best of all goes on."""
-        weight = best[2]
+        rest = best[2:]
         before = self.loss(best)
 
         def measure(drawn: Drawn, give_up: GiveUp) -> tuple[float, bool]:
-            candidate = (*drawn, weight)
+            candidate = (*drawn, *rest)
             if candidate in self.done:
                 self.progress(1)
             trained = self.train(candidate, give_up)
             return self.loss(candidate), trained.stop_reason == GIVEN_UP
 
-        known = {(name, form): self.loss((name, form, weight)) for name, form, _ in self.done}
+        known = {one[:2]: self.loss((*one[:2], *rest)) for one in self.done}
         search_heads(
             list(self.space.features), known, self.space.search, self.space.base.seed, measure
         )
@@ -290,7 +316,9 @@ class _Trials:
 
     def weigh(self, best: Candidate) -> tuple[Candidate, str]:
         """Take class weighting where it surely raises the balanced accuracy."""
-        first, *others = ((best[0], best[1], weight) for weight in self.space.class_weights)
+        first, *others = (
+            (best[0], best[1], weight, best[3]) for weight in self.space.class_weights
+        )
         if not others:
             return first, ""
         winner = max(others, key=self.balanced_accuracy)
@@ -329,7 +357,7 @@ class _Trials:
         """One row per candidate."""
         rows = []
         for number, (candidate, trained) in enumerate(self.done.items(), start=1):
-            name, form, class_weight = candidate
+            name, form, class_weight, is_augmented = candidate
             rows.append(
                 {
                     "candidate": number,
@@ -338,6 +366,7 @@ class _Trials:
                     "dropout": form.dropout,
                     "weight_decay": form.weight_decay,
                     "class_weight": class_weight,
+                    "augmented": int(is_augmented),
                     "loss": self.loss(candidate),
                     "accuracy": float((trained.logits.argmax(1) == self.truth).mean()),
                     "balanced_accuracy": self.balanced_accuracy(candidate),

@@ -15,6 +15,7 @@ from medlens.errors import MedlensError
 from medlens.model.choice import CompiledHeads
 from medlens.model.development import Choices, Development, develop
 from medlens.model.head_plan import HeadSpace
+from medlens.model.view_features import Views
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def cross_validate(
     count: int,
     ratios: tuple[float, float, float],
     progress: Callable[[int], None],
+    views: Views | None = None,
 ) -> list[Fold]:
     """Develop and test once for each fold.
 
@@ -59,6 +61,7 @@ def cross_validate(
         count: How many folds, 2 at least.
         ratios: Shares of train, val and test; only the first two are used.
         progress: Called with 1 after every fold.
+        views: Of the images; each fold looks at those of its own training images.
 
     Raises:
         MedlensError: If a class has too few groups.
@@ -85,6 +88,7 @@ def cross_validate(
             _ignore,
             always_out_of_fold=False,
             compiled=compiled,
+            views=views,
         )
         folds.append(Fold(number, np.flatnonzero(split == TEST), development))
         progress(1)

@@ -31,6 +31,7 @@ from medlens.model.head_plan import HeadPlan, HeadSpace
 from medlens.model.operating_point import OperatingPoint, Rule, choose_operating_point
 from medlens.model.prediction_sets import choose_threshold
 from medlens.model.verdict import Verdict
+from medlens.model.view_features import Views
 
 OUT_OF_FOLD = 5
 SET_LEVELS = (0.9, 0.95)
@@ -155,6 +156,7 @@ def develop(
     always_out_of_fold: bool = True,
     compiled: CompiledHeads | None = None,
     choice: Choice | None = None,
+    views: Views | None = None,
 ) -> Development:
     """Choose and train a head, and choose on images that it was not fitted on.
 
@@ -170,6 +172,7 @@ def develop(
         always_out_of_fold: Whether to predict train out of fold even if nothing here needs it.
         compiled: Networks compiled before for such a space, to be used again and added to.
         choice: What was chosen before, on the same images with the same seed; None to choose here.
+        views: Of the images; only those of the images that heads are fitted on are looked at.
 
     Raises:
         MedlensError: If no feature varies, or the loss is not a number.
@@ -179,15 +182,17 @@ def develop(
     rows = TrainingRows(np.flatnonzero(roles == FIT), np.flatnonzero(roles == STOP))
     if choice is None:
         choice = choose_head(
-            features, images, labels, rows.fit, num_classes, space, progress, compiled
+            features, images, labels, rows.fit, num_classes, space, progress, compiled, views=views
         )
-    training = train_head(features, labels, rows, num_classes, choice.plan, _ignore)
+    training = train_head(features, labels, rows, num_classes, choice.plan, _ignore, views=views)
     training, ensemble = _merge_if_better(features, labels, rows, training, choice, space)
     familiarity = fit_familiarity(features, labels, rows=rows.fit, seed=choices.seed)
     calibrating = np.flatnonzero(roles == CALIBRATE)
     out_of_fold = None
     if always_out_of_fold or not len(calibrating):
-        out_of_fold = predict_out_of_fold(features, images, labels, rows, training, choice, choices)
+        out_of_fold = predict_out_of_fold(
+            features, images, labels, rows, training, choice, choices, views
+        )
     if len(calibrating) or out_of_fold is None:
         chosen_on = calibrating if len(calibrating) else rows.stop
         held_out = HeldOut(
@@ -260,6 +265,7 @@ def refit_on_all(
     labels: NDArray[np.int64],
     num_classes: int,
     development: Development,
+    views: Views | None = None,
 ) -> Development:
     """The same with its head fitted on all development images, for as many epochs as at its best.
 
@@ -272,6 +278,7 @@ def refit_on_all(
         labels: As for `develop`.
         num_classes: As for `develop`.
         development: Of train and val.
+        views: As for `develop`.
     """
     training, roles, choice = development.training, development.roles, development.choice
     rows = TrainingRows(np.flatnonzero(roles != ""), np.flatnonzero(roles == STOP))
@@ -281,11 +288,13 @@ def refit_on_all(
             images, labels, rows.fit, num_classes, count=OUT_OF_FOLD, seed=plan.seed
         )
         if folds is not None:
-            inputs = fit_fold_inputs(features, folds, plan.within)
+            inputs = fit_fold_inputs(features, folds, plan.within, views)
             heads = train_fold_heads(inputs, labels, folds, num_classes, plan, keep="last").heads
             return replace(development, training=replace(training, head=merge_heads(heads)))
     fixed = _without_stopping(choice.plan, training.best_epoch)
-    again = train_head(features, labels, rows, num_classes, fixed, _ignore, keep="last")
+    again = train_head(
+        features, labels, rows, num_classes, fixed, _ignore, keep="last", views=views
+    )
     return replace(development, training=replace(training, head=again.head))
 
 
@@ -301,6 +310,7 @@ def predict_out_of_fold(
     training: Training,
     choice: Choice,
     choices: Choices,
+    views: Views | None = None,
 ) -> HeldOut | None:
     """Predict every image of train by a head that was fitted without its fold.
 
@@ -323,7 +333,7 @@ def predict_out_of_fold(
         fixed = _without_stopping(choice.plan, training.best_epoch)
         logits = np.empty((len(rows.fit), num_classes))
         for part, fold in _parts(folds):
-            inputs = fit_fold_inputs(features, part, fixed.within)
+            inputs = fit_fold_inputs(features, part, fixed.within, views)
             # All epochs are trained and the last is kept: nothing is chosen a second time.
             trained = train_fold_heads(inputs, labels, part, num_classes, fixed, keep="last")
             logits[fold] = trained.logits[fold]

@@ -56,7 +56,7 @@ def gather_features(
 def extract_features(
     keys: Sequence[str],
     load: Callable[[], Forward],
-    pictures: Store,
+    read: Callable[[Sequence[str]], NDArray[np.uint8]],
     features: Store,
     progress: Callable[[int], None],
     say: Callable[[str], None],
@@ -69,7 +69,7 @@ def extract_features(
     Args:
         keys: Content keys of the pictures wanted; may repeat.
         load: Loads the network; called only if there is something to do.
-        pictures: Holds the pictures, uint8 of shape (size, size, 3).
+        read: Gives the pictures of some keys, uint8 of shape (pictures, size, size, 3).
         features: Receives the features, float32 of shape (columns,).
         progress: Called with the number of pictures done since the last call.
         say: Receives the expected time of a long pass.
@@ -85,7 +85,7 @@ def extract_features(
     first = 0
     with ThreadPoolExecutor(1) as writer:
         shard: Future[None] | None = None
-        for number, batch in enumerate(in_order(pictures.read, batches)):
+        for number, batch in enumerate(in_order(read, batches)):
             waiting.append(forward.run(batch))
             progress(len(batch))
             now = time.monotonic()

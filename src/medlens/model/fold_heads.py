@@ -32,6 +32,7 @@ from medlens.model.head import (
 from medlens.model.head_inputs import MOST_COMPONENTS, HeadInputs, apply_inputs, fit_inputs
 from medlens.model.head_plan import HeadPlan
 from medlens.model.history import History, Layers
+from medlens.model.view_features import Views, views_as_inputs
 
 # The number of inputs is a multiple of this.
 INPUTS_STEP = 64
@@ -81,11 +82,13 @@ class FoldInputs:
         maps: From features to inputs.
         fit: Inputs of the images it is fitted on.
         out: Inputs of the images it is measured on.
+        views: Inputs of the views of the images it is fitted on, and which images they are of.
     """
 
     maps: tuple[HeadInputs, ...]
     fit: tuple[NDArray[np.float32], ...]
     out: tuple[NDArray[np.float32], ...]
+    views: tuple[tuple[NDArray[np.float32], NDArray[np.intp]], ...] = ()
 
     @property
     def columns(self) -> int:
@@ -118,7 +121,10 @@ class FoldTraining:
 
 
 def fit_fold_inputs(
-    features: NDArray[np.float32], folds: FoldRows, within: tuple[int, int] | None
+    features: NDArray[np.float32],
+    folds: FoldRows,
+    within: tuple[int, int] | None,
+    views: Views | None = None,
 ) -> FoldInputs:
     """Fit the inputs of each fold's head on that fold's images.
 
@@ -126,6 +132,7 @@ def fit_fold_inputs(
         features: Of shape (images, columns); may lie on disk.
         folds: The images of each fold.
         within: The feature columns used, see `HeadPlan`.
+        views: Of the images, where heads may be fitted on them as well.
 
     Raises:
         MedlensError: If no feature varies.
@@ -139,11 +146,21 @@ def fit_fold_inputs(
     maps = tuple(
         fit_inputs(features, folds.fit(number), within=within, inputs=count) for number in numbers
     )
-    return FoldInputs(
+    inputs = FoldInputs(
         maps,
         tuple(apply_inputs(maps[n - 1], features, folds.fit(n)) for n in numbers),
         tuple(apply_inputs(maps[n - 1], features, folds.out(n)) for n in numbers),
     )
+    return inputs if views is None else add_views(inputs, views, folds)
+
+
+def add_views(inputs: FoldInputs, views: Views, folds: FoldRows) -> FoldInputs:
+    """The same with the views of the images that each fold's head is fitted on."""
+    added = (
+        views_as_inputs(own, views, folds.fit(number))
+        for number, own in enumerate(inputs.maps, start=1)
+    )
+    return replace(inputs, views=tuple(added))
 
 
 def compile_fold_heads(count: int, columns: int, num_classes: int, plan: HeadPlan) -> CompiledHead:
@@ -221,7 +238,11 @@ def train_fold_heads(
     for number in numbers:
         weights = class_weights(labels[folds.fit(number)], num_classes, plan)
         of_fit, of_out = labels[folds.fit(number)], labels[folds.out(number)]
-        train.append(make_examples(inputs.fit[number - 1] * np.float32(length), of_fit, weights))
+        fit = inputs.fit[number - 1]
+        if plan.is_augmented:
+            views, owner = inputs.views[number - 1]
+            fit, of_fit = np.concatenate([fit, views]), np.concatenate([of_fit, labels[owner]])
+        train.append(make_examples(fit * np.float32(length), of_fit, weights))
         out.append(make_examples(inputs.out[number - 1] * np.float32(length), of_out, weights))
     compiled = compiled or compile_fold_heads(folds.count, inputs.columns, num_classes, plan)
     compiled.start()

@@ -23,6 +23,7 @@ from medlens.model.head_inputs import (
 )
 from medlens.model.head_plan import HeadPlan
 from medlens.model.history import History, Layers
+from medlens.model.view_features import Views, views_as_inputs
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def train_head(
     progress: Callable[[int], None],
     *,
     keep: str = "best",
+    views: Views | None = None,
 ) -> Training:
     """Train a head on cached features, with early stopping on images of its own.
 
@@ -165,17 +167,22 @@ def train_head(
         progress: Called with 1 after every epoch.
         keep: "best": the weights of the epoch with the lowest validation loss, or of the one that
             reached the accuracy asked for; "last": those of the last epoch.
+        views: Of the images, which it is also fitted on where the plan says so.
 
     Raises:
         MedlensError: If no feature varies, or the loss is not a number.
     """
     inputs = fit_inputs(features, rows.fit, within=plan.within).longer(input_length(plan))
     weights = class_weights(labels[rows.fit], num_classes, plan)
-    train = make_examples(apply_inputs(inputs, features, rows.fit), labels[rows.fit], weights)
+    fit, of_fit = apply_inputs(inputs, features, rows.fit), labels[rows.fit]
+    if plan.is_augmented and views is not None:
+        more, owner = views_as_inputs(inputs, views, rows.fit)
+        fit, of_fit = np.concatenate([fit, more]), np.concatenate([of_fit, labels[owner]])
+    train = make_examples(fit, of_fit, weights)
     val = make_examples(apply_inputs(inputs, features, rows.stop), labels[rows.stop], weights)
     compiled = compile_head(inputs.columns, num_classes, plan)
     random = np.random.default_rng(plan.seed)
-    history, count = History(plan), len(rows.fit)
+    history, count = History(plan), len(of_fit)
     while not history.stop_reason:
         started = time.monotonic()
         order = random.permutation(count)

@@ -29,6 +29,7 @@ class HeadPlan:
             "logit_adjusted": the logarithm of each class's share of train is taken from its logit
             once trained (Menon et al. 2021, arXiv:2007.07314, section 4.1).
         within: The first feature column it sees and the one behind the last; None for all.
+        is_augmented: Whether it is also fitted on the views of its images.
     """
 
     units: tuple[int, ...]
@@ -43,6 +44,7 @@ class HeadPlan:
     weight_decay: float = WEIGHT_DECAY
     class_weight: str = "none"
     within: tuple[int, int] | None = None
+    is_augmented: bool = False
 
     @property
     def form(self) -> HeadForm:
@@ -120,7 +122,9 @@ class HeadSpace:
         kinds = (self.features, self.heads, self.class_weights, self.ensembles)
         return any(len(kind) > 1 for kind in kinds) or any(self.ensembles) or self.search > 0
 
-    def plan(self, features: str, form: HeadForm, class_weight: str) -> HeadPlan:
+    def plan(
+        self, features: str, form: HeadForm, class_weight: str, is_augmented: bool = False
+    ) -> HeadPlan:
         """The plan of one candidate."""
         return replace(
             self.base,
@@ -129,6 +133,7 @@ class HeadSpace:
             dropout=form.dropout,
             weight_decay=form.weight_decay,
             class_weight=class_weight,
+            is_augmented=is_augmented,
         )
 
     @property

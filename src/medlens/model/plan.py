@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medlens.data.augmentation import PRESETS
 from medlens.data.fingerprint import Fingerprint
 from medlens.errors import MedlensError, in_words
 from medlens.model.backbone import BACKBONES, Backbone
@@ -61,6 +62,7 @@ class Wishes:
         units: Of each hidden layer; empty for a linear head.
         dropout: Before the last layer.
         class_weight: See `HeadPlan`.
+        augmentation: A preset, or "auto".
     """
 
     backbone: str | None
@@ -70,6 +72,7 @@ class Wishes:
     units: tuple[int, ...] | None
     dropout: float | None
     class_weight: str | None
+    augmentation: str | None
 
 
 Decisions = dict[str, Decision]
@@ -120,6 +123,7 @@ def make_plan(
         "class_weight": decide(
             "--class-weight", wished_weight, _class_weight(fingerprint, is_plain)
         ),
+        "augmentation": _augmentation(fingerprint, wishes.augmentation),
         "ensemble": _ensemble(is_plain),
         "folds": _folds(fingerprint),
     }
@@ -166,6 +170,22 @@ def _class_weight(fingerprint: Fingerprint, is_plain: bool) -> Decision:
     if fingerprint.imbalance < IMBALANCE:
         return Decision(["none"], RULE, f"Not needed: {ratio}.")
     return Decision(list(CLASS_WEIGHTS), MEASURED, f"Rare classes may be overlooked: {ratio}.")
+
+
+def _augmentation(fingerprint: Fingerprint, wish: str | None) -> Decision:
+    guessed = f"{fingerprint.modality} ({fingerprint.modality_evidence})"
+    if wish is None:
+        return Decision(
+            "none",
+            FIXED,
+            "Each view costs a further pass of the network. --augmentation auto would take the "
+            f"preset of the modality guessed: {guessed}.",
+        )
+    if wish == "auto":
+        return Decision(
+            fingerprint.modality, RULE, f"The preset of the modality guessed: {guessed}."
+        )
+    return Decision(wish, GIVEN, "Asked for with --augmentation.")
 
 
 def _ensemble(is_plain: bool) -> Decision:
@@ -351,6 +371,10 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         '"weight_decay": 0.01}; units: at most three layers, none for a linear head',
     ),
     "class_weight": (lambda value: _is_list_of(value, CLASS_WEIGHTS), _some_of(CLASS_WEIGHTS)),
+    "augmentation": (
+        lambda value: value == "none" or value in PRESETS,
+        "none, or one of " + ", ".join(PRESETS),
+    ),
     "ensemble": (
         lambda value: _is_list_of(value, (False, True)),
         "a list of false, true, or both",

@@ -11,11 +11,15 @@ from medlens.model.backbone_choice import BackboneChoice
 from medlens.model.development import Development
 from medlens.model.engine import FrozenPass
 from medlens.model.familiarity import LIMIT_QUANTILE
+from medlens.model.view_features import Views
 from medlens.report.run_facts import is_small_test
 
 
 def training_facts(
-    frozen_pass: FrozenPass, development: Development, among: BackboneChoice | None
+    frozen_pass: FrozenPass,
+    development: Development,
+    among: BackboneChoice | None,
+    views: Views | None,
 ) -> dict[str, Any]:
     """The content of training.json: backbone, features, head, and why training stopped."""
     training, choice = development.training, development.choice
@@ -44,6 +48,9 @@ def training_facts(
         f"weight decay {plan.weight_decay:g}",
         "loss": "categorical cross-entropy",
         "class_weight": plan.class_weight,
+        "augmentation": f"{views.preset}, {views.count} views of each image"
+        if views and plan.is_augmented
+        else "none",
         "batch_size": plan.batch_size,
         "epochs_run": int(training.history["epoch"].max()),
         "best_epoch": training.best_epoch,

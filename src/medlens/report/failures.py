@@ -11,6 +11,7 @@ import pandas as pd
 
 from medlens.data.images import UnreadableImage, read_image
 from medlens.data.scan import PictureRule
+from medlens.data.views import ReadPictures, read_views, view_keys
 from medlens.files import write_bytes
 from medlens.model.classifier import Classifier
 from medlens.model.engine import ReadMaps
@@ -26,6 +27,9 @@ CAVEAT = (
     "A heat map shows where the network found what it answered with. It does not show that the "
     "finding is the disease, and it is no evidence that the answer is right."
 )
+
+# Of one image, on the sheet of views.
+MOST_VIEWS_SHOWN = 7
 
 
 def choose_cases(tested: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -95,6 +99,32 @@ def draw_heat_maps(
         probability = round(float(case["probability"]), 4)
         block["images"].append({"file": name, **facts, "probability": probability})
     return block
+
+
+def draw_view_sheet(
+    images: pd.DataFrame, read: ReadPictures, preset: str, count: int, path: Path, seed: int
+) -> None:
+    """Write a sheet of a few images of each class, each with its augmented views behind it.
+
+    Args:
+        images: label and pixels_sha256 of images of train.
+        read: Gives their pictures.
+        preset: Of the augmentation.
+        count: Views of each image.
+        path: The file to write.
+        seed: Of the draw of the images.
+    """
+    see_views = read_views(read, preset)
+    shown = min(count, MOST_VIEWS_SHOWN)
+    pictures = {}
+    for name, places in choose_pictures(list(images["label"]), seed=seed, most=2).items():
+        keys = list(images["pixels_sha256"].iloc[places])
+        rows = [
+            np.concatenate([read([key]), see_views(view_keys([key], preset, count)[:shown])])
+            for key in keys
+        ]
+        pictures[name] = np.concatenate(rows)
+    write_bytes(path, png_bytes(contact_sheet(pictures, columns=shown + 1)))
 
 
 def draw_contact_sheet(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from medlens.report.data_words import data_sentences, disjoint_sentence, split_sentence
 from medlens.report.interval_words import interval_methods
@@ -177,9 +178,21 @@ def training_sentences(facts: RunFacts) -> str:
     return (
         f"{head_sentence(facts)} They were fitted by {optimizer} with decoupled weight decay "
         f"[@adamw] ({settings}) to the {training['loss']}, {weighted}, in steps of "
-        f"{count_of(training['batch_size'], 'image')}, without augmentation (seed "
+        f"{count_of(training['batch_size'], 'image')}, {_augmented(training)} (seed "
         f"{training['seed']}). {_stopping(facts)} {ended}; the weights of epoch "
         f"{training['best_epoch']} were kept.{folds}"
+    )
+
+
+def _augmented(training: Mapping[str, Any]) -> str:
+    augmentation = training.get("augmentation", "none")
+    if augmentation == "none":
+        return "without augmentation"
+    preset, _, count = augmentation.partition(", ")
+    name = preset.replace("_", " ")
+    return (
+        f"also on {count} of the training set, augmented as suits {name} and put through the "
+        "network once"
     )
 
 

@@ -75,6 +75,7 @@ FACTS: Mapping[str, str] = {
     "candidates": "Candidates compared",
     "optimizer": "Optimiser",
     "class_weight": "Class weights",
+    "augmentation": "Augmentation",
     "batch_size": "Images per step",
     "stop_text": "Why training stopped",
     "saved_network_difference": "Saved network: largest difference in probability",
@@ -186,6 +187,9 @@ def report_content(run: RunDir) -> dict[str, Any]:
         "overlaps": count_overlaps(used),
         "findings": [describe_finding(finding) for finding in audit["findings"]],
         "no_images": no_images,
+        "view_sheet": None
+        if no_images or not run.view_sheet.exists()
+        else small_picture(run.view_sheet),
         "contact_sheet": None if no_images else small_picture(run.contact_sheet),
         "whose_curves": WHOSE_CURVES[training.get("heads", 1) > 1],
         "flattered": FLATTERED[training.get("heads", 1) > 1],
