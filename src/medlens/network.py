@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ from medlens.model.own_backbone import find_backbone, is_own
 from medlens.model.plan import Decisions, gathered_features, head_space
 from medlens.model.view_features import Views
 from medlens.model.weights import Weights, find_weights
+from medlens.report.failures import draw_view_sheet
 from medlens.run_dir import RunDir
 from medlens.screen import Screen
 
@@ -181,6 +183,11 @@ def may_be_augmented(used: pd.DataFrame, options: Options) -> NDArray[np.bool_]:
     return used["split"].isin(splits).to_numpy()
 
 
+def passes_per_image(options: Options) -> int:
+    """How often the network runs for an image at most: for itself, and for each view."""
+    return 1 + (options.views if options.augmentation != "none" else 0)
+
+
 def extract_views(
     used: pd.DataFrame,
     preset: str,
@@ -223,3 +230,69 @@ def gather_views(
     keys = view_keys(list(used["pixels_sha256"].iloc[owner]), preset, options.views)
     matrix = gather_features(keys, extracted.features, columns, run.view_features)
     return Views(matrix, np.repeat(owner, options.views), preset, options.views)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What heads are trained on.
+
+    Args:
+        frozen_pass: The network.
+        among: Why this one, where there were several.
+        features: "all" or "last": which of its features these are.
+        matrix: Of shape (images, columns); may lie on disk.
+        views: Those of the views; None without augmentation.
+    """
+
+    frozen_pass: FrozenPass
+    among: BackboneChoice | None
+    features: str
+    matrix: NDArray[np.float32]
+    views: Views | None
+
+
+def run_networks(
+    passes: Sequence[Extracted],
+    used: pd.DataFrame,
+    labels: NDArray[np.int64],
+    decisions: Decisions,
+    base: HeadPlan,
+    pictures: Store,
+    run: RunDir,
+    options: Options,
+    cache: Path,
+    screen: Screen,
+) -> Gathered:
+    """Run each network once per image, take the best of several, and the views for that one.
+
+    Args:
+        passes: The networks.
+        used: One row per image.
+        labels: Class numbers of shape (images,).
+        decisions: Of the plan.
+        base: How heads are trained.
+        pictures: Holds the pictures whose features are not known.
+        run: What is larger than memory is put there, and the sheet of views.
+        options: Say how many views.
+        cache: The cache folder.
+        screen: Shows the progress.
+    """
+    keys = list(used["pixels_sha256"])
+    for frozen_pass, features in passes:
+        title = "Frozen network" + f" {frozen_pass.backbone.name}" * (len(passes) > 1)
+        with screen.progress(title, unknown_keys(keys, features), "images") as progress:
+            load = partial(frozen_pass.forward, cache)
+            extract_features(keys, load, pictures.read, features, progress, screen.say)
+    chosen = choose_among(passes, used, labels, decisions, base, options.search, run, screen)
+    extracted = passes[chosen.place if chosen else 0]
+    gathered = gathered_features(decisions)
+    columns = feature_columns(extracted.frozen_pass.backbone, gathered)
+    matrix = gather_features(keys, extracted.features, columns, run.features)
+    views, preset = None, str(decisions["augmentation"].value)
+    if preset != "none":
+        extract_views(used, preset, extracted, pictures, options, cache, screen)
+        views = gather_views(used, preset, extracted, columns, run, options)
+        if not options.no_images:
+            trained, count = used[used["split"] == "train"], options.views
+            draw_view_sheet(trained, pictures.read, preset, count, run.view_sheet, options.seed)
+    return Gathered(extracted.frozen_pass, chosen, gathered, matrix, views)

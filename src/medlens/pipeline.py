@@ -29,26 +29,18 @@ from medlens.intake import (
     take_in,
 )
 from medlens.log import log_to
-from medlens.model.classifier import feature_columns
 from medlens.model.development import develop
-from medlens.model.features import (
-    extract_features,
-    gather_features,
-    unknown_keys,
-)
-from medlens.model.plan import gathered_features, head_space
+from medlens.model.plan import head_space
 from medlens.network import (
-    choose_among,
     choose_passes,
-    extract_views,
     find_networks,
-    gather_views,
+    passes_per_image,
+    run_networks,
     with_side_of,
 )
 from medlens.planning import decide, settle
 from medlens.report.advice import advise
 from medlens.report.facts import result_lines, training_facts
-from medlens.report.failures import draw_view_sheet
 from medlens.report.pdf import find_chromium
 from medlens.report.predictions import predict_all, read_predictions, write_predictions
 from medlens.report.publish import publish
@@ -106,7 +98,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         count = len(dataset.table)
         check_disk_space(run.root, count * rule.bytes_per_picture, "pictures")
         for one in passes:
-            size = count * one.frozen_pass.bytes_per_image
+            size = count * one.frozen_pass.bytes_per_image * passes_per_image(options)
             check_disk_space(one.features.folder, size, "features")
         intake = take_in(dataset, options, screen, pictures)
         write_json(run.audit, intake.audit_json())
@@ -119,33 +111,13 @@ def run_training(asked: Options, screen: Screen) -> Run:
         write_text(run.dataset, dataset_csv(table))
         used = table[table["split"] != ""].reset_index(drop=True)
 
-        # Each frozen network, once per image.
-        keys = list(used["pixels_sha256"])
-        for one in passes:
-            count = unknown_keys(keys, one.features)
-            title = "Frozen network" + f" {one.frozen_pass.backbone.name}" * (len(passes) > 1)
-            with screen.progress(title, count, "images") as progress:
-                load = partial(one.frozen_pass.forward, cache)
-                extract_features(
-                    keys, load, pictures.store.read, one.features, progress, screen.say
-                )
+        # Each frozen network, once per image; of several the best goes on.
         labels = np.searchsorted(classes, used["label"])
         base = base_head(options)
-        chosen = choose_among(passes, used, labels, decisions, base, options.search, run, screen)
-        extracted = passes[chosen.place if chosen else 0]
-        frozen_pass, features = extracted
-        gathered = gathered_features(decisions)
-        columns = feature_columns(frozen_pass.backbone, gathered)
-        matrix = gather_features(keys, features, columns, run.features)
-
-        views, preset = None, str(decisions["augmentation"].value)
-        if preset != "none":
-            extract_views(used, preset, extracted, pictures.store, options, cache, screen)
-            views = gather_views(used, preset, extracted, columns, run, options)
-            if not options.no_images:
-                trained = used[used["split"] == "train"]
-                read, count = pictures.store.read, options.views
-                draw_view_sheet(trained, read, preset, count, run.view_sheet, options.seed)
+        network = run_networks(
+            passes, used, labels, decisions, base, pictures.store, run, options, cache, screen
+        )
+        frozen_pass, matrix, views = network.frozen_pass, network.matrix, network.views
 
         # The head on the features, and everything that is chosen on development images.
         space = head_space(decisions, base, frozen_pass.backbone, options.search)
@@ -161,11 +133,11 @@ def run_training(asked: Options, screen: Screen) -> Run:
                 space,
                 choices,
                 progress,
-                choice=chosen.choice if chosen and views is None else None,
+                choice=network.among.choice if network.among and views is None else None,
                 views=views,
             )
         say_choice(development, screen)
-        write_plan(run, decisions, fingerprint, development, chosen)
+        write_plan(run, decisions, fingerprint, development, network.among)
         folds, development = run_folds(
             matrix, used, labels, space, choices, development, views, options, screen
         )
@@ -174,7 +146,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         )
         write_text(run.history, development.training.history.to_csv(index=False))
 
-        facts = training_facts(frozen_pass, development, chosen, views)
+        facts = training_facts(frozen_pass, development, network.among, views)
         write_json(run.training, facts)
 
         # What is said about every image; from that table alone, every number. Meanwhile the
@@ -182,7 +154,9 @@ def run_training(asked: Options, screen: Screen) -> Run:
         said_of_all = predict_all(matrix, used, development, folds, classes, positive_class)
         write_predictions(run.predictions, said_of_all)
         predictions = read_predictions(run.predictions)
-        described = describe_classifier(development, classes, positive_class, gathered, options)
+        described = describe_classifier(
+            development, classes, positive_class, network.features, options
+        )
         evaluation = write_evidence(
             run, predictions, used, dataset, development, folds, described, frozen_pass, options
         )

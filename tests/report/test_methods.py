@@ -377,3 +377,25 @@ def test_an_unfinished_run_is_refused(own_run: RunDir) -> None:
     with pytest.raises(MedlensError, match="not finished") as caught:
         methods_paragraphs(own_run)
     assert "no training.json" in caught.value.got
+
+
+def test_a_network_of_the_authors_own_is_not_cited_as_a_known_one(own_run: RunDir) -> None:
+    change(
+        own_run.training,
+        backbone="lungs.keras",
+        weights="file",
+        choice={"backbone": "Lowest."},
+        candidates=14,
+    )
+    said = paragraphs(own_run)
+    assert "a frozen convolutional network of the authors' own (lungs.keras)" in said
+    assert "[@" not in said
+    assert "The network, depths, form of the head and class weighting were chosen among 14" in said
+
+
+def test_augmentation_is_told(own_run: RunDir) -> None:
+    assert "without augmentation" in paragraphs(own_run)
+    change(own_run.training, augmentation="x_ray, 4 views of each image")
+    said = paragraphs(own_run)
+    assert "also on 4 views of each image of the training set, augmented as suits x ray" in said
+    assert "without augmentation" not in said

@@ -83,7 +83,9 @@ def network_sentence(facts: RunFacts) -> str:
     """The frozen network and what it is shown."""
     training = facts.training
     name = backbone_name(facts)
-    cited = training["backbone"].replace("_", "")
+    network = f"a frozen convolutional network, {name} [@{training['backbone'].replace('_', '')}]"
+    if training["backbone"].endswith(".keras"):
+        network = f"a frozen convolutional network of the authors' own ({name})"
     square, size = SQUARE[training["fit"]], training["image_size"]
     dicom = ""
     if "format" in facts.used and (facts.used["format"] == "DICOM").any():
@@ -93,8 +95,7 @@ def network_sentence(facts: RunFacts) -> str:
         )
     return (
         f"{dicom}All images were {square}, scaled to {size} x {size} pixels and passed once "
-        f"through a frozen convolutional network, {name} [@{cited}], without its classification "
-        "layers."
+        f"through {network}, without its classification layers."
     )
 
 
@@ -135,10 +136,17 @@ def _chosen_sentence(facts: RunFacts) -> str:
     if not count:
         return ""
     return (
-        f" Depths, form of the head and class weighting were chosen among {count} candidates by "
+        f" {_what_was_chosen(facts)} were chosen among {count} candidates by "
         "grouped cross-validation inside the training images, by the lowest cross-entropy (class "
         "weighting by balanced accuracy); test images took no part."
     )
+
+
+def _what_was_chosen(facts: RunFacts) -> str:
+    several = "backbone" in facts.training.get("choice", {})
+    return (
+        "The network, depths" if several else "Depths"
+    ) + ", form of the head and class weighting"
 
 
 def head_sentence(facts: RunFacts) -> str:
