@@ -25,7 +25,7 @@ from medlens.data.split import check_split, read_splits, split_by_ratio, use_giv
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
 from medlens.files import write_json
-from medlens.run_dir import RunDir
+from medlens.run_dir import folder_without_run
 from medlens.screen import Screen
 
 # What train stops at, unless the option named here tells it how to go on.
@@ -181,15 +181,7 @@ def run_audit(options: Options, screen: Screen) -> bool:
     intake = take_in(dataset, options, screen)
     show_findings(intake, screen)
     if options.out:
-        run = RunDir(Path(options.out))
-        if run.config.exists():
-            raise MedlensError(
-                "The folder given with --out holds a run.",
-                got="a folder with config.toml",
-                expected="a new folder for audit.json",
-                fix="Name another --out.",
-                names=[options.out],
-            )
+        run = folder_without_run(options.out, "audit.json")
         write_json(run.audit, intake.audit_json())
         screen.say(f"All findings with their files: {run.audit}")
     elif any(finding.files for finding in intake.findings):

@@ -37,7 +37,7 @@ from medlens.model.plan import (
 )
 from medlens.model.search import check_optuna
 from medlens.network import find_backbones, with_side_of
-from medlens.run_dir import RunDir
+from medlens.run_dir import RunDir, folder_without_run
 from medlens.screen import Screen
 
 # The options that decide what a plan decides.
@@ -182,15 +182,7 @@ def run_plan(options: Options, screen: Screen) -> bool:
     decisions, fingerprint = decide(intake.table, dataset, settled, size, given)
     say_plan(decisions, fingerprint, screen)
     if options.out:
-        run = RunDir(Path(options.out))
-        if run.config.exists():
-            raise MedlensError(
-                "The folder given with --out holds a run.",
-                got="a folder with config.toml",
-                expected="a new folder for plan.json",
-                fix="Name another --out.",
-                names=[options.out],
-            )
+        run = folder_without_run(options.out, "plan.json")
         content = plan_json(decisions, fingerprint)
         if run.plan.exists() and not _is_same(run.plan, content):
             raise MedlensError(

@@ -243,6 +243,28 @@ def open_run(options: Options) -> RunDir:
     return run
 
 
+def folder_without_run(out: str, file: str) -> RunDir:
+    """A folder that a command may write one file into, because no run is in it.
+
+    Args:
+        out: As --out names it.
+        file: What shall be written there.
+
+    Raises:
+        MedlensError: If it holds a run.
+    """
+    run = RunDir(Path(out))
+    if run.config.exists():
+        raise MedlensError(
+            "The folder given with --out holds a run.",
+            got="a folder with config.toml",
+            expected=f"a new folder for {file}",
+            fix="Name another --out.",
+            names=[out],
+        )
+    return run
+
+
 def _has_only_begun(run: RunDir, entries: list[Path]) -> bool:
     """Whether an error ended a run there before it had a split, or only study.toml is there."""
     begun = {run.config, run.log}

@@ -25,7 +25,7 @@ from medlens.model.choice import (
     divide_for_comparison,
 )
 from medlens.model.familiarity import Familiarity, choose_limit, fit_familiarity
-from medlens.model.fold_heads import FoldRows, fit_fold_inputs, train_fold_heads
+from medlens.model.fold_heads import FoldRows, inputs_of_plan, train_fold_heads
 from medlens.model.head import Training, TrainingRows, cross_entropy, merge_heads, train_head
 from medlens.model.head_plan import HeadPlan, HeadSpace
 from medlens.model.operating_point import OperatingPoint, Rule, choose_operating_point
@@ -288,7 +288,7 @@ def refit_on_all(
             images, labels, rows.fit, num_classes, count=OUT_OF_FOLD, seed=plan.seed
         )
         if folds is not None:
-            inputs = fit_fold_inputs(features, folds, plan.within, views)
+            inputs = inputs_of_plan(features, folds, plan, views)
             heads = train_fold_heads(inputs, labels, folds, num_classes, plan, keep="last").heads
             return replace(development, training=replace(training, head=merge_heads(heads)))
     fixed = _without_stopping(choice.plan, training.best_epoch)
@@ -333,7 +333,7 @@ def predict_out_of_fold(
         fixed = _without_stopping(choice.plan, training.best_epoch)
         logits = np.empty((len(rows.fit), num_classes))
         for part, fold in _parts(folds):
-            inputs = fit_fold_inputs(features, part, fixed.within, views)
+            inputs = inputs_of_plan(features, part, fixed, views)
             # All epochs are trained and the last is kept: nothing is chosen a second time.
             trained = train_fold_heads(inputs, labels, part, num_classes, fixed, keep="last")
             logits[fold] = trained.logits[fold]

@@ -121,10 +121,7 @@ class FoldTraining:
 
 
 def fit_fold_inputs(
-    features: NDArray[np.float32],
-    folds: FoldRows,
-    within: tuple[int, int] | None,
-    views: Views | None = None,
+    features: NDArray[np.float32], folds: FoldRows, within: tuple[int, int] | None
 ) -> FoldInputs:
     """Fit the inputs of each fold's head on that fold's images.
 
@@ -132,7 +129,6 @@ def fit_fold_inputs(
         features: Of shape (images, columns); may lie on disk.
         folds: The images of each fold.
         within: The feature columns used, see `HeadPlan`.
-        views: Of the images, where heads may be fitted on them as well.
 
     Raises:
         MedlensError: If no feature varies.
@@ -146,12 +142,19 @@ def fit_fold_inputs(
     maps = tuple(
         fit_inputs(features, folds.fit(number), within=within, inputs=count) for number in numbers
     )
-    inputs = FoldInputs(
+    return FoldInputs(
         maps,
         tuple(apply_inputs(maps[n - 1], features, folds.fit(n)) for n in numbers),
         tuple(apply_inputs(maps[n - 1], features, folds.out(n)) for n in numbers),
     )
-    return inputs if views is None else add_views(inputs, views, folds)
+
+
+def inputs_of_plan(
+    features: NDArray[np.float32], folds: FoldRows, plan: HeadPlan, views: Views | None
+) -> FoldInputs:
+    """What the heads of a plan train on: the images, and their views only where it says so."""
+    inputs = fit_fold_inputs(features, folds, plan.within)
+    return add_views(inputs, views, folds) if plan.is_augmented and views else inputs
 
 
 def add_views(inputs: FoldInputs, views: Views, folds: FoldRows) -> FoldInputs:

@@ -83,7 +83,6 @@ def read_own_backbone(path: Path, preprocessing: str) -> Backbone:
         MedlensError: If it cannot be used; nothing is guessed.
     """
     network = load_flat(path)
-    shape = network.input_shape
     if preprocessing == "auto":
         if not any(type(layer).__name__ in PREPARING for layer in network.layers[:4]):
             raise unusable(
@@ -93,7 +92,7 @@ def read_own_backbone(path: Path, preprocessing: str) -> Backbone:
                 path,
             )
         preprocessing = "none"
-    fixed = shape[1] if shape[1] is not None else None
+    fixed = network.input_shape[1]
     side = fixed or LOOKED_AT
     maps = _maps_by_side(_outputs_at(network, side))
     if not maps:
