@@ -1,0 +1,39 @@
+// Answers -> a CSV file, made in the browser.
+
+/** The table of all items that have an answer. */
+export function toCsv(items, model) {
+  const header = [
+    "path", "predicted", "decision", ...model.classes.map((name) => `prob_${name}`),
+    "prediction_set", "distance", "unfamiliar", "unreadable", "model",
+  ];
+  const lines = items.filter((item) => item.answer).map(({ name, answer }) => [
+    name,
+    answer.predicted ?? "",
+    answer.decision ?? "",
+    ...model.classes.map((one) => answer.probabilities?.[one] ?? ""),
+    (answer.prediction_set ?? []).join("|"),
+    answer.distance ?? "",
+    answer.unreadable ? "" : Number(answer.unfamiliar),
+    answer.unreadable ?? "",
+    model.name,
+  ]);
+  return [header, ...lines].map((line) => `${line.map(cell).join(",")}\r\n`).join("");
+}
+
+/** A number as it is; text quoted, and so that no spreadsheet takes it for a formula. */
+function cell(value) {
+  if (typeof value === "number") return String(value);
+  const safe = /^[=+\-@\t\r\n]/.test(value) ? `'${value}` : value;
+  return /[",\r\n']/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+/** Gives a text to the user as a file. */
+export function download(text, name) {
+  const address = URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv;charset=utf-8" }));
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = name;
+  link.click();
+  // Not at once: the browser fetches it after this function ended.
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}
