@@ -12,6 +12,7 @@ export function showAnswer(item, model) {
   const { answer } = item;
   byId("warnings").replaceChildren(...warningsOf(item));
   if (!answer || answer.unreadable) return;
+  byId("answer-part").classList.toggle("doubtful", answer.unfamiliar);
   byId("predicted").replaceChildren(
     element("strong", {}, answer.predicted),
     element("span", {}, `probability ${inDecimals(answer.probabilities[answer.predicted])}`),
@@ -74,11 +75,10 @@ function showWords(answer, model) {
     words.push(["Decision", answer.decision, decisionInWords(answer, model)]);
   }
   if (answer.prediction_set && model.prediction_set_level) {
-    const set = either(answer.prediction_set) || "empty";
-    words.push(["Prediction set", set, setInWords(answer, model)]);
+    words.push(["Prediction set", either(answer.prediction_set), setInWords(answer, model)]);
   }
   if (!answer.unfamiliar) {
-    words.push(["Familiar", "yes", "It lies no farther from the training images than others do."]);
+    words.push(["Unfamiliar", "no", "It lies as near to the training images as others do."]);
   }
   byId("words").replaceChildren(...words.map(([title, value, reason]) => element(
     "div", {},

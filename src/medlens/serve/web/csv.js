@@ -1,7 +1,7 @@
 // Answers -> a CSV file, made in the browser.
 
 /** The table of all items that have an answer. */
-export function toCsv(items, model) {
+function toCsv(items, model) {
   const header = [
     "path", "predicted", "decision", ...model.classes.map((name) => `prob_${name}`),
     "prediction_set", "distance", "unfamiliar", "unreadable", "model",
@@ -27,9 +27,14 @@ function cell(value) {
   return /[",\r\n']/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
-/** Gives a text to the user as a file. */
-export function download(text, name) {
-  const address = URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv;charset=utf-8" }));
+/** The bytes of a CSV file; the mark before them tells spreadsheets that it is UTF-8. */
+export function csvFile(items, model) {
+  return new Blob(["\ufeff", toCsv(items, model)], { type: "text/csv;charset=utf-8" });
+}
+
+/** Gives the user a file. */
+export function save(content, name) {
+  const address = URL.createObjectURL(content);
   const link = document.createElement("a");
   link.href = address;
   link.download = name;

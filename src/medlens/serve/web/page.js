@@ -4,7 +4,7 @@ import { announce, byId, complain, element, show } from "./dom.js";
 import { createClient } from "./server.js";
 import { createDetail } from "./detail.js";
 import { createTable } from "./table.js";
-import { download, toCsv } from "./csv.js";
+import { csvFile, save } from "./csv.js";
 import { filesOfDrop, filesOfInput } from "./files.js";
 import { count, inOneSentence } from "./words.js";
 import { sendAll } from "./sending.js";
@@ -12,7 +12,7 @@ import { askForToken } from "./token.js";
 
 const client = createClient(askForToken, showBusy);
 const detail = createDetail(client);
-const table = createTable(choose);
+const table = createTable((item) => choose(item, true));
 const state = { models: [], model: null, items: [], sending: null, quarter: 0 };
 // As in page.css: there the table and the chosen image stand beside one another.
 const SIDE_BY_SIDE = matchMedia("(min-width: 75rem)");
@@ -48,12 +48,9 @@ function useModel(model) {
 
 function describe(model) {
   byId("classes").replaceChildren(...model.classes.map((name) => element("li", { text: name })));
-  const point = model.operating_point;
-  const decides = point
-    ? ` From a probability of ${point.threshold.toFixed(3)} on, the decision is ${model.positive_class}.`
-    : "";
   const size = `${model.image_size} × ${model.image_size} pixels`;
-  byId("about-text").textContent = `It looks at ${size} with ${model.backbone}.${decides}`;
+  const point = model.operating_point ? ` Operating point: ${model.operating_point.text}.` : "";
+  byId("about-text").textContent = `Backbone: ${model.backbone}, ${size}.${point}`;
   show("about");
   for (const [id, address] of [["model-card", model.model_card], ["report", model.report]]) {
     if (address) byId(id).href = address;
@@ -76,14 +73,22 @@ function add(found) {
   ));
   state.items.push(...items);
   table.add(items);
-  document.body.classList.add("has-images");
-  show("clear");
-  show("about", false);
+  setIntake(true);
   send();
 }
 
+/** Makes the place for images small once there are some, and large again. */
+function setIntake(hasImages) {
+  document.body.classList.toggle("has-images", hasImages);
+  byId("choose-files").textContent = hasImages ? "Add images" : "Choose images";
+  byId("choose-folder").textContent = hasImages ? "Add a folder" : "Choose a folder";
+  show("clear", hasImages);
+  show("about", !hasImages);
+}
+
 async function send() {
-  if (state.sending) return; // the running one is followed by another
+  if (state.sending) return; // the running one goes on until nothing is left
+  state.quarter = -1;
   const sending = new AbortController();
   state.sending = sending;
   showProgress();
@@ -106,8 +111,8 @@ function take(answered) {
   showProgress();
   showSummary();
   const chosen = detail.item();
-  if (!chosen) choose(state.items.find((item) => item.answer), null);
-  else if (answered.includes(chosen)) choose(chosen, null);
+  if (!chosen) choose(state.items.find((item) => item.answer), false);
+  else if (answered.includes(chosen)) choose(chosen, false);
 }
 
 function end() {
@@ -175,7 +180,7 @@ function showSummary() {
   byId("batch-text").textContent = parts.join(" ");
 }
 
-/** Shows one image. `byHand` is false for the page's own choice, which moves nothing. */
+/** Shows one image. `byHand` is false for the page's own choice, "step" for its neighbours. */
 function choose(item, byHand) {
   table.mark(item);
   detail.open(item, state.model);
@@ -201,16 +206,28 @@ function startAgain() {
   state.items = [];
   detail.close();
   table.start(state.model);
-  document.body.classList.remove("has-images");
-  for (const id of ["results", "sending", "clear"]) show(id, false);
-  show("about");
+  setIntake(false);
+  show("results", false);
+  show("sending", false);
   complain("");
   byId("choose-files").focus();
 }
 
 function saveCsv() {
   const name = state.model.name.replaceAll(/[^\w.-]+/g, "_");
-  download(toCsv(state.items, state.model), `predictions-${name}.csv`);
+  save(csvFile(state.items, state.model), `predictions-${name}.csv`);
+}
+
+/** A link cannot carry the token: where there is one, the document is fetched and saved. */
+async function openDocument(event) {
+  if (!client.hasToken()) return;
+  event.preventDefault();
+  const { id, href } = event.currentTarget;
+  try {
+    save(await client.document(href), id === "report" ? "report.html" : "model_card.md");
+  } catch (error) {
+    complain(`It could not be fetched. ${error.message}`);
+  }
 }
 
 function listen() {
@@ -239,6 +256,8 @@ function listen() {
   byId("next").addEventListener("click", () => step(1));
   byId("download").addEventListener("click", saveCsv);
   byId("download-one").addEventListener("click", saveCsv);
+  byId("model-card").addEventListener("click", openDocument);
+  byId("report").addEventListener("click", openDocument);
 }
 
 /** Files may be dropped anywhere on the page. */

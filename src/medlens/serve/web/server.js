@@ -6,7 +6,9 @@ const SENTENCES = {
   401: "The server did not accept the token.",
   403: "The server does not allow this.",
   404: "The server no longer has this. Reload the page.",
+  408: "The server waited too long for the image.",
   413: "Too large for this server.",
+  422: "",
   429: "The server is busy and stayed so. Go on later.",
   503: "The server is busy or stopping. Go on later.",
   504: "The server took too long.",
@@ -61,6 +63,7 @@ export function createClient(askForToken, onBusy) {
   }
 
   return {
+    hasToken: () => token !== "",
     models: async () => (await ask("models")).json(),
     /** The answers to several files, in their order. */
     predict: async (model, files, signal) => {
@@ -80,6 +83,7 @@ export function createClient(askForToken, onBusy) {
     picture: async (file, parameters, signal) => (
       (await ask("picture", { parameters, body: formOf(file), signal })).blob()
     ),
+    document: async (address) => (await ask(address)).blob(),
   };
 }
 
@@ -110,6 +114,6 @@ async function waitAsTold(response, signal, onBusy) {
 async function reasonOf(response) {
   const own = SENTENCES[response.status] ?? `The server failed (status ${response.status}).`;
   const content = await response.json().catch(() => null);
-  const said = content?.detail ?? content?.error;
-  return typeof said === "string" && said ? `${own} ${said}` : own;
+  const said = content?.detail;
+  return typeof said === "string" ? `${own} ${said}`.trim() : own;
 }

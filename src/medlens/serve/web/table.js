@@ -6,7 +6,7 @@ import { either, inDecimals } from "./words.js";
 /**
  * The table of the page.
  *
- * @param {function(object, boolean)} onChoose Is given the item, and whether a key chose it.
+ * @param {function(object)} onChoose Is given the item whose row was chosen.
  */
 export function createTable(onChoose) {
   const body = byId("rows");
@@ -31,10 +31,7 @@ export function createTable(onChoose) {
     for (const item of more) {
       const button = element("button", { type: "button", class: "file", tabindex: "-1" }, item.name);
       item.row = element("tr", {}, element("th", { scope: "row" }, button));
-      item.row.append(...columns.slice(1).map((column) => (
-        element("td", { class: column.kind, "data-title": column.title })
-      )));
-      item.row.addEventListener("click", (event) => onChoose(item, event.detail === 0));
+      item.row.addEventListener("click", () => onChoose(item));
     }
     items.push(...more);
     body.append(...more.map((item) => item.row));
@@ -43,10 +40,16 @@ export function createTable(onChoose) {
   }
 
   function update(item) {
-    item.row.classList.toggle("refused", Boolean(item.answer?.unreadable));
-    columns.slice(1).forEach((column, place) => {
-      item.row.cells[place + 1].replaceChildren(...column.write(item));
-    });
+    const head = item.row.cells[0];
+    if (isRead(item)) {
+      item.row.replaceChildren(head, ...columns.slice(1).map((column) => element(
+        "td", { class: column.kind, "data-title": column.title }, ...column.write(item),
+      )));
+    } else {
+      const cell = element("td", { class: "none", colspan: columns.length - 1 });
+      cell.append(...(item.answer ? refusal(item.answer.unreadable) : ["waiting"]));
+      item.row.replaceChildren(head, cell);
+    }
   }
 
   function mark(chosen) {
@@ -74,8 +77,12 @@ export function createTable(onChoose) {
     const { column, direction } = sorting;
     const sorted = items.toSorted((one, other) => one.number - other.number);
     if (direction !== 0) {
-      const key = columns[column].key;
-      sorted.sort((one, other) => direction * compare(key(one), key(other)));
+      const { key } = columns[column];
+      // What was not read has only a name, and comes last either way.
+      const has = (item) => column === 0 || isRead(item);
+      sorted.sort((one, other) => (
+        has(one) && has(other) ? direction * compare(key(one), key(other)) : has(other) - has(one)
+      ));
     }
     items = sorted;
     body.append(...items.map((item) => item.row));
@@ -123,7 +130,7 @@ function keepInView(row) {
   }
 }
 
-/** Text by its letters and numbers, numbers by size; what has no value comes last. */
+/** Text by its letters and numbers, numbers by size. */
 function compare(one, other) {
   if (typeof one === "number" && typeof other === "number") return one - other;
   return String(one).localeCompare(String(other), "en", { numeric: true });
@@ -132,20 +139,11 @@ function compare(one, other) {
 function columnsFor(model) {
   const positive = model.operating_point ? model.positive_class : null;
   const shown = (answer) => answer.probabilities[positive ?? answer.predicted];
-  const read = (item) => item.answer && !item.answer.unreadable;
   const column = (title, kind, key, write) => ({
-    title,
-    kind,
-    key: (item) => (read(item) ? key(item.answer) : key === noteRank ? 4 : "\uffff"),
-    write: (item) => (read(item) ? write(item.answer) : []),
+    title, kind, key: (item) => key(item.answer), write: (item) => write(item.answer),
   });
-  const notes = column("Notes", "notes", noteRank, (answer) => notesOf(answer, model));
-  notes.write = (item) => {
-    if (!item.answer) return [item.isSent ? "being sent" : "waiting"];
-    return item.answer.unreadable ? [refusal(item.answer.unreadable)] : notesOf(item.answer, model);
-  };
   return [
-    { title: "File", kind: "file", key: (item) => item.name, write: () => [] },
+    { title: "File", kind: "path", key: (item) => item.name },
     column("Predicted", "class", (answer) => answer.predicted, (answer) => [answer.predicted]),
     column(
       positive ? `Probability of ${positive}` : "Probability",
@@ -154,12 +152,14 @@ function columnsFor(model) {
     ...(positive
       ? [column("Decision", "class", (answer) => answer.decision, (answer) => [answer.decision])]
       : []),
-    notes,
+    column("Notes", "notes", noteRank, (answer) => notesOf(answer, model)),
   ];
 }
 
+const isRead = (item) => Boolean(item.answer) && !item.answer.unreadable;
+
 function refusal(reason) {
-  return element("span", { class: "reason" }, element("b", {}, "Refused."), ` ${reason}`);
+  return [element("b", {}, "Refused."), ` ${reason}`];
 }
 
 function noteRank(answer) {
@@ -173,8 +173,7 @@ function notesOf(answer, model) {
   const set = answer.prediction_set;
   if (set && set.length !== 1) {
     const all = set.length === model.classes.length && set.length > 3;
-    const text = set.length === 0 ? "empty set" : all ? "any class" : either(set);
-    notes.push(element("span", { class: "set" }, text));
+    notes.push(element("span", { class: "set" }, all ? "any class" : either(set)));
   }
   return notes;
 }

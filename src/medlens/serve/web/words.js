@@ -45,7 +45,7 @@ export function setInWords(answer, model) {
   const set = answer.prediction_set;
   const share = `${Math.round(model.prediction_set_level * 100)} %`;
   const promise = `Of images like those it was fitted on, ${share} have their true class in the set.`;
-  if (set.length === 0) return `No class is probable enough for a set. ${promise}`;
+  if (answer.unfamiliar) return "What a set promises does not hold for unfamiliar images.";
   if (set.length === model.classes.length) return `No class can be ruled out. ${promise}`;
   if (set.length === 1) return `The other classes are ruled out. ${promise}`;
   return `These cannot be told apart here. ${promise}`;
