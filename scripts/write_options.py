@@ -29,7 +29,7 @@ def options_page() -> str:
                 mark = "*" if name in AUDIT_OPTIONS else ""
                 cells = (
                     field.metadata["kind"].expected,
-                    default_text(name),
+                    default_text(field),
                     field.metadata["help"],
                 )
                 escaped = [cell.replace("|", "\\|") for cell in cells]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
@@ -18,10 +19,13 @@ from medlens.config import (
     EVALUATE_OPTIONS,
     FIELDS,
     PLAN_OPTIONS,
+    SERVE_FIELDS,
+    Fields,
     Kind,
     Options,
     flag_name,
     make_options,
+    make_serve_options,
     read_config,
 )
 from medlens.errors import MedlensError
@@ -98,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("first", metavar="RUN", help="A finished run.")
     compare.add_argument("second", metavar="RUN", help="Another, with the same test set.")
     compare.add_argument("-o", "--output", metavar="FILE", help="Writes all numbers as JSON.")
+    serve = _add(commands, "serve", _serve, "Answer over HTTP, with a web page. Loopback only.")
+    serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs.")
+    _add_options(serve, SERVE_FIELDS, SERVE_FIELDS)
     demo = _add(commands, "demo", _demo, "Train on a synthetic phantom data set.")
     _add_options(demo, ["out", "cache", "overwrite", "quiet"])
     _add(commands, "doctor", _doctor, "Say what this machine has: backend, GPU, weights, extras.")
@@ -110,27 +117,29 @@ def _add(commands: Any, name: str, run: Callable[[dict[str, Any]], int], does: s
     return parser
 
 
-def _add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+def _add_options(
+    parser: argparse.ArgumentParser, names: Iterable[str], fields: Fields = FIELDS
+) -> None:
     groups: dict[str, Any] = {}
     for name in names:
-        metadata = FIELDS[name].metadata
+        metadata = fields[name].metadata
         kind: Kind = metadata["kind"]
         title = metadata["group"]
         group = groups.setdefault(title, None) or parser.add_argument_group(title)
         groups[title] = group
-        text = f"{metadata['help']} (default: {default_text(name)})".replace("%", "%%")
+        text = f"{metadata['help']} (default: {default_text(fields[name])})".replace("%", "%%")
         common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
         if not kind.metavar:
             group.add_argument(flag_name(name), action="store_true", **common)
-        elif FIELDS[name].default == ():
+        elif fields[name].default == ():
             group.add_argument(flag_name(name), action="append", metavar=kind.metavar, **common)
         else:
             group.add_argument(flag_name(name), metavar=kind.metavar, **common)
 
 
-def default_text(name: str) -> str:
+def default_text(field: dataclasses.Field[Any]) -> str:
     """An option's default as it is shown in help and docs."""
-    default = FIELDS[name].default
+    default = field.default
     if default in ((), "", False):
         return {(): "none", "": "none", False: "no"}[default]
     return str(default)
@@ -227,6 +236,28 @@ def _compare(given: dict[str, Any]) -> int:
         write_json(Path(given["output"]), compared)
         print(f"All numbers: {given['output']}")
     return DONE
+
+
+def _serve(given: dict[str, Any]) -> int:
+    runs = [Path(run) for run in given.pop("runs")]
+    options = make_serve_options(given)
+    from medlens.serve.launch import Settings, serve
+    from medlens.serve.limits import MIB, Limits
+
+    limits = Limits(
+        body=int(options.max_body * MIB),
+        images=options.max_images,
+        pixels=int(options.max_pixels * 1e6),
+        queue=max(options.queue, options.max_images),
+        seconds=options.time_limit,
+    )
+    settings = Settings(options.host, options.port, options.token, options.allowed_host, limits)
+    serve(runs, settings, _say)
+    return DONE
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _demo(given: dict[str, Any]) -> int:

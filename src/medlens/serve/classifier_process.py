@@ -1,0 +1,150 @@
+"""The process that holds one classifier; run by batching.py with `python -m`, never in the server.
+
+So the server stays responsive during a forward pass, and survives whatever ends this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medlens.data.dicom_worker import receive, send
+from medlens.errors import MedlensError
+from medlens.log import describe_failure
+
+# Pictures in a batch for each core: on a processor more at a time are no faster, and fewer leave
+# the rest of a queue time to be decoded meanwhile.
+BATCH_PER_CORE = 4
+
+
+def main() -> None:
+    """Load the classifier of the folder in the command, and answer until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        at_work = _AtWork(Path(sys.argv[1]))
+    except MedlensError as error:
+        sentences = {"what": error.what, "got": error.got, "expected": error.expected}
+        send(answers, {"error": {**sentences, "fix": error.fix, "names": list(error.names)}})
+        return
+    send(answers, at_work.facts())
+    while True:
+        try:
+            head, body = receive(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = at_work.answer(head, body)
+        except Exception as error:  # ours; the next question may be answered
+            answer = {"failure": describe_failure(error)}, b""
+        send(answers, *answer)
+
+
+class _AtWork:
+    """A loaded classifier, and its answers.
+
+    Args:
+        folder: The classifier folder.
+
+    Raises:
+        MedlensError: If there is no whole classifier in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from medlens.model.classifier import load_classifier
+
+        self._classifier = load_classifier(folder)
+        size = self._classifier.rule.size
+        # Compiles the network, and has it compared with Keras, before the first image waits for it.
+        self._predict(np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8))
+
+    def facts(self) -> dict[str, Any]:
+        """What the server has to know of it."""
+        from medlens.model.fast_cpu import usable_cores
+        from medlens.model.gpu import gpus
+
+        one = self._classifier
+        most = one._forward.batch
+        return {
+            "classes": list(one.classes),
+            "positive_class": one.facts["positive_class"],
+            "operating_point": one.facts["operating_point"],
+            "backbone": one.facts["backbone"],
+            "size": one.rule.size,
+            "fit": one.rule.fit,
+            "frame": one.frame,
+            "limit": one.limit,
+            "sets": one.facts["prediction_sets"],
+            "batch": most if gpus() else min(most, BATCH_PER_CORE * usable_cores()),
+        }
+
+    def answer(self, head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        """Answer one question: "predict" for pictures, "explain" for one."""
+        size = self._classifier.rule.size
+        pictures = np.frombuffer(body, np.uint8).reshape(-1, size, size, 3)
+        rows = self._predict(pictures)
+        if head["do"] == "predict":
+            return {"rows": rows}, b""
+        return self._explain(pictures, rows[0], head["class"])
+
+    def _predict(self, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        from medlens.model.calibration import probabilities
+        from medlens.model.prediction_sets import prediction_sets
+        from medlens.model.verdict import decide_class
+
+        one = self._classifier
+        count = len(one.classes)
+        found = one._forward.run(pictures)
+        known = probabilities(found[:, -count:].astype(np.float64), one.verdict.temperature)
+        distances = one.familiarity.distances(found[:, :-count])
+        sets = prediction_sets(known, one.facts["prediction_sets"].get("0.9"))
+        decisions = decide_class(known, one.verdict)
+        return [
+            {
+                "predicted": one.classes[int(known[i].argmax())],
+                "probabilities": dict(zip(one.classes, known[i].tolist(), strict=True)),
+                "decision": str(decisions[i]) or None,
+                "prediction_set": [
+                    name for name, is_in in zip(one.classes, sets[i], strict=True) if is_in
+                ],
+                "unfamiliar": not distances[i] <= one.limit,
+                "distance": float(distances[i]) if np.isfinite(distances[i]) else None,
+            }
+            for i in range(len(pictures))
+        ]
+
+    def _explain(
+        self, pictures: NDArray[np.uint8], row: dict[str, Any], wanted: str | None
+    ) -> tuple[dict[str, Any], bytes]:
+        import io
+
+        import matplotlib
+        from PIL import Image
+
+        from medlens.report.saliency import grad_cam
+
+        name = wanted or row["predicted"]
+        number = np.array([self._classifier.classes.index(name)])
+        heat = grad_cam(self._classifier.model, pictures, number)[0]
+        colours = np.rint(matplotlib.colormaps["inferno"](heat) * 255).astype(np.uint8)
+        colours[..., 3] = np.rint(heat * 255)
+        parts = []
+        for image in (pictures[0], colours):
+            stream = io.BytesIO()
+            Image.fromarray(image).save(stream, "PNG")
+            parts.append(stream.getvalue())
+        facts = {"row": row, "class": name, "lengths": [len(part) for part in parts], "similar": []}
+        return facts, b"".join(parts)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    main()

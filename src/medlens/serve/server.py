@@ -1,0 +1,302 @@
+"""The routes of `medlens serve`: what comes in by HTTP, what goes out, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp
+
+from medlens.serve.access import Access, Guard
+from medlens.serve.answers import (
+    Explanation,
+    Model,
+    Models,
+    OperatingPoint,
+    Predictions,
+    Problem,
+    State,
+)
+from medlens.serve.batching import NotAvailable
+from medlens.serve.limits import Full
+from medlens.serve.metrics import Measured
+from medlens.serve.service import Served, Service, Unreadable
+from medlens.serve.uploads import multipart_schema, read_uploads
+from medlens.serve.web_files import INDEX, WebFile, read_web_files
+
+LEVEL = 0.9
+# The report is one file with its own style and pictures in it, and without any script.
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+ModelName = Annotated[
+    str | None, Query(description="Name of a model; may be left out where one is served.")
+]
+Number = Annotated[float | None, Query(allow_inf_nan=False)]
+Width = Annotated[float | None, Query(gt=0, allow_inf_nan=False)]
+
+
+def create_app(service: Service, access: Access) -> ASGIApp:
+    """The server as an ASGI application; the service must have been started.
+
+    Args:
+        service: What answers.
+        access: Who may ask.
+    """
+    app = FastAPI(
+        title="medlens",
+        version=version("medlens"),
+        description="Probabilities of a medlens classifier over HTTP. Not a medical device.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_exception_handler(RequestValidationError, _refuse_invalid)
+    app.add_exception_handler(Exception, _fail)
+    app.include_router(_page_routes())
+    app.include_router(_state_routes(service))
+    app.include_router(_model_routes(service))
+    app.include_router(_image_routes(service))
+    return Measured(Guard(app, access), service.metrics)
+
+
+def _page_routes() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+    files = read_web_files()
+
+    def send(name: str) -> Response:
+        file: WebFile | None = files.get(name)
+        if file is None:
+            raise HTTPException(404, "There is no such file.")
+        return Response(file.content, media_type=file.kind, headers={"Cache-Control": "no-cache"})
+
+    @router.get("/")
+    async def page() -> Response:
+        return send(INDEX)
+
+    @router.get("/static/{name:path}")
+    async def static(name: str) -> Response:
+        return send(name)
+
+    return router
+
+
+def _state_routes(service: Service) -> APIRouter:
+    router = APIRouter(tags=["state"])
+
+    @router.get("/health")
+    async def health() -> State:
+        """Whether the server answers at all."""
+        return State(status="ok")
+
+    @router.get("/ready", responses={503: {"model": State}})
+    async def ready() -> Response:
+        """Whether every model is loaded."""
+        status = State(status="ready" if service.is_ready else "starting")
+        return JSONResponse(status.model_dump(), 200 if service.is_ready else 503)
+
+    @router.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counters for Prometheus, in its text format."""
+        text = generate_latest(service.metrics.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _model_routes(service: Service) -> APIRouter:
+    router = APIRouter(tags=["models"], responses={404: {"model": Problem}})
+
+    @router.get("/models")
+    async def models() -> Models:
+        """The models that are served."""
+        return Models(models=[_describe(model) for model in service.models.values()])
+
+    @router.get("/models/{name}/report", response_class=FileResponse)
+    async def report(name: str) -> FileResponse:
+        """The report of a model's run, one HTML file."""
+        path = _choose(service, name).run.report
+        if not path.is_file():
+            raise HTTPException(404, "This model has no report.")
+        headers = {"Content-Security-Policy": REPORT_POLICY}
+        return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
+
+    @router.get("/models/{name}/model-card", response_class=FileResponse)
+    async def model_card(name: str) -> FileResponse:
+        """What a model is, in a page of Markdown."""
+        path = _choose(service, name).run.model_card
+        if not path.is_file():
+            raise HTTPException(404, "This model has no model card.")
+        # Browsers would not show Markdown, but save it.
+        return FileResponse(path, media_type="text/plain; charset=utf-8")
+
+    return router
+
+
+def _image_routes(service: Service) -> APIRouter:
+    limits = service.limits
+    statuses = {
+        401: "token",
+        403: "origin",
+        404: "",
+        408: "",
+        413: "",
+        415: "",
+        429: "",
+        503: "",
+        504: "",
+    }
+    problems: dict[int | str, dict[str, Any]] = {s: {"model": Problem} for s in statuses}
+    router = APIRouter(tags=["images"], responses=problems)
+
+    @router.post(
+        "/predict",
+        response_model=Predictions,
+        responses={422: {"model": Predictions | Problem}},
+        openapi_extra=multipart_schema("images", several=True),
+    )
+    async def predict(request: Request, model: ModelName = None) -> Response:
+        """What a model says of images; 422 where none of them can be read."""
+        chosen = _choose(service, model)
+
+        async with _bounded(service, request):
+            uploads = await read_uploads(request, "images", limits, limits.images)
+            results = await service.predict(chosen, uploads)
+        answer = Predictions(model=chosen.name, results=results)
+        status = 200 if any(one.unreadable is None for one in results) else 422
+        return Response(answer.model_dump_json(), status, media_type="application/json")
+
+    @router.post(
+        "/explain",
+        response_model=Explanation,
+        responses={422: {"model": Problem}},
+        openapi_extra=multipart_schema("image", several=False),
+    )
+    async def explain(
+        request: Request,
+        model: ModelName = None,
+        class_name: Annotated[
+            str | None,
+            Query(alias="class", description="Left out, the most probable class is explained."),
+        ] = None,
+    ) -> Response:
+        """Where an image speaks for a class, and similar training images."""
+        chosen = _choose(service, model)
+        if class_name is not None and class_name not in chosen.facts["classes"]:
+            raise HTTPException(404, f"There is no class of that name in {chosen.name}.")
+        async with _bounded(service, request):
+            (upload,) = await read_uploads(request, "image", limits, 1)
+            prediction, (facts, images), _ = await service.explain(chosen, upload, class_name)
+        first = facts["lengths"][0]
+        answer = Explanation.model_validate(
+            {
+                "model": chosen.name,
+                "prediction": prediction,
+                "class": facts["class"],
+                "picture": _data_url(images[:first]),
+                "overlay": _data_url(images[first:]),
+                "similar": facts["similar"],
+                "dicom": None,
+            }
+        )
+        return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
+
+    @router.post(
+        "/picture",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}, 422: {"model": Problem}},
+        openapi_extra=multipart_schema("image", several=False),
+    )
+    async def picture(
+        request: Request, window_center: Number = None, window_width: Width = None
+    ) -> Response:
+        """How a file looks: a PNG of at most 1024 px; for grey DICOM images in any window.
+
+        The network always uses its own fixed rule.
+        """
+        async with _bounded(service, request):
+            (upload,) = await read_uploads(request, "image", limits, 1)
+            png = await service.look(upload, window_center, window_width)
+        return Response(png, media_type="image/png")
+
+    return router
+
+
+@asynccontextmanager
+async def _bounded(service: Service, request: Request) -> AsyncIterator[None]:
+    """Bound a request's time, and turn what stops it into a status."""
+    try:
+        async with asyncio.timeout(service.limits.seconds):
+            yield
+    except TimeoutError:
+        raise HTTPException(504, "It took longer than the time limit of this server.") from None
+    except Unreadable as error:
+        raise HTTPException(422, error.reason) from None
+    except Full:
+        service.metrics.refused.labels("full").inc()
+        wait = str(service.seconds_to_wait)
+        detail = f"Too much is under way. Try again in {wait} s."
+        raise HTTPException(429, detail, {"Retry-After": wait}) from None
+    except NotAvailable:
+        detail = "The process that holds the model is being started again. Try again."
+        raise HTTPException(503, detail, {"Retry-After": "10"}) from None
+
+
+def _choose(service: Service, name: str | None) -> Served:
+    models = service.models
+    if name is None and len(models) == 1:
+        return next(iter(models.values()))
+    if name is None:
+        raise HTTPException(422, "Several models are served: name one, as ?model=NAME.")
+    if name not in models:
+        raise HTTPException(404, "There is no model of that name; see /models.")
+    return models[name]
+
+
+def _describe(model: Served) -> Model:
+    facts, point = model.facts, model.facts["operating_point"]
+    address = f"/models/{quote(model.name, safe='')}"
+    positive = facts["positive_class"]
+    return Model(
+        name=model.name,
+        classes=facts["classes"],
+        positive_class=positive,
+        operating_point=None
+        if point is None
+        else OperatingPoint(
+            text=f"{positive} from a probability of {point['threshold']:.3g} on "
+            f"(chosen by {point['rule']})",
+            **point,
+        ),
+        prediction_set_level=LEVEL,
+        backbone=facts["backbone"],
+        image_size=facts["size"],
+        has_similar=False,
+        has_similar_images=False,
+        report=f"{address}/report" if model.run.report.is_file() else None,
+        model_card=f"{address}/model-card" if model.run.model_card.is_file() else None,
+    )
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+async def _refuse_invalid(_: Request, error: Exception) -> Response:
+    """Say which parameter is wrong, and not what was sent."""
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    said = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in found]
+    return JSONResponse({"detail": "; ".join(said) or "The request is not valid."}, 422)
+
+
+async def _fail(_: Request, __: Exception) -> Response:
+    return JSONResponse({"detail": "The server failed. This is our fault."}, 500)
