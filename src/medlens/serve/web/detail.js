@@ -45,7 +45,7 @@ export function createDetail(client) {
     try {
       const found = await client.explain(model.name, item.file, wanted, signal);
       showHeat(item, found);
-      if (model.has_similar) showSimilar(found.similar ?? [], model);
+      if (model.has_similar) showSimilar(found.similar);
       view.offer(found.dicom);
     } catch (error) {
       if (!signal.aborted) hideHeat(`There is no heat map. ${error.message}`);
@@ -96,7 +96,7 @@ function showHeat(item, found) {
   show("overlay");
 }
 
-function showSimilar(cases, model) {
+function showSimilar(cases) {
   byId("similar").replaceChildren(...cases.map((one) => {
     const place = `row ${one.row}, distance ${one.distance.toPrecision(3)}`;
     const words = element("span", {}, element("b", {}, one.label), ` ${place}`);
@@ -104,6 +104,5 @@ function showSimilar(cases, model) {
     const picture = element("img", { src: one.image, alt: `Training image of ${one.label}` });
     return element("li", {}, picture, words);
   }));
-  byId("similar").classList.toggle("pictured", model.has_similar_images);
   show("similar-part", cases.length > 0);
 }

@@ -74,6 +74,8 @@ function add(found) {
   state.items.push(...items);
   table.add(items);
   setIntake(true);
+  showSummary();
+  if (!detail.item()) choose(items[0], false);
   send();
 }
 
@@ -110,9 +112,7 @@ function take(answered) {
   answered.forEach(table.update);
   showProgress();
   showSummary();
-  const chosen = detail.item();
-  if (!chosen) choose(state.items.find((item) => item.answer), false);
-  else if (answered.includes(chosen)) choose(chosen, false);
+  if (answered.includes(detail.item())) choose(detail.item(), false);
 }
 
 function end() {
@@ -173,7 +173,7 @@ function showSummary() {
     .filter(([, number]) => number > 0)
     .map(([name, number]) => `${name} ${number}`);
   const unfamiliar = read.filter((answer) => answer.unfamiliar).length;
-  const parts = [`Predicted: ${tally.join(", ") || "none"}.`];
+  const parts = tally.length > 0 ? [`Predicted: ${tally.join(", ")}.`] : [];
   if (unfamiliar > 0) parts.push(`Unfamiliar: ${unfamiliar}.`);
   if (read.length < answers.length) parts.push(`Refused: ${answers.length - read.length}.`);
   byId("batch-title").textContent = count(state.items.length, "image");
