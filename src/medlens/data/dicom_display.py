@@ -133,7 +133,7 @@ def _apply_voi(
         function = "LINEAR"
     own = _first_number(item, "WindowCenter"), _first_number(item, "WindowWidth")
     center, width = own if asked is None else asked
-    if asked is not None and function == "LINEAR" and width < 1:
+    if asked is not None and function == "LINEAR" and asked[1] < 1:
         function = "LINEAR_EXACT"
     if center is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
         grey, lowest, highest = stretch(values, used)
