@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # What needs no token: the page without any content, and what a supervisor asks.
 OPEN = ("/", "/health", "/ready")
 OPEN_FOLDER = "/static/"
+# A browser that follows a link to a report cannot send the token; so who sent it once gets a cookie
+# that is good for reading these documents, and for nothing else.
+DOCUMENTS = "/models/"
+COOKIE = "medlens-documents"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -46,6 +51,11 @@ class Access:
     hosts: frozenset[str] | None
     token: str | None
 
+    @property
+    def cookie(self) -> str:
+        """What the cookie for documents holds: made from the token, which cannot be told from it."""
+        return hmac.new((self.token or "").encode(), COOKIE.encode(), "sha256").hexdigest()
+
 
 def is_loopback(host: str) -> bool:
     """Whether an address or name to listen on is reached from this computer alone."""
@@ -75,14 +85,18 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        refused = self._refuse(scope)
+
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if self._access.token and not refused and scope["path"] + "/" == DOCUMENTS:
+                    rules = f"Path={DOCUMENTS}; HttpOnly; SameSite=Strict"
+                    headers["Set-Cookie"] = f"{COOKIE}={self._access.cookie}; {rules}"
             await send(message)
 
-        refused = self._refuse(scope)
         await (refused or self._app)(scope, receive, send_guarded)
 
     def _refuse(self, scope: Scope) -> JSONResponse | None:
@@ -92,16 +106,24 @@ class Guard:
             return _problem(421, "This server is not called by that name; see --allowed-host.")
         if scope["method"] not in SAFE_METHODS and not _is_same_origin(headers, host):
             return _problem(403, "Requests from the pages of other sites are refused.")
-        if self._access.token is not None and not _is_open(scope["path"]):
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            is_right = hmac.compare_digest(given.strip().encode(), self._access.token.encode())
-            if scheme.lower() != "bearer" or not is_right:
-                return _problem(
-                    401,
-                    "This server wants the header `Authorization: Bearer TOKEN`.",
-                    {"WWW-Authenticate": "Bearer"},
-                )
+        if self._access.token is not None and not self._may_pass(scope, headers):
+            return _problem(
+                401,
+                "This server wants the header `Authorization: Bearer TOKEN`.",
+                {"WWW-Authenticate": "Bearer"},
+            )
         return None
+
+    def _may_pass(self, scope: Scope, headers: Headers) -> bool:
+        path: str = scope["path"]
+        if path in OPEN or path.startswith(OPEN_FOLDER):
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return _are_equal(given.strip(), self._access.token or "")
+        is_document = scope["method"] == "GET" and path.startswith(DOCUMENTS)
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        return is_document and _are_equal(cookie, self._access.cookie)
 
 
 def host_name(host: str) -> str:
@@ -112,8 +134,9 @@ def host_name(host: str) -> str:
         return ""
 
 
-def _is_open(path: str) -> bool:
-    return path in OPEN or path.startswith(OPEN_FOLDER)
+def _are_equal(given: str, wanted: str) -> bool:
+    """Compare secrets in a time that tells nothing of them."""
+    return hmac.compare_digest(given.encode(), wanted.encode())
 
 
 def _is_same_origin(headers: Headers, host: str) -> bool:

@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from PIL import Image
@@ -25,20 +26,23 @@ def answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
 
     Args:
         head: `do` is "fit", for what the network sees, or "look", for a PNG to look at; `frame` and
-            `pixels` as `decode_image` takes them; `size` and `fit` of the picture.
+            `pixels` as `decode_image` takes them; `size` and `fit` of the picture; `window` to look
+            at it in, or None.
         data: The whole file.
 
     Returns:
         Facts and bytes; or the reason why it is unreadable.
     """
     try:
-        decoded = decode_image(data, frame=head["frame"], max_pixels=head["pixels"])
+        asked = head.get("window")
+        decoded = decode_image(data, frame=head["frame"], max_pixels=head["pixels"], asked=asked)
         if head["do"] == "look":
             return {}, _as_png(to_pillow(decoded.pixels))
         picture = fit_to_square(decoded.pixels, size=head["size"], fit=head["fit"])
     except UnreadableImage as error:
         return {"unreadable": error.reason}, b""
-    return {}, picture.tobytes()
+    window = decoded.window
+    return {"window": None if window is None else asdict(window)}, picture.tobytes()
 
 
 def _as_png(image: Image.Image) -> bytes:

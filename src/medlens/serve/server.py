@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from medlens.serve.answers import (
     Predictions,
     Problem,
     State,
+    Window,
 )
 from medlens.serve.batching import NotAvailable
 from medlens.serve.limits import Full
@@ -195,7 +196,7 @@ def _image_routes(service: Service) -> APIRouter:
             raise HTTPException(404, f"There is no class of that name in {chosen.name}.")
         async with _bounded(service, request):
             (upload,) = await read_uploads(request, "image", limits, 1)
-            prediction, (facts, images), _ = await service.explain(chosen, upload, class_name)
+            prediction, (facts, images), window = await service.explain(chosen, upload, class_name)
         first = facts["lengths"][0]
         answer = Explanation.model_validate(
             {
@@ -205,7 +206,7 @@ def _image_routes(service: Service) -> APIRouter:
                 "picture": _data_url(images[:first]),
                 "overlay": _data_url(images[first:]),
                 "similar": facts["similar"],
-                "dicom": None,
+                "dicom": window and _describe_window(window),
             }
         )
         return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
@@ -284,6 +285,15 @@ def _describe(model: Served) -> Model:
         has_similar_images=False,
         report=f"{address}/report" if model.run.report.is_file() else None,
         model_card=f"{address}/model-card" if model.run.model_card.is_file() else None,
+    )
+
+
+def _describe_window(window: Mapping[str, float]) -> Window:
+    return Window(
+        window_center=window["center"],
+        window_width=window["width"],
+        low=window["lowest"],
+        high=window["highest"],
     )
 
 

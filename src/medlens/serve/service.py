@@ -116,11 +116,12 @@ class Service:
 
     async def explain(
         self, model: Served, upload: Upload, class_name: str | None
-    ) -> tuple[Prediction, Answer, bytes]:
+    ) -> tuple[Prediction, Answer, dict[str, float] | None]:
         """What spoke for a class in an image.
 
         Returns:
-            The prediction; what the classifier's process answered; the decoded picture.
+            The prediction; what the classifier's process answered; the window in which the network
+            saw a grey DICOM image.
 
         Raises:
             Unreadable: If it cannot be read.
@@ -133,7 +134,7 @@ class Service:
                 raise Unreadable(head["unreadable"])
             answer = await model.batcher.explain(picture, class_name)
         prediction = _prediction(upload.name, answer[0]["row"], model)
-        return prediction, answer, picture
+        return prediction, answer, head["window"]
 
     async def look(self, upload: Upload, center: float | None, width: float | None) -> bytes:
         """A PNG of how a file looks.
@@ -147,11 +148,10 @@ class Service:
             Unreadable: If it cannot be read.
             Full: If too many images are under way.
         """
-        head = {"do": "look", "frame": None, "pixels": self.limits.pixels}
+        window = None if center is None or width is None else (center, width)
+        head = {"do": "look", "frame": None, "pixels": self.limits.pixels, "window": window}
         with self.images.held(1):
-            facts, png = await self._decoders.decode(
-                {**head, "window_center": center, "window_width": width}, upload.data
-            )
+            facts, png = await self._decoders.decode(head, upload.data)
         if "unreadable" in facts:
             raise Unreadable(facts["unreadable"])
         return png
