@@ -193,6 +193,7 @@ function choose(item, byHand) {
   if (!byHand) return;
   if (SIDE_BY_SIDE.matches || byHand === "step") announce(inOneSentence(item));
   else byId("chosen-name").focus();
+  if (byId("chosen").getBoundingClientRect().top < 0) byId("chosen").scrollIntoView();
 }
 
 function step(by) {
@@ -216,18 +217,6 @@ function startAgain() {
 function saveCsv() {
   const name = state.model.name.replaceAll(/[^\w.-]+/g, "_");
   save(csvFile(state.items, state.model), `predictions-${name}.csv`);
-}
-
-/** A link cannot carry the token: where there is one, the document is fetched and saved. */
-async function openDocument(event) {
-  if (!client.hasToken()) return;
-  event.preventDefault();
-  const { id, href } = event.currentTarget;
-  try {
-    save(await client.document(href), id === "report" ? "report.html" : "model_card.md");
-  } catch (error) {
-    complain(`It could not be fetched. ${error.message}`);
-  }
 }
 
 function listen() {
@@ -256,8 +245,6 @@ function listen() {
   byId("next").addEventListener("click", () => step(1));
   byId("download").addEventListener("click", saveCsv);
   byId("download-one").addEventListener("click", saveCsv);
-  byId("model-card").addEventListener("click", openDocument);
-  byId("report").addEventListener("click", openDocument);
 }
 
 /** Files may be dropped anywhere on the page. */

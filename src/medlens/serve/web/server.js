@@ -63,7 +63,6 @@ export function createClient(askForToken, onBusy) {
   }
 
   return {
-    hasToken: () => token !== "",
     models: async () => (await ask("models")).json(),
     /** The answers to several files, in their order. */
     predict: async (model, files, signal) => {
@@ -83,7 +82,6 @@ export function createClient(askForToken, onBusy) {
     picture: async (file, parameters, signal) => (
       (await ask("picture", { parameters, body: formOf(file), signal })).blob()
     ),
-    document: async (address) => (await ask(address)).blob(),
   };
 }
 

@@ -47,7 +47,7 @@ export function setInWords(answer, model) {
   const promise = `Of images like those it was fitted on, ${share} have their true class in the set.`;
   if (answer.unfamiliar) return "What a set promises does not hold for unfamiliar images.";
   if (set.length === model.classes.length) return `No class can be ruled out. ${promise}`;
-  if (set.length === 1) return `The other classes are ruled out. ${promise}`;
+  if (set.length === 1) return `No other class is probable enough to belong to it. ${promise}`;
   return `These cannot be told apart here. ${promise}`;
 }
 
