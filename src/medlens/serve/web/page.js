@@ -12,7 +12,7 @@ import { askForToken } from "./token.js";
 
 const client = createClient(askForToken, showBusy);
 const detail = createDetail(client);
-const table = createTable((item) => choose(item, true));
+const table = createTable((item) => choose(item, true), showPlace);
 const state = { models: [], model: null, items: [], sending: null, quarter: 0 };
 // As in page.css: there the table and the chosen image stand beside one another.
 const SIDE_BY_SIDE = matchMedia("(min-width: 75rem)");
@@ -184,16 +184,23 @@ function showSummary() {
 function choose(item, byHand) {
   table.mark(item);
   detail.open(item, state.model);
-  const place = table.place(item);
-  byId("chosen-place").textContent = state.items.length > 1
-    ? `${place} of ${state.items.length}`
-    : "";
-  byId("previous").disabled = !table.neighbour(item, -1);
-  byId("next").disabled = !table.neighbour(item, 1);
+  showPlace();
   if (!byHand) return;
   if (SIDE_BY_SIDE.matches || byHand === "step") announce(inOneSentence(item));
   else byId("chosen-name").focus();
   if (byId("chosen").getBoundingClientRect().top < 0) byId("chosen").scrollIntoView();
+}
+
+/** Where the chosen image stands among all, and whether there is one before and after it. */
+function showPlace() {
+  const item = detail.item();
+  if (!item) return;
+  const several = state.items.length > 1;
+  byId("chosen-place").textContent = several
+    ? `${table.place(item)} of ${state.items.length}`
+    : "";
+  byId("previous").disabled = !table.neighbour(item, -1);
+  byId("next").disabled = !table.neighbour(item, 1);
 }
 
 function step(by) {

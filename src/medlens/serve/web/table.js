@@ -7,8 +7,9 @@ import { either, inDecimals } from "./words.js";
  * The table of the page.
  *
  * @param {function(object)} onChoose Is given the item whose row was chosen.
+ * @param {function()} onOrder Is told that the rows have another order, or that there are more.
  */
-export function createTable(onChoose) {
+export function createTable(onChoose, onOrder) {
   const body = byId("rows");
   let items = [];
   let columns = [];
@@ -37,6 +38,7 @@ export function createTable(onChoose) {
     body.append(...more.map((item) => item.row));
     if (!body.querySelector("[tabindex='0']") && items.length > 0) reach(items[0]);
     more.forEach(update);
+    onOrder();
   }
 
   function update(item) {
@@ -86,6 +88,7 @@ export function createTable(onChoose) {
     }
     items = sorted;
     body.append(...items.map((item) => item.row));
+    onOrder();
   }
 
   function markSorting() {
