@@ -72,18 +72,17 @@ def serving(*runs: Path, **options: object) -> Iterator[str]:
     command = [sys.executable, "-m", "medlens", "serve", *map(str, runs), "--port", "0"]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
-        address = next((line for line in lines if line.startswith("Serving")), "")
-        assert " at http://" in address, "the server did not start"
-        yield address.split(" at ")[1].split()[0] + "/"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(SECONDS_TO_STOP) == 0
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = iter(process.stdout.readline, "")
+            address = next((line for line in lines if line.startswith("Serving")), "")
+            assert " at http://" in address, "the server did not start"
+            yield address.split(" at ")[1].split()[0] + "/"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SECONDS_TO_STOP) == 0
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +113,7 @@ def answers(finished_run: medlens.Run) -> Callable[..., pd.DataFrame]:
     return medlens.load(finished_run.path).predict
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve_runs() -> Callable[..., AbstractContextManager[str]]:
     """Serves runs with other options than those of `served`, until the block ends."""
     return serving
@@ -142,7 +141,9 @@ def show(chromium: Browser, served: str) -> Iterator[Callable[..., Opened]]:
     """Opens the page; when the test ends, it must have been quiet and asked nobody else."""
     contexts: list[tuple[BrowserContext, Opened, str]] = []
 
-    def opened(width: int = 1400, scheme: str = "light", address: str = served) -> Opened:
+    def opened(
+        width: int = 1400, scheme: str = "light", address: str = served, script: str = ""
+    ) -> Opened:
         context = chromium.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=scheme,  # type: ignore[arg-type]
@@ -152,7 +153,7 @@ def show(chromium: Browser, served: str) -> Iterator[Callable[..., Opened]]:
         shown = Opened(context.new_page())
         contexts.append((context, shown, address))
         page = shown.page
-        page.set_default_timeout(30_000)
+        page.add_init_script(script)
         page.on("console", lambda message: shown.said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: shown.said.append(f"error: {error}"))
         page.on("request", lambda request: shown.asked.append(request.url))

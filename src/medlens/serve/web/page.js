@@ -60,13 +60,18 @@ function describe(model) {
 }
 
 /** Takes files in and sends them. */
-function add(found) {
-  if (!state.model) return;
+async function take(found) {
+  await started;
+  if (!state.model) return; // it was said why there is none
   if (found.length === 0) {
     complain("There is no file in what was given.");
     return;
   }
   complain("");
+  add(found);
+}
+
+function add(found) {
   const first = state.items.length;
   const items = found.map(({ file, name }, place) => (
     { file, name, number: first + place, answer: null, row: null }
@@ -98,7 +103,7 @@ async function send() {
   try {
     while (current() && !sending.signal.aborted && state.items.some((item) => !item.answer)) {
       await sendAll(client, state.model.name, state.items, sending.signal, (answered) => {
-        if (current()) take(answered);
+        if (current()) showAnswers(answered);
       });
     }
   } catch (error) {
@@ -108,7 +113,7 @@ async function send() {
   }
 }
 
-function take(answered) {
+function showAnswers(answered) {
   answered.forEach(table.update);
   showProgress();
   showSummary();
@@ -233,7 +238,7 @@ function listen() {
   for (const [button, input] of [["choose-files", "files"], ["choose-folder", "folder"]]) {
     byId(button).addEventListener("click", () => byId(input).click());
     byId(input).addEventListener("change", (event) => {
-      add(filesOfInput(event.target));
+      take(filesOfInput(event.target));
       event.target.value = ""; // the same file may be chosen again
     });
   }
@@ -270,7 +275,7 @@ function listenForDrops() {
     event.preventDefault();
     show("drop-here", false);
     try {
-      add(await filesOfDrop(event.dataTransfer));
+      await take(await filesOfDrop(event.dataTransfer));
     } catch (error) {
       complain(`What was dropped could not be read. ${error.message}`);
     }
@@ -279,4 +284,4 @@ function listenForDrops() {
 
 listen();
 listenForDrops();
-start();
+const started = start();
