@@ -1,0 +1,1 @@
+"""The classifier at work: predictions, explanations, a server."""
