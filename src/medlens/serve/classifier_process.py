@@ -59,9 +59,14 @@ class _AtWork:
     """
 
     def __init__(self, folder: Path) -> None:
+        from threadpoolctl import threadpool_limits
+
         from medlens.model.classifier import load_classifier
 
         self._classifier = load_classifier(folder)
+        # What is multiplied here in NumPy is small: its threads would wait for each other, and take
+        # the cores from the network's (2 ms for a picture instead of 0.04).
+        self._one_thread = threadpool_limits(1, user_api="blas")
         size = self._classifier.rule.size
         # Compiles the network, and has it compared with Keras, before the first image waits for it.
         self._predict(np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8))
