@@ -252,6 +252,8 @@ def _serve(given: dict[str, Any]) -> int:
         seconds=options.time_limit,
     )
     settings = Settings(options.host, options.port, options.token, options.allowed_host, limits)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("medlens").setLevel(logging.INFO)
     serve(runs, settings, _say)
     return DONE
 

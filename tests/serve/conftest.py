@@ -1,213 +1,133 @@
-"""A server with two classifiers, and its page in a real Chromium."""
+"""Servers of their own process, on free ports of this computer alone."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
+import httpx
+import psutil
 import pytest
-from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
-import medlens
-from medlens.errors import MedlensError
-from medlens.report.pdf import find_chromium
+if TYPE_CHECKING:
+    import pandas as pd
 
-# Nothing that a browser may do by itself, so that what is asked for is asked for by the page.
-QUIET = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-SECONDS_TO_STOP = 30
+    import medlens
+    from medlens.model.classifier import Classifier
+
+SECONDS_TO_START = 180
+SECONDS_TO_END = 60
 
 
-@dataclass
-class Opened:
-    """The page in the browser, and all that it said and asked for."""
+@dataclass(frozen=True)
+class Server:
+    """A server that runs.
 
-    page: Page
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    Args:
+        url: Where it is.
+        process: It.
+        output: What it says on both streams.
+    """
 
-    def give(self, *paths: Path) -> None:
-        """Choose files, as the dialog of the button would, and wait for their answers."""
-        self.page.set_input_files("#files", list(paths))
-        self.wait()
+    url: str
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
 
-    def wait(self) -> None:
-        """Wait until all images are answered and the chosen one is shown."""
-        self.page.wait_for_selector("body.has-images")
-        self.page.wait_for_selector("#sending", state="hidden")
-        self.page.wait_for_function(SHOWN)
+    def said(self) -> str:
+        """Everything it has said so far."""
+        self.output.seek(0)
+        return self.output.read().decode()
 
-    def text(self, selector: str) -> str:
-        return self.page.inner_text(selector)
+    def child(self, module: str) -> psutil.Process:
+        """One of its processes, by the module that it runs."""
+        children = psutil.Process(self.process.pid).children()
+        return next(one for one in children if f"medlens.serve.{module}" in one.cmdline())
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Wait, but not for ever."""
+        until = time.monotonic() + SECONDS_TO_START
+        while not is_so():
+            assert time.monotonic() < until, self.said()
+            assert self.process.poll() is None, self.said()
+            time.sleep(0.05)
 
 
-# Whether the chosen image was refused, or its picture and its heat map are there.
-SHOWN = """() => document.querySelector('#picture-part').hidden
-  || ['picture', 'seen', 'overlay'].every(id => {
-    const one = document.getElementById(id);
-    return !one.hidden && one.complete && one.naturalWidth > 0;
-  })"""
+def is_ready(server: Server) -> bool:
+    """Whether every model is loaded."""
+    try:
+        return httpx.get(f"{server.url}/ready", timeout=SECONDS_TO_START).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @contextmanager
-def serving(*runs: Path, **options: object) -> Iterator[str]:
-    """`medlens serve` in a process of its own; gives its address, and stops it as Ctrl-C would."""
-    command = [sys.executable, "-m", "medlens", "serve", *map(str, runs), "--port", "0"]
-    for name, value in options.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def running(*arguments: Any, **environment: str) -> Iterator[Server]:
+    """`medlens serve` with these arguments, on a free port, once it is ready; ended afterwards."""
+    command = [sys.executable, "-m", "medlens", "serve", *map(str, arguments), "--port", "0"]
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, **environment}
+        )
         try:
-            assert process.stdout is not None
-            lines = iter(process.stdout.readline, "")
-            address = next((line for line in lines if line.startswith("Serving")), "")
-            assert " at http://" in address, "the server did not start"
-            yield address.split(" at ")[1].split()[0] + "/"
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(SECONDS_TO_STOP) == 0
+            waiting = Server("", process, output)
+            waiting.wait_until(lambda: " at http://" in waiting.said())
+            found = re.search(r" at (http://\S+)", waiting.said())
+            assert found
+            yield Server(found[1], process, output)
         finally:
-            process.kill()
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @pytest.fixture(scope="session")
-def other_run(phantoms: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> medlens.Run:
-    """A run without a positive class, hence without an operating point."""
-    return medlens.train(
-        phantoms,
-        out=tmp_path_factory.mktemp("other") / "other",
-        weights="random",
-        image_size=32,
-        epochs=5,
-        plan="plain",
-        cache=str(cache),
-        quiet=True,
-    )
+def start() -> Callable[..., AbstractContextManager[Server]]:
+    """Starts a server with the arguments given."""
+    return running
 
 
 @pytest.fixture(scope="session")
-def served(finished_run: medlens.Run, other_run: medlens.Run) -> Iterator[str]:
-    """The address of a server with both runs; the first, `run`, has an operating point."""
-    with serving(finished_run.path, other_run.path) as address:
-        yield address
-
-
-@pytest.fixture(scope="session")
-def answers(finished_run: medlens.Run) -> Callable[..., pd.DataFrame]:
-    """What `predict` says of files, with the classifier that the page asks."""
-    return medlens.load(finished_run.path).predict
-
-
-@pytest.fixture(scope="session")
-def serve_runs() -> Callable[..., AbstractContextManager[str]]:
-    """Serves runs with other options than those of `served`, until the block ends."""
-    return serving
-
-
-# Not for the session: while Playwright runs, no other test could run an event loop.
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """An installed browser; none is ever downloaded."""
-    try:
-        program = find_chromium()
-    except MedlensError:
-        pytest.skip("no Chromium, Chrome or Edge is installed on this machine")
-    # Chromium's sandbox refuses to run as root.
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    arguments = [*QUIET, "--no-sandbox"] if is_root else list(QUIET)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield browser
-        browser.close()
+def server(finished_run: medlens.Run) -> Iterator[Server]:
+    """A server of one run, with the default limits."""
+    with running(finished_run.path) as one:
+        yield one
 
 
 @pytest.fixture
-def show(chromium: Browser, served: str) -> Iterator[Callable[..., Opened]]:
-    """Opens the page; when the test ends, it must have been quiet and asked nobody else."""
-    contexts: list[tuple[BrowserContext, Opened, str]] = []
-
-    def opened(
-        width: int = 1400, scheme: str = "light", address: str = served, script: str = ""
-    ) -> Opened:
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme=scheme,  # type: ignore[arg-type]
-            reduced_motion="reduce",
-            accept_downloads=True,
-        )
-        shown = Opened(context.new_page())
-        contexts.append((context, shown, address))
-        page = shown.page
-        page.add_init_script(script)
-        page.on("console", lambda message: shown.said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: shown.said.append(f"error: {error}"))
-        page.on("request", lambda request: shown.asked.append(request.url))
-        page.goto(address)
-        return shown
-
-    yield opened
-    for context, shown, address in contexts:
-        context.close()
-        # A status that the page handles is written to the console by the browser itself.
-        refused = "error: Failed to load resource: the server responded with a status of "
-        assert [line for line in shown.said if not line.startswith(refused)] == []
-        own = (address, f"blob:{address}", "data:image/png;base64,")
-        assert [url for url in shown.asked if not url.startswith(own)] == []
+def client(server: Server) -> Iterator[httpx.Client]:
+    """A client of that server."""
+    with httpx.Client(base_url=server.url, timeout=SECONDS_TO_START) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")
-def samples(phantoms: Path) -> list[Path]:
-    """Twelve phantoms, four of each class."""
-    folders = sorted(path for path in phantoms.parent.iterdir() if path.is_dir())
-    return [path for folder in folders for path in sorted(folder.glob("*.png"))[:4]]
+def classifier(finished_run: medlens.Run) -> Classifier:
+    """The classifier that the server holds, here as well."""
+    import medlens
+
+    return medlens.load(finished_run.path)
 
 
 @pytest.fixture(scope="session")
-def odd_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A text that says it is a picture, a chessboard, a DICOM slice."""
-    folder = tmp_path_factory.mktemp("odd")
-    text = folder / "notes.png"
-    text.write_text("This is no picture.", encoding="utf-8")
-    board = folder / "chessboard.png"
-    rows, columns = np.indices((64, 64))
-    Image.fromarray(((rows // 8 + columns // 8) % 2 * 255).astype(np.uint8)).save(board)
-    return {"text": text, "board": board, "dicom": write_slice(folder / "slice.dcm")}
+def files(phantoms: Path) -> list[Path]:
+    """Some image files."""
+    return sorted(phantoms.parent.rglob("*.png"))[:48]
 
 
-def write_slice(path: Path) -> Path:
-    """A CT slice of 64 px, a disc of 300 in air of -1000 HU, with a window of 40/400."""
-    rows, columns = np.indices((64, 64))
-    inside = (rows - 32) ** 2 + (columns - 32) ** 2 < 20**2
-    values = np.where(inside, rows * 20 - 300, -1000).astype("<i2")
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
-    dataset.PatientID = "P-4711"
-    dataset.Rows, dataset.Columns = values.shape
-    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit = 15
-    dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
-    dataset.WindowCenter, dataset.WindowWidth = "40", "400"
-    dataset.PixelData = values.tobytes()
-    dataset["PixelData"].VR = "OW"
-    dataset.save_as(path, enforce_file_format=True)
-    return path
+@pytest.fixture(scope="session")
+def expected(classifier: Classifier, files: list[Path]) -> pd.DataFrame:
+    """What `Classifier.predict` says of them."""
+    return classifier.predict(files)

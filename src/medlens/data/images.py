@@ -78,14 +78,21 @@ def decode_image(
 
 
 def read_image(
-    path: Path, *, frame: int | None = None, max_pixels: int = MAX_PIXELS
+    source: Path | bytes, *, frame: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> DecodedImage:
     """Decode an image file; see `decode_image`. Of a large file only what is needed is read.
+
+    Args:
+        source: The file, or its whole content where it never was a file.
+        frame: As for `decode_image`.
+        max_pixels: As for `decode_image`.
 
     Raises:
         UnreadableImage: Whatever is wrong with it, also a missing or locked file.
     """
-    with _open(path) as stream:
+    if isinstance(source, bytes):
+        return decode_image(source, frame=frame, max_pixels=max_pixels)
+    with _open(source) as stream:
         return _decode(stream, frame, max_pixels)
 
 

@@ -7,7 +7,8 @@ import importlib.metadata
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
-from medlens.data.scan import PictureRule, in_order
+from medlens.data.scan import PIXELS_UNDER_WAY, PictureRule, Room, count_pixels, in_order
 from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
 from medlens.model.backbone import Backbone
@@ -29,12 +30,15 @@ from medlens.model.engine import Forward, FrozenPass, Maps, ReadMaps
 from medlens.model.familiarity import Familiarity, load_familiarity, save_familiarity
 from medlens.model.head import Head
 from medlens.model.operating_point import OperatingPoint
+from medlens.model.prediction_sets import prediction_sets, write_sets
 from medlens.model.verdict import Verdict, decide_class
 
 MODEL_FILE = "classifier.keras"
 FACTS_FILE = "classifier.json"
 FAMILIARITY_FILE = "familiarity.npz"
 FORMAT_VERSION = 2
+# Of the prediction sets that are said of new images, as classifier.json names it.
+SET_LEVEL = "0.9"
 CHECKED_PER_CLASS = 1
 CHECKED = 8
 # Of a probability, between the saved network in float32 and the features that were cached.
@@ -79,6 +83,12 @@ class Classifier:
             self.limit,
         )
 
+    @property
+    def set_threshold(self) -> float | None:
+        """The lowest probability of a class in a prediction set at 90 %; None without sets."""
+        value = self.facts["prediction_sets"].get(SET_LEVEL)
+        return None if value is None else float(value)
+
     def predict(
         self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     ) -> pd.DataFrame:
@@ -90,39 +100,80 @@ class Classifier:
             paths: Image files; DICOM files as well. One alone needs no list.
 
         Returns:
-            One row per path, in the order given: path, predicted ("" where unreadable), decision
-            (of the operating point, "" without one), prob_<class> from 0 to 1, distance from the
-            training images, unfamiliar (1 where it is above the limit: the answer is then worth
-            little), and unreadable ("" or the reason).
+            One row per path, in the order given: path, then what `answer` says of it (texts are ""
+            and probabilities NaN where it is unreadable), and unreadable ("" or the reason).
         """
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
-        files = [os.fspath(path) for path in given]
-        known = np.full((len(files), len(self.classes)), np.nan)
-        distances = np.full(len(files), np.nan)
-        reasons = [""] * len(files)
-        waiting: list[tuple[int, NDArray[np.uint8]]] = []
-        for number, picture in enumerate(in_order(self._read, files)):
-            if isinstance(picture, str):
-                reasons[number] = picture
-            else:
-                waiting.append((number, picture))
-            if len(waiting) == self._forward.batch:
-                self._run(waiting, known, distances)
-                waiting = []
-        if waiting:
-            self._run(waiting, known, distances)
-        unreadable = np.array(reasons) != ""
-        predicted = np.asarray(self.classes)[np.nan_to_num(known).argmax(axis=1)]
-        decision = decide_class(known, self.verdict)
+        parts = list(self.predict_in_parts(os.fspath(path) for path in given))
+        return pd.concat(parts, ignore_index=True) if parts else self._tell([], [])
+
+    def predict_in_parts(self, paths: Iterable[str]) -> Iterator[pd.DataFrame]:
+        """What `predict` gives, a batch of images at a time, in memory that does not grow.
+
+        Args:
+            paths: Image files; they are asked for as they are needed.
+
+        Yields:
+            Tables of `predict`, one or more rows each, the index counting on from 0.
+        """
+        names: list[str] = []
+        pictures: list[NDArray[np.uint8] | str] = []
+        done = 0
+        room = Room(PIXELS_UNDER_WAY)
+
+        def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
+            with room.take(count_pixels(Path(path))):
+                return path, self._read(path)
+
+        with closing(in_order(read, paths)) as found:
+            for name, picture in found:
+                names.append(name)
+                pictures.append(picture)
+                if len(names) == self._forward.batch:
+                    yield self._tell(names, pictures, done)
+                    done += len(names)
+                    names, pictures = [], []
+        if names:
+            yield self._tell(names, pictures, done)
+
+    def answer(self, pictures: NDArray[np.uint8]) -> pd.DataFrame:
+        """What is said of pictures, as `picture` makes them.
+
+        It may be called from any thread, but not from two at once.
+
+        Args:
+            pictures: RGB, 0 to 255, of shape (n, size, size, 3); n may be 0.
+
+        Returns:
+            One row per picture: predicted (the most probable class), decision (of the operating
+            point, "" without one), prediction_set (the classes that hold the true one in 90 % of
+            cases, as `write_sets` writes them; "" where there were too few images for it),
+            prob_<class> from 0 to 1, distance from the training images, unfamiliar (1 where it is
+            above the limit: the answer is then worth little).
+        """
+        starts = range(0, len(pictures), self._forward.batch)
+        found = [
+            self._forward.run(pictures[start : start + self._forward.batch]) for start in starts
+        ]
+        num_classes = len(self.classes)
+        probable, distances = np.empty((0, num_classes)), np.empty(0)
+        if found:
+            rows = np.concatenate(found)
+            logits = rows[:, -num_classes:].astype(np.float64)
+            probable = probabilities(logits, self.verdict.temperature)
+            distances = self.familiarity.distances(rows[:, :-num_classes])
+        threshold = self.set_threshold
+        sets = [""] * len(pictures)
+        if threshold is not None:
+            sets = write_sets(prediction_sets(probable, threshold), self.classes)
         return pd.DataFrame(
             {
-                "path": files,
-                "predicted": np.where(unreadable, "", predicted),
-                "decision": np.where(unreadable, "", decision),
-                **{f"prob_{name}": known[:, i] for i, name in enumerate(self.classes)},
+                "predicted": np.asarray(self.classes)[np.nan_to_num(probable).argmax(axis=1)],
+                "decision": decide_class(probable, self.verdict),
+                "prediction_set": pd.Series(sets, dtype=object),
+                **{f"prob_{name}": probable[:, i] for i, name in enumerate(self.classes)},
                 "distance": distances,
-                "unfamiliar": np.where(unreadable, 0, ~(distances <= self.limit)).astype(int),
-                "unreadable": reasons,
+                "unfamiliar": (~(distances <= self.limit)).astype(int),
             }
         )
 
@@ -149,13 +200,13 @@ class Classifier:
         rows, classes = np.concatenate(found), len(self.classes)
         return rows[:, :-classes], rows[:, -classes:].astype(np.float64)
 
-    def picture(self, path: Path) -> NDArray[np.uint8]:
-        """What the network sees of an image file: RGB, of shape (size, size, 3).
+    def picture(self, source: Path | bytes) -> NDArray[np.uint8]:
+        """What the network sees of an image file, or of its content: RGB, (size, size, 3).
 
         Raises:
             UnreadableImage: If it cannot be read.
         """
-        return self.rule.apply(read_image(path, frame=self.frame).pixels)
+        return self.rule.apply(read_image(source, frame=self.frame).pixels)
 
     def _read(self, path: str) -> NDArray[np.uint8] | str:
         try:
@@ -163,17 +214,22 @@ class Classifier:
         except UnreadableImage as error:
             return error.reason
 
-    def _run(
-        self,
-        waiting: Sequence[tuple[int, NDArray[np.uint8]]],
-        known: NDArray[np.float64],
-        distances: NDArray[np.float64],
-    ) -> None:
-        numbers = [number for number, _ in waiting]
-        found = self._forward.run(np.stack([picture for _, picture in waiting]))
-        logits = found[:, -len(self.classes) :].astype(np.float64)
-        known[numbers] = probabilities(logits, self.verdict.temperature)
-        distances[numbers] = self.familiarity.distances(found[:, : -len(self.classes)])
+    def _tell(
+        self, paths: Sequence[str], pictures: Sequence[NDArray[np.uint8] | str], first: int = 0
+    ) -> pd.DataFrame:
+        """The rows of `predict`; in the place of a picture may stand why there is none."""
+        known = [number for number, one in enumerate(pictures) if not isinstance(one, str)]
+        size = self.rule.size
+        stacked = np.empty((len(known), size, size, 3), np.uint8)
+        for place, number in enumerate(known):
+            stacked[place] = pictures[number]
+        said = self.answer(stacked).set_axis(known).reindex(range(len(paths)))
+        texts = ["predicted", "decision", "prediction_set"]
+        said[texts] = said[texts].fillna("")
+        said["unfamiliar"] = said["unfamiliar"].fillna(0).astype(int)
+        said.insert(0, "path", list(paths))
+        said["unreadable"] = [one if isinstance(one, str) else "" for one in pictures]
+        return said.set_axis(range(first, first + len(paths)))
 
     @cached_property
     def _forward(self) -> Forward:

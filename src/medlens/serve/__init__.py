@@ -1,1 +1,1 @@
-"""A trained run at work: predict, explain, export, serve."""
+"""The classifier at work: predictions, explanations, a server."""

@@ -53,7 +53,7 @@ class Access:
 
     @property
     def cookie(self) -> str:
-        """What the cookie for documents holds: made from the token, which cannot be told from it."""
+        """What the cookie for documents holds; the token cannot be told from it."""
         return hmac.new((self.token or "").encode(), COOKIE.encode(), "sha256").hexdigest()
 
 

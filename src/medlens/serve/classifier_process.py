@@ -59,15 +59,21 @@ class _AtWork:
     """
 
     def __init__(self, folder: Path) -> None:
+        from threadpoolctl import threadpool_limits
+
         from medlens.model.classifier import load_classifier
 
         self._classifier = load_classifier(folder)
+        # What is multiplied here in NumPy is small: its threads would wait for each other, and take
+        # the cores from the network's (2 ms for a picture instead of 0.04).
+        self._one_thread = threadpool_limits(1, user_api="blas")
         size = self._classifier.rule.size
         # Compiles the network, and has it compared with Keras, before the first image waits for it.
         self._predict(np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8))
 
     def facts(self) -> dict[str, Any]:
         """What the server has to know of it."""
+        from medlens.model.classifier import SET_LEVEL
         from medlens.model.fast_cpu import usable_cores
         from medlens.model.gpu import gpus
 
@@ -82,7 +88,7 @@ class _AtWork:
             "fit": one.rule.fit,
             "frame": one.frame,
             "limit": one.limit,
-            "sets": one.facts["prediction_sets"],
+            "set_level": None if one.set_threshold is None else float(SET_LEVEL),
             "batch": most if gpus() else min(most, BATCH_PER_CORE * usable_cores()),
         }
 
@@ -96,29 +102,19 @@ class _AtWork:
         return self._explain(pictures, rows[0], head["class"])
 
     def _predict(self, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        from medlens.model.calibration import probabilities
-        from medlens.model.prediction_sets import prediction_sets
-        from medlens.model.verdict import decide_class
+        from medlens.model.prediction_sets import read_set
 
-        one = self._classifier
-        count = len(one.classes)
-        found = one._forward.run(pictures)
-        known = probabilities(found[:, -count:].astype(np.float64), one.verdict.temperature)
-        distances = one.familiarity.distances(found[:, :-count])
-        sets = prediction_sets(known, one.facts["prediction_sets"].get("0.9"))
-        decisions = decide_class(known, one.verdict)
+        classes = self._classifier.classes
         return [
             {
-                "predicted": one.classes[int(known[i].argmax())],
-                "probabilities": dict(zip(one.classes, known[i].tolist(), strict=True)),
-                "decision": str(decisions[i]) or None,
-                "prediction_set": [
-                    name for name, is_in in zip(one.classes, sets[i], strict=True) if is_in
-                ],
-                "unfamiliar": not distances[i] <= one.limit,
-                "distance": float(distances[i]) if np.isfinite(distances[i]) else None,
+                "predicted": row["predicted"],
+                "probabilities": {name: float(row[f"prob_{name}"]) for name in classes},
+                "decision": row["decision"] or None,
+                "prediction_set": read_set(row["prediction_set"], classes) or None,
+                "unfamiliar": bool(row["unfamiliar"]),
+                "distance": float(row["distance"]) if np.isfinite(row["distance"]) else None,
             }
-            for i in range(len(pictures))
+            for row in self._classifier.answer(pictures).to_dict("records")
         ]
 
     def _explain(

@@ -11,9 +11,13 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medlens.errors import MedlensError, in_words
 from medlens.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from medlens.serve.access import Access
 
 TOKEN_VARIABLE = "MEDLENS_TOKEN"  # noqa: S105 - its name
 PACKAGES = {
@@ -84,20 +88,18 @@ async def _serve(
 ) -> None:
     import uvicorn
 
-    from medlens.serve.access import Access, is_loopback
     from medlens.serve.metrics import Metrics
     from medlens.serve.server import create_app
     from medlens.serve.service import Service
 
-    token = settings.token or os.environ.get(TOKEN_VARIABLE, "")
-    if not token and not is_loopback(settings.host):
-        token = secrets.token_urlsafe(32)
-        say(f"Token: {token}")
+    access = choose_access(settings, os.environ)
+    if access.token and access.token not in (settings.token, os.environ.get(TOKEN_VARIABLE)):
+        say(f"Token: {access.token}")
     service = Service(runs, settings.limits, Metrics())
     try:
         await service.start()
         config = uvicorn.Config(
-            create_app(service, Access(_hosts(settings), token or None)),
+            create_app(service, access),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -117,13 +119,24 @@ async def _serve(
         await service.stop()
 
 
-def _hosts(settings: Settings) -> frozenset[str] | None:
-    from medlens.serve.access import is_loopback
+def choose_access(settings: Settings, environment: Mapping[str, str]) -> Access:
+    """Who may ask: with a token, wherever other computers can reach the server.
 
-    if not is_loopback(settings.host) and not settings.allowed_hosts:
-        return None  # nobody knows by which names it is called; there is a token
+    Args:
+        settings: Its host, token and further names.
+        environment: May hold the token.
+    """
+    from medlens.serve.access import Access, is_loopback
+
+    token = settings.token or environment.get(TOKEN_VARIABLE, "")
+    is_own = is_loopback(settings.host)
+    if not is_own and not token:
+        token = secrets.token_urlsafe(32)
+    # On other addresses nobody knows by which names it is called; there the token protects it.
+    is_any = not is_own and not settings.allowed_hosts
     own = {"localhost", "127.0.0.1", "::1", settings.host.lower()}
-    return frozenset(own | {name.lower() for name in settings.allowed_hosts})
+    names = own | {name.lower() for name in settings.allowed_hosts}
+    return Access(None if is_any else frozenset(names), token or None)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -34,7 +34,6 @@ from medlens.serve.service import Served, Service, Unreadable
 from medlens.serve.uploads import multipart_schema, read_uploads
 from medlens.serve.web_files import INDEX, WebFile, read_web_files
 
-LEVEL = 0.9
 # The report is one file with its own style and pictures in it, and without any script.
 REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -278,7 +277,7 @@ def _describe(model: Served) -> Model:
             f"(chosen by {point['rule']})",
             **point,
         ),
-        prediction_set_level=LEVEL,
+        prediction_set_level=facts["set_level"],
         backbone=facts["backbone"],
         image_size=facts["size"],
         has_similar=False,

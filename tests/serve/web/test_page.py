@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 import medlens
+from medlens.model.classifier import Classifier
 from medlens.serve.web_files import FOLDER
 
 HOSTILE = ["<img src=x onerror=alert(1)>.png", "=1+1.png", "-2.png", "@me.png", 'a "b", c.png']
@@ -27,7 +27,6 @@ COUNT_ADDRESSES = """
 """
 
 Show = Callable[..., Any]
-Answers = Callable[..., pd.DataFrame]
 
 
 def in_decimals(probability: float) -> str:
@@ -64,9 +63,9 @@ def drop(shown: Any, *paths: Path) -> None:
 
 
 def test_one_image_is_answered_as_predict_does(
-    show: Show, samples: list[Path], answers: Answers
+    show: Show, samples: list[Path], classifier: Classifier
 ) -> None:
-    expected = answers(samples[:1]).iloc[0]
+    expected = classifier.predict(samples[:1]).iloc[0]
     shown = show()
     shown.give(samples[0])
     assert shown.text("#chosen-name") == samples[0].name
@@ -87,9 +86,9 @@ def test_one_image_is_answered_as_predict_does(
 
 
 def test_the_operating_point_stands_where_it_is(
-    show: Show, samples: list[Path], finished_run: medlens.Run
+    show: Show, samples: list[Path], classifier: Classifier
 ) -> None:
-    threshold = medlens.load(finished_run.path).verdict.threshold
+    threshold = classifier.verdict.threshold
     shown = show()
     assert f"{threshold:.3g}" in shown.text("#about-text")
     shown.give(samples[0])
@@ -102,12 +101,12 @@ def test_the_operating_point_stands_where_it_is(
 
 
 def test_files_that_are_dropped_are_answered(
-    show: Show, samples: list[Path], answers: Answers
+    show: Show, samples: list[Path], classifier: Classifier
 ) -> None:
     shown = show()
     drop(shown, *samples[:3])
     shown.wait()
-    expected = answers(samples[:3])
+    expected = classifier.predict(samples[:3])
     told = [row.locator("td").nth(0).inner_text() for row in shown.page.locator("#rows tr").all()]
     assert told == list(expected["predicted"])
 
@@ -130,7 +129,7 @@ def test_a_folder_is_walked_through(show: Show, samples: list[Path], tmp_path: P
 
 
 def test_many_images_go_in_parts_and_come_back_in_order(
-    show: Show, samples: list[Path], answers: Answers, tmp_path: Path
+    show: Show, samples: list[Path], classifier: Classifier, tmp_path: Path
 ) -> None:
     # Copies by other names: 50 images, and as many answers as twelve have.
     copies = [
@@ -141,17 +140,17 @@ def test_many_images_go_in_parts_and_come_back_in_order(
     shown.give(*copies)
     table = saved_table(shown)
     assert [row["path"] for row in table] == [path.name for path in copies]
-    expected = list(answers(samples)["predicted"])
+    expected = list(classifier.predict(samples)["predicted"])
     assert [row["predicted"] for row in table] == [expected[n % 12] for n in range(50)]
     assert len([url for url in shown.asked if "/predict?" in url]) == 7
     assert shown.text("#batch-title") == "50 images"
 
 
 def test_the_csv_holds_every_answer(
-    show: Show, samples: list[Path], odd_files: dict[str, Path], answers: Answers
+    show: Show, samples: list[Path], odd_files: dict[str, Path], classifier: Classifier
 ) -> None:
     given = [*samples[:2], odd_files["text"], odd_files["board"]]
-    expected = answers(given)
+    expected = classifier.predict(given)
     shown = show()
     shown.give(*given)
     table = saved_table(shown)
@@ -183,9 +182,9 @@ def test_names_are_text_on_the_page_and_in_the_csv(
 
 
 def test_a_bad_file_says_why_and_stops_nothing(
-    show: Show, samples: list[Path], odd_files: dict[str, Path], answers: Answers
+    show: Show, samples: list[Path], odd_files: dict[str, Path], classifier: Classifier
 ) -> None:
-    reason = answers(odd_files["text"]).iloc[0]["unreadable"]
+    reason = classifier.predict(odd_files["text"]).iloc[0]["unreadable"]
     shown = show()
     shown.give(odd_files["text"])  # alone: the server answers 422
     assert reason in shown.text("#warnings")

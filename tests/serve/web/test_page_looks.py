@@ -41,11 +41,11 @@ def in_sight(page: Any, text: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def narrow(serve_runs: Any, finished_run: medlens.Run) -> Iterator[str]:
+def narrow(start: Callable[..., Any], finished_run: medlens.Run) -> Iterator[str]:
     """The address of a server that wants a token and allows three images and 0.2 MiB at a time."""
-    limits = {"max_images": 3, "queue": 3, "max_body": 0.2}
-    with serve_runs(finished_run.path, token=TOKEN, **limits) as address:
-        yield address
+    limits = ("--max-images", 3, "--queue", 3, "--max-body", 0.2)
+    with start(finished_run.path, *limits, MEDLENS_TOKEN=TOKEN) as server:
+        yield f"{server.url}/"
 
 
 def give_token(shown: Any) -> None:
@@ -106,7 +106,8 @@ def test_the_keyboard_alone_is_enough(show: Show, samples: list[Path]) -> None:
     page.wait_for_selector("#about:not([hidden])")
 
     def focused() -> str:
-        return str(page.evaluate("() => document.activeElement.id || document.activeElement.className"))
+        name = "() => document.activeElement.id || document.activeElement.className"
+        return str(page.evaluate(name))
 
     def reach(name: str) -> None:
         for _ in range(40):
