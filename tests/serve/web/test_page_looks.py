@@ -103,6 +103,8 @@ def test_light_and_dark_are_two(show: Show) -> None:
 def test_the_keyboard_alone_is_enough(show: Show, samples: list[Path]) -> None:
     shown = show()
     page = shown.page
+    # From now on no dialog of the system opens, however soon the key is pressed.
+    page.on("filechooser", lambda _: None)
     page.wait_for_selector("#about:not([hidden])")
 
     def focused() -> str:
