@@ -117,6 +117,8 @@ def compare(
         "images": load.spent.images,
         "wrong": load.wrong,
         "refused": load.refused,
+        "largest_difference_of_a_probability": load.apart[0],
+        "largest_relative_difference_of_a_distance": load.apart[1],
         "images_per_second": round(load.spent.rate, 2),
         "bare_images_per_second": round(bare.rate, 2),
         "bare_before_to_after": round(before.rate / after.rate, 3),
@@ -212,14 +214,20 @@ class Clients:
         self.distances = expected["distance"].to_numpy()
         self.count = count
 
-    def is_right(self, number: int, answer: dict[str, Any]) -> bool:
-        """Whether an answer is what `predict` says of that file."""
+    def compare(self, number: int, answer: dict[str, Any]) -> tuple[float, float]:
+        """How far an answer is from what `predict` says of that file.
+
+        Returns:
+            The largest difference of a probability, infinite in the answer for another file; and
+            that of the distance, relative.
+        """
         (result,) = answer["results"]
+        if result["name"] != self.names[number]:
+            return float("inf"), float("inf")
         found = np.array([result["probabilities"][name] for name in self.classes])
-        apart = float(np.abs(found - self.probabilities[number]).max())
         distance = float(self.distances[number])
-        is_near = abs(result["distance"] - distance) <= LARGEST_RELATIVE * distance
-        return result["name"] == self.names[number] and apart <= LARGEST_DIFFERENCE and is_near
+        apart = float(np.abs(found - self.probabilities[number]).max())
+        return apart, abs(result["distance"] - distance) / distance
 
 
 def _multipart(path: Path, boundary: str) -> bytes:
@@ -239,6 +247,7 @@ class Load:
     memory: list[tuple[float, float]] = field(default_factory=list)
     wrong: int = 0
     refused: int = 0
+    apart: tuple[float, float] = (0.0, 0.0)
 
 
 def put_under_load(server: psutil.Process, port: int, clients: Clients, seconds: float) -> Load:
@@ -259,11 +268,12 @@ def put_under_load(server: psutil.Process, port: int, clients: Clients, seconds:
             content = response.read()
             took = 1000 * (time.perf_counter() - sent)
             is_answer = response.status == 200
-            is_right = is_answer and clients.is_right(number, json.loads(content))
+            apart = clients.compare(number, json.loads(content)) if is_answer else (0.0, 0.0)
             with lock:
                 load.milliseconds.append(took)
                 load.refused += not is_answer
-                load.wrong += is_answer and not is_right
+                load.wrong += apart[0] > LARGEST_DIFFERENCE or apart[1] > LARGEST_RELATIVE
+                load.apart = max(load.apart[0], apart[0]), max(load.apart[1], apart[1])
         connection.close()
 
     threads = [threading.Thread(target=send, args=(one,)) for one in range(clients.count)]

@@ -244,8 +244,10 @@ def _serve(given: dict[str, Any]) -> int:
     from medlens.serve.launch import Settings, serve
     from medlens.serve.limits import MIB, Limits
 
+    body = int(options.max_body * MIB)
     limits = Limits(
-        body=int(options.max_body * MIB),
+        body=body,
+        bodies=max(Limits.bodies, body),
         images=options.max_images,
         pixels=int(options.max_pixels * 1e6),
         queue=max(options.queue, options.max_images),

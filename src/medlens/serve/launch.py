@@ -103,9 +103,9 @@ async def _serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             lifespan="off",
             timeout_graceful_shutdown=int(settings.limits.seconds) + SECONDS_TO_FINISH_MORE,
-            h11_max_incomplete_event_size=1 << 16,
         )
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

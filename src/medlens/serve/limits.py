@@ -19,7 +19,7 @@ class Limits:
         images: Images of one request.
         pixels: Width x height of one image.
         queue: Images of all requests that are under way.
-        seconds: From the first byte of a request to its answer.
+        seconds: For a request to arrive, and once more for its answer.
         decode_seconds: For making pixels of one file.
     """
 
@@ -46,6 +46,11 @@ class Room:
     def __init__(self, most: int) -> None:
         self._most = most
         self.taken = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more can be held."""
+        return self.taken >= self._most
 
     def take(self, count: int) -> None:
         """Hold so many until `give_back`.

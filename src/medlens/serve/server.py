@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -31,7 +31,7 @@ from medlens.serve.batching import NotAvailable
 from medlens.serve.limits import Full
 from medlens.serve.metrics import Measured
 from medlens.serve.service import Served, Service, Unreadable
-from medlens.serve.uploads import multipart_schema, read_uploads
+from medlens.serve.uploads import Upload, multipart_schema, received
 from medlens.serve.web_files import INDEX, WebFile, read_web_files
 
 # The report is one file with its own style and pictures in it, and without any script.
@@ -39,6 +39,7 @@ REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
+SECONDS_TO_START_AGAIN = 10
 ModelName = Annotated[
     str | None, Query(description="Name of a model; may be left out where one is served.")
 ]
@@ -60,8 +61,7 @@ def create_app(service: Service, access: Access) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
     )
-    app.add_exception_handler(RequestValidationError, _refuse_invalid)
-    app.add_exception_handler(Exception, _fail)
+    _handle_errors(app, service)
     app.include_router(_page_routes())
     app.include_router(_state_routes(service))
     app.include_router(_model_routes(service))
@@ -98,7 +98,7 @@ def _state_routes(service: Service) -> APIRouter:
         """Whether the server answers at all."""
         return State(status="ok")
 
-    @router.get("/ready", responses={503: {"model": State}})
+    @router.get("/ready", response_model=State, responses={503: {"model": State}})
     async def ready() -> Response:
         """Whether every model is loaded."""
         status = State(status="ready" if service.is_ready else "starting")
@@ -144,19 +144,17 @@ def _model_routes(service: Service) -> APIRouter:
 
 def _image_routes(service: Service) -> APIRouter:
     limits = service.limits
-    statuses = {
-        401: "token",
-        403: "origin",
-        404: "",
-        408: "",
-        413: "",
-        415: "",
-        429: "",
-        503: "",
-        504: "",
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem} for status in (401, 403, 404, 408, 413, 415, 429, 503, 504)
     }
-    problems: dict[int | str, dict[str, Any]] = {s: {"model": Problem} for s in statuses}
     router = APIRouter(tags=["images"], responses=problems)
+
+    def receive(
+        request: Request, field: str, most: int
+    ) -> AbstractAsyncContextManager[list[Upload]]:
+        if service.images.is_full:  # before the body is read
+            raise Full
+        return received(request, field, most=most, limits=limits, room=service.bytes)
 
     @router.post(
         "/predict",
@@ -167,9 +165,7 @@ def _image_routes(service: Service) -> APIRouter:
     async def predict(request: Request, model: ModelName = None) -> Response:
         """What a model says of images; 422 where none of them can be read."""
         chosen = _choose(service, model)
-
-        async with _bounded(service, request):
-            uploads = await read_uploads(request, "images", limits, limits.images)
+        async with receive(request, "images", limits.images) as uploads, _bounded(service):
             results = await service.predict(chosen, uploads)
         answer = Predictions(model=chosen.name, results=results)
         status = 200 if any(one.unreadable is None for one in results) else 422
@@ -193,8 +189,7 @@ def _image_routes(service: Service) -> APIRouter:
         chosen = _choose(service, model)
         if class_name is not None and class_name not in chosen.facts["classes"]:
             raise HTTPException(404, f"There is no class of that name in {chosen.name}.")
-        async with _bounded(service, request):
-            (upload,) = await read_uploads(request, "image", limits, 1)
+        async with receive(request, "image", 1) as (upload,), _bounded(service):
             prediction, (facts, images), window = await service.explain(chosen, upload, class_name)
         first = facts["lengths"][0]
         answer = Explanation.model_validate(
@@ -223,8 +218,7 @@ def _image_routes(service: Service) -> APIRouter:
 
         The network always uses its own fixed rule.
         """
-        async with _bounded(service, request):
-            (upload,) = await read_uploads(request, "image", limits, 1)
+        async with receive(request, "image", 1) as (upload,), _bounded(service):
             png = await service.look(upload, window_center, window_width)
         return Response(png, media_type="image/png")
 
@@ -232,23 +226,47 @@ def _image_routes(service: Service) -> APIRouter:
 
 
 @asynccontextmanager
-async def _bounded(service: Service, request: Request) -> AsyncIterator[None]:
-    """Bound a request's time, and turn what stops it into a status."""
+async def _bounded(service: Service) -> AsyncIterator[None]:
+    """Bound the time that an answer takes."""
     try:
         async with asyncio.timeout(service.limits.seconds):
             yield
     except TimeoutError:
         raise HTTPException(504, "It took longer than the time limit of this server.") from None
-    except Unreadable as error:
-        raise HTTPException(422, error.reason) from None
-    except Full:
+
+
+def _handle_errors(app: FastAPI, service: Service) -> None:
+    """Turn what stops a request into a status and a sentence."""
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_invalid(_: Request, error: RequestValidationError) -> Response:
+        # Which parameter is wrong, and not what was sent.
+        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        return _problem(422, "; ".join(said))
+
+    @app.exception_handler(Unreadable)
+    async def refuse_unreadable(_: Request, error: Unreadable) -> Response:
+        return _problem(422, error.reason)
+
+    @app.exception_handler(Full)
+    async def refuse_for_now(_: Request, __: Full) -> Response:
         service.metrics.refused.labels("full").inc()
-        wait = str(service.seconds_to_wait)
-        detail = f"Too much is under way. Try again in {wait} s."
-        raise HTTPException(429, detail, {"Retry-After": wait}) from None
-    except NotAvailable:
+        wait = service.seconds_to_wait
+        return _problem(429, f"Too much is under way. Try again in {wait} s.", wait)
+
+    @app.exception_handler(NotAvailable)
+    async def say_not_available(_: Request, __: NotAvailable) -> Response:
         detail = "The process that holds the model is being started again. Try again."
-        raise HTTPException(503, detail, {"Retry-After": "10"}) from None
+        return _problem(503, detail, SECONDS_TO_START_AGAIN)
+
+    @app.exception_handler(Exception)
+    async def fail(_: Request, __: Exception) -> Response:
+        return _problem(500, "The server failed. This is our fault.")
+
+
+def _problem(status: int, detail: str, wait: int | None = None) -> Response:
+    headers = None if wait is None else {"Retry-After": str(wait)}
+    return JSONResponse({"detail": detail}, status, headers)
 
 
 def _choose(service: Service, name: str | None) -> Served:
@@ -298,14 +316,3 @@ def _describe_window(window: Mapping[str, float]) -> Window:
 
 def _data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-
-
-async def _refuse_invalid(_: Request, error: Exception) -> Response:
-    """Say which parameter is wrong, and not what was sent."""
-    found = error.errors() if isinstance(error, RequestValidationError) else []
-    said = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in found]
-    return JSONResponse({"detail": "; ".join(said) or "The request is not valid."}, 422)
-
-
-async def _fail(_: Request, __: Exception) -> Response:
-    return JSONResponse({"detail": "The server failed. This is our fault."}, 500)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from medlens.serve.limits import MIB, Limits
+from medlens.serve.limits import MIB, Limits, Room
 
 # What multipart bodies hold beside the files: a few fields that nobody asked for.
 MOST_FIELDS = 16
@@ -36,24 +38,44 @@ class _InMemory(MultiPartParser):
     spool_max_size = sys.maxsize
 
 
-async def read_uploads(request: Request, field: str, limits: Limits, most: int) -> list[Upload]:
-    """Read the files of one field of a multipart body.
+@asynccontextmanager
+async def received(
+    request: Request, field: str, *, most: int, limits: Limits, room: Room
+) -> AsyncIterator[list[Upload]]:
+    """The files of one field of a multipart body, in memory while the block runs.
 
     Args:
         request: The request, its body unread.
         field: Name of the field.
-        limits: Of bytes; the reading stops where they are passed, whatever the headers say.
         most: How many files there may be.
+        limits: Of bytes and time; the reading stops where they are passed, whatever headers say.
+        room: Of the bytes of all requests.
 
     Raises:
-        HTTPException: 413, 415 or 422, with the reason.
+        HTTPException: 408, 413, 415 or 422, with the reason.
+        Full: If the requests under way hold too many bytes.
     """
+    body = _Body(request, limits, room)
+    try:
+        async with asyncio.timeout(limits.seconds):
+            uploads = await _parse(request, body, field, most)
+    except TimeoutError:
+        body.give_back()
+        raise HTTPException(408, "The request took too long to arrive.") from None
+    except BaseException:
+        body.give_back()
+        raise
+    try:
+        yield uploads
+    finally:
+        body.give_back()
+
+
+async def _parse(request: Request, body: _Body, field: str, most: int) -> list[Upload]:
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "multipart/form-data":
         raise HTTPException(415, "Send the images as multipart/form-data.")
-    parser = _InMemory(
-        request.headers, _bounded(request, limits), max_files=most + 1, max_fields=MOST_FIELDS
-    )
+    parser = _InMemory(request.headers, body.chunks(), max_files=most + 1, max_fields=MOST_FIELDS)
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -72,21 +94,33 @@ async def read_uploads(request: Request, field: str, limits: Limits, most: int) 
         await form.close()
 
 
-def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
-    too_large = HTTPException(413, f"The request has more than {limits.body // MIB} MiB.")
+class _Body:
+    """The body of a request, counted while it arrives."""
 
-    async def read() -> AsyncGenerator[bytes, None]:
-        length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > limits.body:
-            raise too_large
-        count = 0
-        async for chunk in request.stream():
-            count += len(chunk)
-            if count > limits.body:
-                raise too_large
+    def __init__(self, request: Request, limits: Limits, room: Room) -> None:
+        self._request = request
+        self._most = limits.body
+        self._room = room
+        self._count = 0
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Its parts, until it is larger than allowed."""
+        length = self._request.headers.get("content-length", "")
+        self._check(int(length) if length.isdecimal() else 0)
+        async for chunk in self._request.stream():
+            self._room.take(len(chunk))
+            self._count += len(chunk)
+            self._check(self._count)
             yield chunk
 
-    return read()
+    def give_back(self) -> None:
+        """Let its bytes go."""
+        self._room.give_back(self._count)
+        self._count = 0
+
+    def _check(self, count: int) -> None:
+        if count > self._most:
+            raise HTTPException(413, f"The request has more than {self._most / MIB:g} MiB.")
 
 
 def multipart_schema(field: str, *, several: bool) -> dict[str, Any]:
