@@ -18,12 +18,11 @@ const LANES = 2;
  * @throws {ServerError} If the server fails or cannot be reached; what was answered stays so.
  */
 export async function sendAll(client, model, items, signal, onAnswered) {
-  const waiting = chunksOf(items.filter((item) => !item.answer));
+  const queue = { items: items.filter((item) => !item.answer), most: MOST_IMAGES };
 
   async function drain() {
-    while (waiting.length > 0 && !signal.aborted) {
-      const chunk = waiting.shift();
-      const answered = await sendChunk(client, model, chunk, signal, waiting);
+    while (queue.items.length > 0 && !signal.aborted) {
+      const answered = await sendSome(client, model, takeSome(queue), signal, queue);
       if (answered.length > 0 && !signal.aborted) onAnswered(answered);
     }
   }
@@ -33,56 +32,51 @@ export async function sendAll(client, model, items, signal, onAnswered) {
   if (failed && !signal.aborted) throw failed.reason;
 }
 
-/** Items in groups that one request may hold. */
-function chunksOf(items) {
-  const chunks = [];
-  let bytes = Infinity;
-  for (const item of items) {
-    if (bytes + item.file.size > MOST_BYTES || chunks.at(-1).length === MOST_IMAGES) {
-      chunks.push([]);
-      bytes = 0;
-    }
-    chunks.at(-1).push(item);
-    bytes += item.file.size;
+/** The next items that one request may hold, one at least. */
+function takeSome(queue) {
+  let [number, bytes] = [0, 0];
+  for (const { file } of queue.items.slice(0, queue.most)) {
+    bytes += file.size;
+    if (number > 0 && bytes > MOST_BYTES) break;
+    number += 1;
   }
-  return chunks;
+  return queue.items.splice(0, number);
 }
 
-async function sendChunk(client, model, chunk, signal, waiting) {
+async function sendSome(client, model, some, signal, queue) {
   try {
-    const answers = await client.predict(model, chunk.map((item) => item.file), signal);
-    chunk.forEach((item, place) => { item.answer = answers[place]; });
-    return chunk;
+    const answers = await client.predict(model, some.map((item) => item.file), signal);
+    some.forEach((item, place) => { item.answer = answers[place]; });
+    return some;
   } catch (error) {
     if (signal.aborted || !(error instanceof ServerError)) throw error;
-    if (error.status === 413) return divide(chunk, error, waiting);
-    if (error.status === 0) return setAsideGone(chunk, error, waiting);
+    if (error.status === 413) return divide(some, error, queue);
+    if (error.status === 0) return setAsideGone(some, error, queue);
     throw error;
   }
 }
 
 /** What is too large together may pass apart; what is too large alone is refused. */
-function divide(chunk, error, waiting) {
-  if (chunk.length === 1) {
-    chunk[0].answer = { unreadable: error.message };
-    return chunk;
+function divide(some, error, queue) {
+  if (some.length === 1) {
+    some[0].answer = { unreadable: error.message };
+    return some;
   }
-  const half = Math.ceil(chunk.length / 2);
-  waiting.unshift(chunk.slice(0, half), chunk.slice(half));
+  queue.most = Math.ceil(some.length / 2);
+  queue.items.unshift(...some);
   return [];
 }
 
 /** A file that was moved or changed after it was chosen stops its whole request: find it. */
-async function setAsideGone(chunk, error, waiting) {
-  const readable = await Promise.all(chunk.map(({ file }) => (
+async function setAsideGone(some, error, queue) {
+  const readable = await Promise.all(some.map(({ file }) => (
     file.slice(0, 1).arrayBuffer().then(() => true, () => false)
   )));
-  const gone = chunk.filter((_, place) => !readable[place]);
+  const gone = some.filter((_, place) => !readable[place]);
   if (gone.length === 0) throw error;
   for (const item of gone) {
     item.answer = { unreadable: "The browser can no longer read this file: it was moved or changed." };
   }
-  const left = chunk.filter((_, place) => readable[place]);
-  if (left.length > 0) waiting.unshift(left);
+  queue.items.unshift(...some.filter((_, place) => readable[place]));
   return gone;
 }

@@ -153,7 +153,7 @@ function columnsFor(model) {
       "number", shown, (answer) => [inDecimals(shown(answer))],
     ),
     ...(positive
-      ? [column("Decision", "class", (answer) => answer.decision, (answer) => [answer.decision])]
+      ? [column("Decision", "class decision", (answer) => answer.decision, (answer) => [answer.decision])]
       : []),
     column("Notes", "notes", noteRank, (answer) => notesOf(answer, model)),
   ];
@@ -175,7 +175,7 @@ function notesOf(answer, model) {
   if (answer.unfamiliar) notes.push(element("span", { class: "badge" }, "unfamiliar"));
   const set = answer.prediction_set;
   if (set && set.length !== 1) {
-    const all = set.length === model.classes.length && set.length > 3;
+    const all = set.length === model.classes.length;
     notes.push(element("span", { class: "set" }, all ? "any class" : either(set)));
   }
   return notes;

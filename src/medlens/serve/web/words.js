@@ -35,7 +35,7 @@ export function decisionInWords(answer, model) {
   const reason = isPositive ? "reaches" : "is below";
   const differs = isPositive !== (answer.predicted === positive);
   const both = differs
-    ? " The most probable class is another: the operating point was not set at the middle."
+    ? " The most probable class is another; the decision follows the operating point alone."
     : "";
   return `The probability of ${positive}, ${known}, ${reason} the operating point, ${threshold}.${both}`;
 }
