@@ -154,17 +154,17 @@ def test_the_csv_holds_every_answer(
     shown = show()
     shown.give(*given)
     table = saved_table(shown)
-    assert [row["path"] for row in table] == [path.name for path in given]
-    for row, (_, said) in zip(table, expected.iterrows(), strict=True):
-        assert row["model"] == "run"
-        for column in ("predicted", "decision", "unreadable"):
+    assert list(table[0]) == [*expected.columns, "model"]
+    for row, path, (_, said) in zip(table, given, expected.iterrows(), strict=True):
+        assert (row["path"], row["model"]) == (path.name, "run")
+        for column in ("predicted", "decision", "prediction_set", "unreadable"):
             assert row[column] == said[column]
-        for column in (name for name in expected if name.startswith("prob_")):
+        for column in [name for name in expected if name.startswith("prob_")] + ["distance"]:
             if said["unreadable"]:
                 assert row[column] == ""
             else:
-                assert float(row[column]) == pytest.approx(said[column], abs=1e-6)
-    assert [row["unfamiliar"] for row in table] == ["0", "0", "", "1"]
+                assert float(row[column]) == pytest.approx(said[column], rel=1e-4, abs=1e-5)
+    assert [row["unfamiliar"] for row in table] == ["0", "0", "0", "1"]
 
 
 def test_names_are_text_on_the_page_and_in_the_csv(

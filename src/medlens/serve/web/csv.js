@@ -1,19 +1,19 @@
 // Answers -> a CSV file, made in the browser.
 
-/** The table of all items that have an answer. */
+/** The table of all items that have an answer, in the columns of `medlens predict`. */
 function toCsv(items, model) {
   const header = [
-    "path", "predicted", "decision", ...model.classes.map((name) => `prob_${name}`),
-    "prediction_set", "distance", "unfamiliar", "unreadable", "model",
+    "path", "predicted", "decision", "prediction_set", ...model.classes.map((name) => `prob_${name}`),
+    "distance", "unfamiliar", "unreadable", "model",
   ];
   const lines = items.filter((item) => item.answer).map(({ name, answer }) => [
     name,
     answer.predicted ?? "",
     answer.decision ?? "",
+    (answer.prediction_set ?? []).join(" | "),
     ...model.classes.map((one) => answer.probabilities?.[one] ?? ""),
-    (answer.prediction_set ?? []).join("|"),
     answer.distance ?? "",
-    answer.unreadable ? "" : Number(answer.unfamiliar),
+    Number(answer.unfamiliar ?? false),
     answer.unreadable ?? "",
     model.name,
   ]);
