@@ -120,6 +120,7 @@ def show(chromium: Browser, served: str) -> Iterator[Callable[..., Opened]]:
         contexts.append((context, shown, address))
         page = shown.page
         page.add_init_script(script)
+        page.set_default_timeout(120_000)  # milliseconds; a machine may be busy
         page.on("console", lambda message: shown.said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: shown.said.append(f"error: {error}"))
         page.on("request", lambda request: shown.asked.append(request.url))

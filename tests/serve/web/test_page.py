@@ -198,6 +198,22 @@ def test_a_bad_file_says_why_and_stops_nothing(
     assert shown.page.locator("#heat-part").is_visible()
 
 
+def test_a_file_that_is_gone_is_named_and_stops_nothing(
+    show: Show, samples: list[Path], tmp_path: Path
+) -> None:
+    gone = Path(shutil.copy(samples[0], tmp_path / "gone.png"))
+    shown = show()
+    shown.give(gone, *samples[1:3])
+    gone.unlink()
+    shown.page.select_option("#model", "other")  # all are sent again
+    shown.wait()
+    rows = shown.page.locator("#rows tr")
+    assert "it was moved or changed" in rows.first.inner_text()
+    assert rows.locator("td.number").count() == 2
+    # The browser itself says that it could not read it.
+    shown.said = [line for line in shown.said if "net::ERR_" not in line]
+
+
 def test_an_unfamiliar_image_is_warned_of(
     show: Show, samples: list[Path], odd_files: dict[str, Path]
 ) -> None:
