@@ -390,6 +390,13 @@ class Options:
     no_images: bool = option(
         False, _flag(), EVIDENCE, "Keeps pictures and file names out of the report."
     )
+    with_images: bool = option(
+        False,
+        _flag(),
+        EVIDENCE,
+        "Stores small pictures of the training images with the classifier; `explain` and `serve` "
+        "then show the most similar ones. Without it no picture leaves with the classifier.",
+    )
     pdf: bool = option(
         False, _flag(), EVIDENCE, "Also prints the report as report.pdf, by an installed Chromium."
     )

@@ -109,7 +109,8 @@ def run_training(asked: Options, screen: Screen) -> Run:
         table = divide(intake, options, screen)
         decisions, fingerprint = decide(intake.table, dataset, options, rule.size, given_plan)
         write_text(run.dataset, dataset_csv(table))
-        used = table[table["split"] != ""].reset_index(drop=True)
+        used = table.assign(dataset_row=np.arange(len(table)))[table["split"] != ""]
+        used = used.reset_index(drop=True)
 
         # Each frozen network, once per image; of several the best goes on.
         labels = np.searchsorted(classes, used["label"])
@@ -155,7 +156,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         write_predictions(run.predictions, said_of_all)
         predictions = read_predictions(run.predictions)
         described = describe_classifier(
-            development, classes, positive_class, network.features, options
+            development, classes, positive_class, network.features, options, matrix, used
         )
         evaluation = write_evidence(
             run, predictions, used, dataset, development, folds, described, frozen_pass, options
