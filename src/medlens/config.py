@@ -432,7 +432,9 @@ class Options:
         what=False,
     )
     resume: bool = option(False, _flag(), RUN, "Goes on with an interrupted run.", what=False)
-    overwrite: bool = option(False, _flag(), RUN, "Replaces an existing run folder.", what=False)
+    overwrite: bool = option(
+        False, _flag(), RUN, "Replaces an existing run folder, or result.", what=False
+    )
     quiet: bool = option(False, _flag(), RUN, "Prints nothing but errors.", what=False)
 
 

@@ -24,7 +24,7 @@ def write_checksums(folder: Path, names: Sequence[str]) -> None:
         folder: The folder they are in.
         names: Their names.
     """
-    lines = [f"{_digest(folder / name)}  {name}\n" for name in sorted(names)]
+    lines = [f"{digest_of(folder / name)}  {name}\n" for name in sorted(names)]
     write_text(folder / CHECKSUMS_FILE, "".join(lines))
 
 
@@ -41,7 +41,7 @@ def verify_checksums(folder: Path, needed: Sequence[str]) -> None:
     expected = _read_checksums(folder, needed)
     for name, digest in expected.items():
         try:
-            got = _digest(folder / name)
+            got = digest_of(folder / name)
         except OSError as error:
             raise MedlensError(
                 f"The classifier's file {name} cannot be read.",
@@ -85,6 +85,7 @@ def _bad_list(folder: Path, got: str) -> MedlensError:
     )
 
 
-def _digest(file: Path) -> str:
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits; a part of it is in memory at a time."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -119,7 +119,7 @@ class Classifier:
         """
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
         parts = list(self.predict_in_parts(os.fspath(path) for path in given))
-        return pd.concat(parts, ignore_index=True) if parts else self._tell([], [])
+        return pd.concat(parts, ignore_index=True) if parts else self.tell([], [])
 
     def predict_in_parts(self, paths: Iterable[str]) -> Iterator[pd.DataFrame]:
         """What `predict` gives, a batch of images at a time, in memory that does not grow.
@@ -137,18 +137,18 @@ class Classifier:
 
         def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
             with room.take(count_pixels(Path(path))):
-                return path, self._read(path)
+                return path, self.read(path)
 
         with closing(in_order(read, paths)) as found:
             for name, picture in found:
                 names.append(name)
                 pictures.append(picture)
                 if len(names) == self._forward.batch:
-                    yield self._tell(names, pictures, done)
+                    yield self.tell(names, pictures, done)
                     done += len(names)
                     names, pictures = [], []
         if names:
-            yield self._tell(names, pictures, done)
+            yield self.tell(names, pictures, done)
 
     def answer(self, pictures: NDArray[np.uint8]) -> pd.DataFrame:
         """What is said of pictures, as `picture` makes them.
@@ -222,16 +222,23 @@ class Classifier:
         """
         return self.rule.apply(read_image(source, frame=self.frame).pixels)
 
-    def _read(self, path: str) -> NDArray[np.uint8] | str:
+    def read(self, path: str) -> NDArray[np.uint8] | str:
+        """The picture of an image file, or the reason why there is none."""
         try:
             return self.picture(Path(path))
         except UnreadableImage as error:
             return error.reason
 
-    def _tell(
+    def tell(
         self, paths: Sequence[str], pictures: Sequence[NDArray[np.uint8] | str], first: int = 0
     ) -> pd.DataFrame:
-        """The rows of `predict`; in the place of a picture may stand why there is none."""
+        """The table of `predict` for files that are read already.
+
+        Args:
+            paths: The files.
+            pictures: The picture of each, as `picture` makes it, or the reason why there is none.
+            first: Number of the first row.
+        """
         known = [number for number, one in enumerate(pictures) if not isinstance(one, str)]
         size = self.rule.size
         stacked = np.empty((len(known), size, size, 3), np.uint8)
