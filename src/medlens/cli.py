@@ -32,6 +32,7 @@ from medlens.errors import MedlensError
 
 DONE, MENDABLE, OUR_FAULT = 0, 2, 1
 NAMES_SHOWN = 10
+HOW_TO_GO_ON = "the same command goes on (`train` with --resume)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error(error)
         return MENDABLE
     except KeyboardInterrupt:
-        print("\nInterrupted. Nothing is lost: --resume goes on.", file=sys.stderr)
+        print(f"\nInterrupted. Nothing is lost: {HOW_TO_GO_ON}.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -102,6 +103,47 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("first", metavar="RUN", help="A finished run.")
     compare.add_argument("second", metavar="RUN", help="Another, with the same test set.")
     compare.add_argument("-o", "--output", metavar="FILE", help="Writes all numbers as JSON.")
+    predict = _add(
+        commands,
+        "predict",
+        _predict,
+        "Say what a finished classifier sees in new images. Goes on after bad files; when it was "
+        "interrupted, the same command goes on. Exit status: 0 all images answered, 2 some "
+        "refused (the result has the reason of each), or an error to mend.",
+    )
+    explain = _add(
+        commands,
+        "explain",
+        _explain,
+        "Show where new images speak for a class, and which training cases are most like them. "
+        "Exit status as for `predict`.",
+    )
+    for command in (predict, explain):
+        command.add_argument("run", metavar="RUN", help="A run, or its classifier folder alone.")
+        command.add_argument(
+            "inputs",
+            metavar="INPUT",
+            nargs="+",
+            help="Images, folders of images (DICOM studies too), CSV files with a column path or "
+            "file, or patterns in quotes.",
+        )
+    predict.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Where the predictions go: .csv, .json, .jsonl or .parquet (default: the screen).",
+    )
+    explain.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="The folder for the explanations."
+    )
+    explain.add_argument(
+        "--class",
+        metavar="NAME",
+        dest="class_name",
+        help="The class to explain (default: that which is predicted, image by image).",
+    )
+    for command in (predict, explain):
+        _add_options(command, ["overwrite", "quiet"])
     serve = _add(commands, "serve", _serve, "Answer over HTTP, with a web page. Loopback only.")
     serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs.")
     _add_options(serve, SERVE_FIELDS, SERVE_FIELDS)
@@ -238,6 +280,36 @@ def _compare(given: dict[str, Any]) -> int:
     return DONE
 
 
+def _predict(given: dict[str, Any]) -> int:
+    with _without_start_up_noise():
+        from medlens.prediction import predict_on_screen, run_predict
+
+    screen = new_screen(given.get("quiet", False))
+    run, inputs, output = given["run"], given["inputs"], given["output"]
+    if output is None:
+        lines, refused = predict_on_screen(run, inputs, screen)
+        print("\n".join(lines))
+        return MENDABLE if refused else DONE
+    overwrite = given.get("overwrite", False)
+    outcome = run_predict(run, inputs, Path(output), overwrite=overwrite, screen=screen)
+    return MENDABLE if outcome.refused else DONE
+
+
+def _explain(given: dict[str, Any]) -> int:
+    with _without_start_up_noise():
+        from medlens.prediction import run_explain
+
+    outcome = run_explain(
+        given["run"],
+        given["inputs"],
+        Path(given["output"]),
+        class_name=given["class_name"],
+        overwrite=given.get("overwrite", False),
+        screen=new_screen(given.get("quiet", False)),
+    )
+    return MENDABLE if outcome.refused else DONE
+
+
 def _serve(given: dict[str, Any]) -> int:
     runs = [Path(run) for run in given.pop("runs")]
     options = make_serve_options(given)
@@ -287,7 +359,7 @@ def _from_system(error: OSError) -> MedlensError:
         "A file or folder cannot be used.",
         got=error.strerror or type(error).__name__,
         expected="a disk with room, and folders that can be read and written",
-        fix="Check the path, its permissions and the free space; then go on with --resume.",
+        fix=f"Check the path, its permissions and the free space; then go on: {HOW_TO_GO_ON}.",
         names=[str(error.filename)] if error.filename else [],
     )
 

@@ -409,6 +409,13 @@ class Options:
     no_images: bool = option(
         False, _flag(), EVIDENCE, "Keeps pictures and file names out of the report."
     )
+    with_images: bool = option(
+        False,
+        _flag(),
+        EVIDENCE,
+        "Stores small pictures of the training images with the classifier; `explain` and `serve` "
+        "then show the most similar ones. Without it no picture leaves with the classifier.",
+    )
     pdf: bool = option(
         False, _flag(), EVIDENCE, "Also prints the report as report.pdf, by an installed Chromium."
     )
@@ -427,7 +434,9 @@ class Options:
         what=False,
     )
     resume: bool = option(False, _flag(), RUN, "Goes on with an interrupted run.", what=False)
-    overwrite: bool = option(False, _flag(), RUN, "Replaces an existing run folder.", what=False)
+    overwrite: bool = option(
+        False, _flag(), RUN, "Replaces an existing run folder, or result.", what=False
+    )
     quiet: bool = option(False, _flag(), RUN, "Prints nothing but errors.", what=False)
 
 

@@ -15,6 +15,7 @@ import pydicom.data
 import pytest
 from PIL import Image
 
+from medlens.serve.explain import explain_picture
 from medlens.serve.launch import name_runs
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def test_the_models_that_are_served(client: httpx.Client, classifier: Classifier
     assert "mass" in model["operating_point"]["text"]
     assert model["prediction_set_level"] == 0.9
     assert (model["backbone"], model["image_size"]) == ("vgg16", 32)
+    assert (model["has_similar"], model["has_similar_images"]) == (True, False)
 
 
 def test_predictions_are_those_of_the_classifier_in_the_order_sent(
@@ -153,6 +155,15 @@ def test_an_explanation_has_what_the_network_saw_and_heat_of_that_size(
     picture, overlay = decode_url(answer["picture"]), decode_url(answer["overlay"])
     assert np.array_equal(np.asarray(picture.convert("RGB")), classifier.picture(files[3]))
     assert (overlay.mode, overlay.size) == ("RGBA", picture.size)
+    own = explain_picture(
+        classifier, classifier.picture(files[3]), classifier.classes.index("mass")
+    )
+    heat = np.asarray(overlay, np.float64)[..., 3] / 255
+    assert np.abs(heat - own.heat).max() < 0.01
+    assert [one["row"] for one in answer["similar"]] == [one.row for one in own.similar]
+    assert [one["label"] for one in answer["similar"]] == [one.label for one in own.similar]
+    assert len(answer["similar"]) == 5
+    assert all(one["image"] is None for one in answer["similar"])  # not trained --with-images
     plain = client.post("/explain", files=upload(files[3], field="image")).json()
     assert plain["class"] == plain["prediction"]["predicted"]
 

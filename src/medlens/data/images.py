@@ -128,8 +128,11 @@ def read_patient(data: bytes) -> str:
 def is_image_name(path: Path) -> bool:
     """Whether a file counts as an image by its extension; without one, by the mark of DICOM.
 
-    DICOM files are often named by their UID, so a last part of digits is no extension.
+    DICOM files are often named by their UID, so a last part of digits is no extension. DICOMDIR is
+    the list of the files beside it.
     """
+    if path.name.upper() == "DICOMDIR":
+        return False
     extension = path.suffix.lower()
     if extension and not extension[1:].isdigit():
         return extension in _EXTENSIONS

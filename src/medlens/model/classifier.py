@@ -25,18 +25,30 @@ from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
 from medlens.model.backbone import Backbone
 from medlens.model.calibration import probabilities
+from medlens.model.checksums import verify_checksums, write_checksums
 from medlens.model.classifier_forward import classifier_forward
 from medlens.model.engine import Forward, FrozenPass, Maps, ReadMaps
 from medlens.model.familiarity import Familiarity, load_familiarity, save_familiarity
 from medlens.model.head import Head
+from medlens.model.opened_graph import OpenedGraph, open_graph
 from medlens.model.operating_point import OperatingPoint
 from medlens.model.prediction_sets import prediction_sets, write_sets
+from medlens.model.training_cases import (
+    CASES_FILE,
+    PICTURES_FILE,
+    TrainingCases,
+    load_cases,
+    save_cases,
+    write_pictures,
+)
 from medlens.model.verdict import Verdict, decide_class
 
 MODEL_FILE = "classifier.keras"
 FACTS_FILE = "classifier.json"
 FAMILIARITY_FILE = "familiarity.npz"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# What every classifier has; pictures of training images come on top where they were asked for.
+FILES = (MODEL_FILE, FACTS_FILE, FAMILIARITY_FILE, CASES_FILE)
 # Of the prediction sets that are said of new images, as classifier.json names it.
 SET_LEVEL = "0.9"
 CHECKED_PER_CLASS = 1
@@ -60,6 +72,7 @@ class Classifier:
         frame: The frame of multi-frame DICOM files; None for the middle one.
         familiarity: Measures how unlike the training images an image is.
         limit: Images at a larger distance are unfamiliar.
+        cases: The training images, so that those similar to an image are found.
         facts: All of classifier.json.
     """
 
@@ -69,6 +82,7 @@ class Classifier:
     frame: int | None
     familiarity: Familiarity
     limit: float
+    cases: TrainingCases
     facts: dict[str, Any]
 
     @property
@@ -105,7 +119,7 @@ class Classifier:
         """
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
         parts = list(self.predict_in_parts(os.fspath(path) for path in given))
-        return pd.concat(parts, ignore_index=True) if parts else self._tell([], [])
+        return pd.concat(parts, ignore_index=True) if parts else self.tell([], [])
 
     def predict_in_parts(self, paths: Iterable[str]) -> Iterator[pd.DataFrame]:
         """What `predict` gives, a batch of images at a time, in memory that does not grow.
@@ -123,18 +137,18 @@ class Classifier:
 
         def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
             with room.take(count_pixels(Path(path))):
-                return path, self._read(path)
+                return path, self.read(path)
 
         with closing(in_order(read, paths)) as found:
             for name, picture in found:
                 names.append(name)
                 pictures.append(picture)
                 if len(names) == self._forward.batch:
-                    yield self._tell(names, pictures, done)
+                    yield self.tell(names, pictures, done)
                     done += len(names)
                     names, pictures = [], []
         if names:
-            yield self._tell(names, pictures, done)
+            yield self.tell(names, pictures, done)
 
     def answer(self, pictures: NDArray[np.uint8]) -> pd.DataFrame:
         """What is said of pictures, as `picture` makes them.
@@ -208,16 +222,23 @@ class Classifier:
         """
         return self.rule.apply(read_image(source, frame=self.frame).pixels)
 
-    def _read(self, path: str) -> NDArray[np.uint8] | str:
+    def read(self, path: str) -> NDArray[np.uint8] | str:
+        """The picture of an image file, or the reason why there is none."""
         try:
             return self.picture(Path(path))
         except UnreadableImage as error:
             return error.reason
 
-    def _tell(
+    def tell(
         self, paths: Sequence[str], pictures: Sequence[NDArray[np.uint8] | str], first: int = 0
     ) -> pd.DataFrame:
-        """The rows of `predict`; in the place of a picture may stand why there is none."""
+        """The table of `predict` for files that are read already.
+
+        Args:
+            paths: The files.
+            pictures: The picture of each, as `picture` makes it, or the reason why there is none.
+            first: Number of the first row.
+        """
         known = [number for number, one in enumerate(pictures) if not isinstance(one, str)]
         size = self.rule.size
         stacked = np.empty((len(known), size, size, 3), np.uint8)
@@ -230,6 +251,11 @@ class Classifier:
         said.insert(0, "path", list(paths))
         said["unreadable"] = [one if isinstance(one, str) else "" for one in pictures]
         return said.set_axis(range(first, first + len(paths)))
+
+    @cached_property
+    def graph(self) -> OpenedGraph:
+        """The network opened up, for heat maps and for the features of a picture."""
+        return open_graph(self.model)
 
     @cached_property
     def _forward(self) -> Forward:
@@ -316,6 +342,7 @@ class ClassifierFacts:
         fitted_on: What temperature, operating point, sets and limit were fitted on, in words.
         familiarity: Measures how unlike the training images an image is.
         limit: Images at a larger distance are unfamiliar.
+        cases: The training images, so that those similar to an image are found.
     """
 
     classes: tuple[str, ...]
@@ -328,18 +355,25 @@ class ClassifierFacts:
     fitted_on: str
     familiarity: Familiarity
     limit: float
+    cases: TrainingCases
 
 
 def save_classifier(
-    folder: Path, frozen_pass: FrozenPass, head: Head, facts: ClassifierFacts
+    folder: Path,
+    frozen_pass: FrozenPass,
+    head: Head,
+    facts: ClassifierFacts,
+    read_picture: Callable[[int], NDArray[np.uint8] | None] | None = None,
 ) -> Classifier:
-    """Write classifier.keras and classifier.json, each whole or not at all.
+    """Write the classifier's files, each whole or not at all, and last their checksums.
 
     Args:
         folder: The folder `classifier/` of the run.
         frozen_pass: The backbone, its weights and the picture rule.
         head: The trained head.
         facts: Classes, DICOM frame, and what was chosen on development images.
+        read_picture: Row of dataset.csv -> its picture, as for `write_pictures`; None to keep no
+            pictures of training images.
     """
     model = build_classifier(
         frozen_pass, head, features=facts.features, temperature=facts.temperature
@@ -378,7 +412,13 @@ def save_classifier(
     finally:
         part.unlink(missing_ok=True)
     save_familiarity(folder / FAMILIARITY_FILE, facts.familiarity, facts.limit)
+    cases, names = facts.cases, list(FILES)
+    save_cases(folder / CASES_FILE, cases)
+    if read_picture is not None:
+        cases = write_pictures(cases, folder / PICTURES_FILE, read_picture)
+        names.append(PICTURES_FILE)
     write_json(folder / FACTS_FILE, content)
+    write_checksums(folder, names)
     return Classifier(
         model,
         facts.classes,
@@ -386,6 +426,7 @@ def save_classifier(
         facts.frame,
         facts.familiarity,
         facts.limit,
+        cases,
         content,
     )
 
@@ -425,35 +466,22 @@ def check_saved(
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """Load a classifier folder, with Keras's safe mode on.
+    """Load a classifier folder, with Keras's safe mode on, after its checksums were verified.
 
     Raises:
-        MedlensError: If it is not there, damaged, or written by a newer medlens.
+        MedlensError: If it is not there, a file was changed, or its format is not this one.
     """
     try:
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        version = int(facts["format"])
-        if version < FORMAT_VERSION:
-            raise MedlensError(
-                "The classifier was written by an older medlens.",
-                got=f"format {version}",
-                expected=f"format {FORMAT_VERSION}",
-                fix="Train again: kept features make it quick.",
-                names=[str(folder)],
-            )
-        if version > FORMAT_VERSION:
-            raise MedlensError(
-                "The classifier was written by a newer medlens.",
-                got=f"format {version}",
-                expected=f"format {FORMAT_VERSION} or older",
-                fix="Upgrade medlens: pip install --upgrade medlens.",
-                names=[str(folder)],
-            )
+        _check_format(facts, folder)
+        verify_checksums(folder, FILES)
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
         frame = None if facts["frame"] == "middle" else int(facts["frame"])
         rule = PictureRule(facts["image_size"], facts["fit"])
         familiarity, limit = load_familiarity(folder / FAMILIARITY_FILE)
-        return Classifier(model, tuple(facts["classes"]), rule, frame, familiarity, limit, facts)
+        cases = load_cases(folder / CASES_FILE, folder / PICTURES_FILE)
+        classes = tuple(facts["classes"])
+        return Classifier(model, classes, rule, frame, familiarity, limit, cases, facts)
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise MedlensError(
             "There is no whole classifier in this folder.",
@@ -462,3 +490,21 @@ def load_classifier(folder: Path) -> Classifier:
             fix="Check the path; if the run was interrupted, finish it with --resume.",
             names=[str(folder)],
         ) from error
+
+
+def _check_format(facts: Mapping[str, Any], folder: Path) -> None:
+    """Refuse another format than this one; before the checksums, which may have changed with it."""
+    version, own = int(facts["format"]), importlib.metadata.version("medlens")
+    if version == FORMAT_VERSION:
+        return
+    writer = facts.get("versions", {}).get("medlens", "an unknown version")
+    is_older = version < FORMAT_VERSION
+    raise MedlensError(
+        f"The classifier was written by {'an older' if is_older else 'a newer'} medlens.",
+        got=f"format {version}, written by medlens {writer}",
+        expected=f"format {FORMAT_VERSION}, which this medlens {own} reads",
+        fix="Train again: kept features make it quick."
+        if is_older
+        else "Upgrade medlens: pip install --upgrade medlens.",
+        names=[str(folder)],
+    )

@@ -5,6 +5,7 @@ So the server stays responsive during a forward pass, and survives whatever ends
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -88,18 +89,31 @@ class _AtWork:
             "fit": one.rule.fit,
             "frame": one.frame,
             "limit": one.limit,
+            "has_similar": len(one.cases.rows) > 0,
+            "has_similar_images": one.cases.pictures is not None,
             "set_level": None if one.set_threshold is None else float(SET_LEVEL),
             "batch": most if gpus() else min(most, BATCH_PER_CORE * usable_cores()),
         }
 
     def answer(self, head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-        """Answer one question: "predict" for pictures, "explain" for one."""
+        """Answer one question.
+
+        Args:
+            head: `do` is "predict" for any number of pictures, or "explain" for one; `class` then
+                names the class, None the predicted one.
+            body: RGB pixels of the pictures.
+
+        Returns:
+            For "predict" a row for each. For "explain" the row, the class, the similar training
+            cases, and the lengths of the images that are the bytes: the picture and its heat as
+            PNG, then a JPEG of each similar case, of length 0 where there is none.
+        """
         size = self._classifier.rule.size
         pictures = np.frombuffer(body, np.uint8).reshape(-1, size, size, 3)
         rows = self._predict(pictures)
         if head["do"] == "predict":
             return {"rows": rows}, b""
-        return self._explain(pictures, rows[0], head["class"])
+        return self._explain(pictures[0], rows[0], head["class"])
 
     def _predict(self, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
         from medlens.model.prediction_sets import read_set
@@ -118,27 +132,42 @@ class _AtWork:
         ]
 
     def _explain(
-        self, pictures: NDArray[np.uint8], row: dict[str, Any], wanted: str | None
+        self, picture: NDArray[np.uint8], row: dict[str, Any], class_name: str | None
     ) -> tuple[dict[str, Any], bytes]:
-        import io
+        from medlens.serve.explain import explain_picture
 
-        import matplotlib
-        from PIL import Image
+        explained = class_name or row["predicted"]
+        number = self._classifier.classes.index(explained)
+        found = explain_picture(self._classifier, picture, number)
+        similar = [
+            {"row": case.row, "label": case.label, "distance": case.distance}
+            for case in found.similar
+        ]
+        images = [_as_png(picture), _as_png(_colour(found.heat))]
+        images += [case.picture or b"" for case in found.similar]
+        lengths = [len(image) for image in images]
+        facts = {"row": row, "class": explained, "similar": similar, "lengths": lengths}
+        return facts, b"".join(images)
 
-        from medlens.report.saliency import grad_cam
 
-        name = wanted or row["predicted"]
-        number = np.array([self._classifier.classes.index(name)])
-        heat = grad_cam(self._classifier.model, pictures, number)[0]
-        colours = np.rint(matplotlib.colormaps["inferno"](heat) * 255).astype(np.uint8)
-        colours[..., 3] = np.rint(heat * 255)
-        parts = []
-        for image in (pictures[0], colours):
-            stream = io.BytesIO()
-            Image.fromarray(image).save(stream, "PNG")
-            parts.append(stream.getvalue())
-        facts = {"row": row, "class": name, "lengths": [len(part) for part in parts], "similar": []}
-        return facts, b"".join(parts)
+def _colour(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Heat as RGBA: the more heat, the less of what lies below shows through."""
+    import matplotlib
+
+    from medlens.report.saliency import COLOUR_MAP
+
+    colours: NDArray[np.uint8]
+    colours = np.rint(255 * matplotlib.colormaps[COLOUR_MAP](heat)).astype(np.uint8)
+    colours[..., 3] = np.rint(255 * heat)
+    return colours
+
+
+def _as_png(pixels: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from medlens.log import describe_failure
 
 LOG = logging.getLogger("medlens")
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE")
+# What supervisors ask every few seconds.
+QUIET = ("/health", "/ready", "/metrics")
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -97,4 +99,5 @@ class Measured:
         path = str(getattr(route, "path", "other"))
         self._metrics.requests.labels(method, path, str(status)).inc()
         self._metrics.seconds.labels(method, path).observe(seconds)
-        LOG.info("%s %s %d %.0f ms", method, path, status, 1000 * seconds)
+        level = logging.DEBUG if path in QUIET and status == 200 else logging.INFO
+        LOG.log(level, "%s %s %d %.0f ms", method, path, status, 1000 * seconds)

@@ -191,15 +191,12 @@ def _image_routes(service: Service) -> APIRouter:
             raise HTTPException(404, f"There is no class of that name in {chosen.name}.")
         async with receive(request, "image", 1) as (upload,), _bounded(service):
             prediction, (facts, images), window = await service.explain(chosen, upload, class_name)
-        first = facts["lengths"][0]
         answer = Explanation.model_validate(
             {
                 "model": chosen.name,
                 "prediction": prediction,
                 "class": facts["class"],
-                "picture": _data_url(images[:first]),
-                "overlay": _data_url(images[first:]),
-                "similar": facts["similar"],
+                **_describe_images(facts, images),
                 "dicom": window and _describe_window(window),
             }
         )
@@ -298,8 +295,8 @@ def _describe(model: Served) -> Model:
         prediction_set_level=facts["set_level"],
         backbone=facts["backbone"],
         image_size=facts["size"],
-        has_similar=False,
-        has_similar_images=False,
+        has_similar=facts["has_similar"],
+        has_similar_images=facts["has_similar_images"],
         report=f"{address}/report" if model.run.report.is_file() else None,
         model_card=f"{address}/model-card" if model.run.model_card.is_file() else None,
     )
@@ -314,5 +311,22 @@ def _describe_window(window: Mapping[str, float]) -> Window:
     )
 
 
-def _data_url(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+def _describe_images(facts: Mapping[str, Any], images: bytes) -> dict[str, Any]:
+    """Cut what the classifier's process sent apart again, and say which is which."""
+    parts, start = [], 0
+    for length in facts["lengths"]:
+        parts.append(images[start : start + length])
+        start += length
+    picture, heat, *cases = parts
+    return {
+        "picture": _data_url(picture, "png"),
+        "overlay": _data_url(heat, "png"),
+        "similar": [
+            {**case, "image": _data_url(image, "jpeg") if image else None}
+            for case, image in zip(facts["similar"], cases, strict=True)
+        ],
+    }
+
+
+def _data_url(image: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
