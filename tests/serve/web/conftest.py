@@ -63,7 +63,7 @@ SHOWN = """() => document.querySelector('#picture-part').hidden
 
 @pytest.fixture(scope="session")
 def other_run(phantoms: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> medlens.Run:
-    """A run without a positive class, hence without an operating point."""
+    """A run without an operating point, for it has no positive class; with small pictures."""
     return medlens.train(
         phantoms,
         out=tmp_path_factory.mktemp("other") / "other",
@@ -71,6 +71,7 @@ def other_run(phantoms: Path, cache: Path, tmp_path_factory: pytest.TempPathFact
         image_size=32,
         epochs=5,
         plan="plain",
+        with_images=True,
         cache=str(cache),
         quiet=True,
     )
@@ -133,7 +134,7 @@ def show(chromium: Browser, served: str) -> Iterator[Callable[..., Opened]]:
         # A status that the page handles is written to the console by the browser itself.
         refused = "error: Failed to load resource: the server responded with a status of "
         assert [line for line in shown.said if not line.startswith(refused)] == []
-        own = (address, f"blob:{address}", "data:image/png;base64,")
+        own = (address, f"blob:{address}", "data:image/")
         assert [url for url in shown.asked if not url.startswith(own)] == []
 
 

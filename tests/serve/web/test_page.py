@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import medlens
 from medlens.model.classifier import Classifier
+from medlens.run_dir import RunDir
 from medlens.serve.web_files import FOLDER
 
 HOSTILE = ["<img src=x onerror=alert(1)>.png", "=1+1.png", "-2.png", "@me.png", 'a "b", c.png']
@@ -248,6 +250,28 @@ def test_the_heat_map_fades_and_changes_its_class(show: Show, samples: list[Path
     assert shown.text("#answer-part") == answer
     same_size = "() => overlay.naturalWidth === seen.naturalWidth && seen.naturalWidth === 32"
     page.wait_for_function(same_size)
+
+
+def test_similar_training_cases_are_shown(
+    show: Show, samples: list[Path], phantoms: Path, other_run: medlens.Run
+) -> None:
+    shown = show()
+    page = shown.page
+    shown.give(samples[0])
+    page.wait_for_selector("#similar-part:not([hidden])")
+    assert page.locator("#similar img").count() == 0  # this run carries no pictures
+    page.select_option("#model", "other")
+    shown.wait()
+    page.wait_for_selector("#similar img")
+    table = pd.read_csv(RunDir(other_run.path).dataset)
+    train = set(other_run.predictions.query("split == 'train'")["path"])
+    cases = page.locator("#similar li").all()
+    assert len(cases) > 2
+    for case in cases:
+        row = int(re.search(r"row (\d+),", case.inner_text())[1])
+        assert table["label"][row] == case.locator("b").inner_text()
+        assert table["path"][row] in train
+        assert case.locator("img").evaluate("one => one.decode().then(() => one.naturalWidth)") > 0
 
 
 def test_a_dicom_image_is_seen_in_another_window(show: Show, odd_files: dict[str, Path]) -> None:

@@ -250,3 +250,5 @@ def test_sending_is_stopped_and_goes_on(show: Show, samples: list[Path]) -> None
     page.click("#go-on")
     shown.wait()
     assert page.locator("#rows td.number").count() == 12
+    # The button that had the focus is gone; the focus is not.
+    assert page.evaluate("() => document.activeElement.id") == "chosen-name"

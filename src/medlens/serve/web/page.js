@@ -38,6 +38,7 @@ function useModel(model) {
   state.model = model;
   state.sending?.abort();
   state.sending = null;
+  complain("");
   detail.close();
   const items = state.items.map(({ file, name }) => ({ file, name }));
   state.items = [];
@@ -94,7 +95,10 @@ function setIntake(hasImages) {
 }
 
 async function send() {
-  if (state.sending) return; // the running one goes on until nothing is left
+  if (state.sending) {
+    showProgress(); // the running one goes on until nothing is left
+    return;
+  }
   state.quarter = -1;
   const sending = new AbortController();
   state.sending = sending;
@@ -123,6 +127,10 @@ function showAnswers(answered) {
 function end() {
   state.sending = null;
   const unanswered = state.items.filter((item) => !item.answer).length;
+  // What has the focus must not vanish under it.
+  if (unanswered === 0 && byId("sending").contains(document.activeElement)) {
+    byId("chosen-name").focus({ preventScroll: true });
+  }
   show("stop", false);
   show("go-on", unanswered > 0);
   show("sending", unanswered > 0);
@@ -173,10 +181,11 @@ function showSummary() {
   show("results");
   const answers = state.items.map((item) => item.answer).filter(Boolean);
   const read = answers.filter((answer) => !answer.unreadable);
+  const counts = new Map();
+  for (const { predicted } of read) counts.set(predicted, (counts.get(predicted) ?? 0) + 1);
   const tally = state.model.classes
-    .map((name) => [name, read.filter((answer) => answer.predicted === name).length])
-    .filter(([, number]) => number > 0)
-    .map(([name, number]) => `${name} ${number}`);
+    .filter((name) => counts.has(name))
+    .map((name) => `${name} ${counts.get(name)}`);
   const unfamiliar = read.filter((answer) => answer.unfamiliar).length;
   const parts = tally.length > 0 ? [`Predicted: ${tally.join(", ")}.`] : [];
   if (unfamiliar > 0) parts.push(`Unfamiliar: ${unfamiliar}.`);
