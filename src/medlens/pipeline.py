@@ -38,7 +38,7 @@ from medlens.network import (
     run_networks,
     with_side_of,
 )
-from medlens.planning import decide, settle
+from medlens.planning import averaged_modality, decide, settle
 from medlens.report.advice import advise
 from medlens.report.facts import result_lines, training_facts
 from medlens.report.pdf import find_chromium
@@ -92,7 +92,8 @@ def run_training(asked: Options, screen: Screen) -> Run:
 
         def is_needed(key: str) -> bool:
             # Views are made of pictures, and which are wanted is known once the plan is.
-            return options.augmentation != "none" or any(key not in one.features for one in passes)
+            has_views = options.augmentation != "none" or options.test_time_averaging
+            return has_views or any(key not in one.features for one in passes)
 
         pictures = Pictures(rule, Store(run.pictures / rule.name), is_needed)
         count = len(dataset.table)
@@ -108,6 +109,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         # Split, in whole groups.
         table = divide(intake, options, screen)
         decisions, fingerprint = decide(intake.table, dataset, options, rule.size, given_plan)
+        averaged = averaged_modality(options, decisions, fingerprint)
         write_text(run.dataset, dataset_csv(table))
         used = table[table["split"] != ""].reset_index(drop=True)
 
@@ -115,9 +117,20 @@ def run_training(asked: Options, screen: Screen) -> Run:
         labels = np.searchsorted(classes, used["label"])
         base = base_head(options)
         network = run_networks(
-            passes, used, labels, decisions, base, pictures.store, run, options, cache, screen
+            passes,
+            used,
+            labels,
+            decisions,
+            averaged,
+            base,
+            pictures.store,
+            run,
+            options,
+            cache,
+            screen,
         )
-        frozen_pass, matrix, views = network.frozen_pass, network.matrix, network.views
+        frozen_pass, matrix = network.frozen_pass, network.matrix
+        views, symmetric = network.views, network.symmetric
 
         # The head on the features, and everything that is chosen on development images.
         space = head_space(decisions, base, frozen_pass.backbone, options.search)
@@ -135,11 +148,12 @@ def run_training(asked: Options, screen: Screen) -> Run:
                 progress,
                 choice=network.among.choice if network.among and views is None else None,
                 views=views,
+                symmetric=symmetric,
             )
         say_choice(development, screen)
         write_plan(run, decisions, fingerprint, development, network.among)
         folds, development = run_folds(
-            matrix, used, labels, space, choices, development, views, options, screen
+            matrix, used, labels, space, choices, development, views, symmetric, options, screen
         )
         write_text(
             run.splits, splits_to_csv(table, table["split"], fold_column(table, used, folds))
@@ -151,7 +165,9 @@ def run_training(asked: Options, screen: Screen) -> Run:
 
         # What is said about every image; from that table alone, every number. Meanwhile the
         # classifier is saved: one network from raw pixels to probabilities, in its own folder.
-        said_of_all = predict_all(matrix, used, development, folds, classes, positive_class)
+        said_of_all = predict_all(
+            matrix, used, development, folds, classes, positive_class, symmetric
+        )
         write_predictions(run.predictions, said_of_all)
         predictions = read_predictions(run.predictions)
         described = describe_classifier(
@@ -166,6 +182,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         shutil.rmtree(run.pictures, ignore_errors=True)
         run.features.unlink(missing_ok=True)
         run.view_features.unlink(missing_ok=True)
+        run.symmetric_features.unlink(missing_ok=True)
 
         # The report.
         publish(run, pdf=options.pdf)

@@ -152,6 +152,11 @@ class RunDir:
         return self.root / ".view_features.npy"
 
     @property
+    def symmetric_features(self) -> Path:
+        """Features of all images in their symmetries, in the same way."""
+        return self.root / ".symmetric_features.npy"
+
+    @property
     def pictures(self) -> Path:
         """Pictures at the network's size, only while the run is under way."""
         return self.root / ".pictures"
@@ -188,6 +193,7 @@ class RunDir:
             self.external,
             self.features,
             self.view_features,
+            self.symmetric_features,
             self.view_sheet,
             self.pictures,
             self.log,

@@ -22,7 +22,7 @@ def training_facts(
     views: Views | None,
 ) -> dict[str, Any]:
     """The content of training.json: backbone, features, head, and why training stopped."""
-    training, choice = development.training, development.choice
+    training, choice, averaged = development.training, development.choice, development.averaged
     plan, winner = choice.plan, choice.winner
     is_ensemble = development.ensemble is not None and development.ensemble.is_used
     return {
@@ -51,6 +51,8 @@ def training_facts(
         "augmentation": f"{views.preset}, {views.count} views of each image"
         if views and plan.is_augmented
         else "none",
+        "averaged": averaged.text if averaged else "",
+        "views_averaged": averaged.count if averaged else 1,
         "batch_size": plan.batch_size,
         "epochs_run": int(training.history["epoch"].max()),
         "best_epoch": training.best_epoch,

@@ -76,6 +76,7 @@ FACTS: Mapping[str, str] = {
     "optimizer": "Optimiser",
     "class_weight": "Class weights",
     "augmentation": "Augmentation",
+    "views_averaged": "Symmetric views averaged over in testing and use",
     "batch_size": "Images per step",
     "stop_text": "Why training stopped",
     "saved_network_difference": "Saved network: largest difference in probability",
@@ -119,7 +120,7 @@ FLATTERED: Mapping[bool, str] = {
 }
 # The page says these in other places.
 SAID_ELSEWHERE = frozenset(
-    {"choice", "ensemble", "split_text", "stop_reason", "versions", "machine"}
+    {"choice", "ensemble", "averaged", "split_text", "stop_reason", "versions", "machine"}
 )
 
 
