@@ -18,7 +18,7 @@ from medlens.model.averaging import Symmetric, average_logits, average_over_view
 from medlens.model.backbone import BACKBONES
 from medlens.model.calibration import probabilities
 from medlens.model.classifier import build_classifier, features_layer
-from medlens.model.classifier_forward import _Checked, classifier_forward
+from medlens.model.classifier_forward import _Checked, classifier_forward, features_and_logits
 from medlens.model.cross_validation import cross_validate
 from medlens.model.development import Choices, Development, develop
 from medlens.model.engine import FrozenPass
@@ -128,6 +128,9 @@ def test_kept_features_saved_network_and_prediction_say_the_same(
     np.testing.assert_allclose(found[:, -CLASSES:], logits, atol=1e-4 * np.abs(logits).max())
     if name == "vgg16":
         assert forward.run._run != forward.run._run_keras  # ncnn passed its check
+    # Nothing is added inside the file's own graph, whose names may come up again.
+    outer = features_and_logits(saved, facts_of(name)["features_layer"])
+    assert any(isinstance(layer, keras.Model) for layer in outer.layers)
 
 
 def test_a_turned_or_mirrored_picture_gets_the_same_probability(

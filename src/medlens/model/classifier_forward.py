@@ -36,11 +36,7 @@ def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
         Pictures -> for each the features that the head reads, of the picture as it is, then the
         logits.
     """
-    views, features = views_of(model), model.get_layer(facts["features_layer"]).output
-    own = features if views == 1 else by_view(features, views)[0]
-    # What the temperature divides: the logits, averaged where the classifier does so.
-    both = keras.layers.Concatenate()([own, model.get_layer("temperature").input])
-    network = keras.Model(model.input, both)
+    views, network = views_of(model), features_and_logits(model, facts["features_layer"])
     by_keras = compile_forward(network, views=views)
     backbone = BACKBONES.get(str(facts["backbone"]))
     if backbone is None or choose_engine(backbone, "auto") != "ncnn":
@@ -72,6 +68,24 @@ def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
 
     batch = max(by_keras.batch, 8 * fast.threads)
     return Forward(batch, _Checked(run, by_keras, network, len(dense[-1].get_weights()[1])))
+
+
+def features_and_logits(model: keras.Model, features_layer: str) -> keras.Model:
+    """A network from pixels to the features of the picture as it is, then the logits.
+
+    Args:
+        model: The flat graph of a classifier.
+        features_layer: The layer whose output its head reads.
+    """
+    # What the temperature divides: the logits, averaged where the classifier does so.
+    outputs = [model.get_layer(features_layer).output, model.get_layer("temperature").input]
+    inner = keras.Model(model.input, outputs)
+    # A model in a model: what is added here cannot meet an operation of the same name in it.
+    pixels = keras.Input(model.input_shape[1:])
+    features, logits = inner(pixels)
+    views = views_of(model)
+    own = features if views == 1 else by_view(features, views)[0]
+    return keras.Model(pixels, keras.layers.Concatenate()([own, logits]))
 
 
 def _load_ncnn(model: keras.Model, depths: tuple[str, ...], size: int) -> fast_cpu.Network:
