@@ -57,6 +57,13 @@ def find_networks(options: Options) -> Networks:
         MedlensError: If one cannot be had, or options contradict each other.
     """
     names = options.backbone.split(",")
+    if options.fine_tune != "none" and options.folds != "none":
+        raise MedlensError(
+            "--folds and --fine-tune exclude each other.",
+            got=f"--folds {options.folds} with --fine-tune {options.fine_tune}",
+            expected="a test set apart, or a backbone that stays frozen",
+            fix="Fine-tune without --folds, or leave --fine-tune out.",
+        )
     if len(names) > 1 and options.folds != "none":
         raise MedlensError(
             "--folds and several backbones exclude each other.",
@@ -242,7 +249,7 @@ def run_symmetric(
     extracted: Extracted,
     columns: slice | NDArray[np.intp],
     pictures: Store,
-    run: RunDir,
+    path: Path,
     cache: Path,
     screen: Screen,
 ) -> Symmetric:
@@ -254,7 +261,7 @@ def run_symmetric(
         extracted: The network; its store receives the features.
         columns: Which features.
         pictures: Holds the pictures.
-        run: What is larger than memory is put there.
+        path: The file for what is larger than memory.
         cache: The cache folder.
         screen: Shows the progress.
     """
@@ -265,7 +272,7 @@ def run_symmetric(
         load = partial(frozen_pass.forward, cache)
         read = read_symmetric(pictures.read)
         extract_features(wanted, load, read, features, progress, screen.say)
-    matrix = gather_features(wanted, features, columns, run.symmetric_features)
+    matrix = gather_features(wanted, features, columns, path)
     return Symmetric(matrix, modality, count)
 
 
@@ -338,5 +345,6 @@ def run_networks(
             draw_view_sheet(trained, pictures.read, preset, count, run.view_sheet, options.seed)
     symmetric = None
     if averaged is not None:
-        symmetric = run_symmetric(used, averaged, extracted, columns, pictures, run, cache, screen)
+        path = run.symmetric_features
+        symmetric = run_symmetric(used, averaged, extracted, columns, pictures, path, cache, screen)
     return Gathered(extracted.frozen_pass, chosen, gathered, matrix, views, symmetric)

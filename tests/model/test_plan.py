@@ -24,7 +24,7 @@ FINGERPRINT = Fingerprint(
     modality="x_ray",
     modality_evidence="a test",
 )
-NOTHING = Wishes(None, None, None, None, None, None, None, None)
+NOTHING = Wishes(None, None, None, None, None, None, None, None, None)
 BASE = HeadPlan((), 0.0, 100, 64, 1e-3, 0.98, "val", 10, 0)
 
 

@@ -11,7 +11,7 @@ from medlens.data.augmentation import Augmentation
 from medlens.data.views import GREY_LEVEL
 
 
-class RandomView(keras.layers.Layer):
+class RandomView(keras.layers.Layer):  # type: ignore[misc]
     """A random view of each picture while training, as `data.views.draw_view` draws them.
 
     Symmetry, turn, zoom and shift are one map from places in the view to places in the picture, so

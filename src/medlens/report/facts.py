@@ -21,8 +21,15 @@ def training_facts(
     among: BackboneChoice | None,
     views: Views | None,
 ) -> dict[str, Any]:
-    """The content of training.json: backbone, features, head, and why training stopped."""
-    training, choice, averaged = development.training, development.choice, development.averaged
+    """The content of training.json: backbone, features, head, and why training stopped.
+
+    Args:
+        frozen_pass: The network as it was before any fine-tuning.
+        development: Its head, and what was chosen with it.
+        among: Why this backbone, where there were several.
+        views: Of train's images, where there were some.
+    """
+    training, choice = development.training, development.choice
     plan, winner = choice.plan, choice.winner
     is_ensemble = development.ensemble is not None and development.ensemble.is_used
     return {
@@ -51,14 +58,22 @@ def training_facts(
         "augmentation": f"{views.preset}, {views.count} views of each image"
         if views and plan.is_augmented
         else "none",
-        "averaged": averaged.text if averaged else "",
-        "views_averaged": averaged.count if averaged else 1,
+        **averaging_facts(development),
         "batch_size": plan.batch_size,
         "epochs_run": int(training.history["epoch"].max()),
         "best_epoch": training.best_epoch,
         "stop_reason": training.stop_reason,
         "stop_text": training.stop_text,
         "seed": plan.seed,
+    }
+
+
+def averaging_facts(development: Development) -> dict[str, Any]:
+    """What training.json says of test-time averaging, that of the network that is used."""
+    averaged = development.averaged
+    return {
+        "averaged": averaged.text if averaged else "",
+        "views_averaged": averaged.count if averaged else 1,
     }
 
 
