@@ -328,6 +328,8 @@ def _serve(given: dict[str, Any]) -> int:
     settings = Settings(options.host, options.port, options.token, options.allowed_host, limits)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("medlens").setLevel(logging.INFO)
+    # A line for every damaged body: clients could flood the log.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     serve(runs, settings, _say)
     return DONE
 

@@ -152,6 +152,11 @@ class RunDir:
         return self.root / ".view_features.npy"
 
     @property
+    def symmetric_features(self) -> Path:
+        """Features of all images in their symmetries, in the same way."""
+        return self.root / ".symmetric_features.npy"
+
+    @property
     def fine_tuning(self) -> Path:
         """What fine-tuning goes on from after a break, only while the run goes on."""
         return self.root / ".fine_tuning.npz"
@@ -167,6 +172,11 @@ class RunDir:
         return self.root / ".tuned_features.npy"
 
     @property
+    def tuned_symmetric_features(self) -> Path:
+        """Features of the fine-tuned network, as `symmetric_features`."""
+        return self.root / ".tuned_symmetric_features.npy"
+
+    @property
     def other_predictions(self) -> Path:
         """What the network says that was not used: the frozen or the fine-tuned one."""
         return self.root / "other_predictions.csv"
@@ -175,6 +185,16 @@ class RunDir:
     def pictures(self) -> Path:
         """Pictures at the network's size, only while the run is under way."""
         return self.root / ".pictures"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files of TensorBoard, where they were asked for."""
+        return self.root / "tensorboard"
+
+    @property
+    def mlflow(self) -> Path:
+        """The store of MLflow, where it was asked for."""
+        return self.root / "mlflow"
 
     @property
     def log(self) -> Path:
@@ -187,9 +207,11 @@ class RunDir:
             self.pictures,
             self.features,
             self.view_features,
+            self.symmetric_features,
             self.fine_tuning,
             self.tuned_weights,
             self.tuned_features,
+            self.tuned_symmetric_features,
         )
 
     def own(self) -> tuple[Path, ...]:
@@ -219,6 +241,8 @@ class RunDir:
             self.external,
             self.view_sheet,
             self.other_predictions,
+            self.tensorboard,
+            self.mlflow,
             self.log,
             *self.passing(),
         )
@@ -305,7 +329,7 @@ def _has_only_begun(run: RunDir, entries: list[Path]) -> bool:
     """Whether an error ended a run there before it had a split, or only study.toml is there."""
     begun = {run.config, run.log}
     found = set(entries) - {run.study, run.audit}
-    return not found or found == begun
+    return not found or found - {run.tensorboard, run.mlflow} == begun
 
 
 def _clear(run: RunDir, entries: list[Path], options: Options) -> None:

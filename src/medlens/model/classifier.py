@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
 from medlens.data.scan import PIXELS_UNDER_WAY, PictureRule, Room, count_pixels, in_order
 from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
-from medlens.model.backbone import Backbone
+from medlens.model.backbone import Backbone, build_backbone
 from medlens.model.calibration import probabilities
 from medlens.model.checksums import verify_checksums, write_checksums
 from medlens.model.classifier_forward import classifier_forward
@@ -33,6 +33,7 @@ from medlens.model.head import Head
 from medlens.model.opened_graph import OpenedGraph, open_graph
 from medlens.model.operating_point import OperatingPoint
 from medlens.model.prediction_sets import prediction_sets, write_sets
+from medlens.model.symmetric_graph import by_view, symmetric_views
 from medlens.model.training_cases import (
     CASES_FILE,
     PICTURES_FILE,
@@ -299,7 +300,7 @@ def read_maps_of_head(forward: Forward, backbone: Backbone, features: str) -> Re
 
 
 def build_classifier(
-    frozen_pass: FrozenPass, head: Head, *, features: str, temperature: float
+    frozen_pass: FrozenPass, head: Head, *, features: str, temperature: float, views: int = 1
 ) -> keras.Model:
     """Backbone and head as one flat graph from raw pixels to probabilities.
 
@@ -308,8 +309,9 @@ def build_classifier(
         head: The trained head, standardisation folded in.
         features: "all" or "last".
         temperature: Divides the logits before the softmax.
+        views: Symmetries of a picture whose logits are averaged; 1 for the picture alone.
     """
-    backbone = frozen_pass.model
+    backbone = frozen_pass.model if views == 1 else _with_views(frozen_pass, views)
     values = backbone.get_layer(features_layer(frozen_pass.backbone, features)).output
     layers = []
     for number in range(len(head.layers)):
@@ -319,11 +321,25 @@ def build_classifier(
         layer = keras.layers.Dense(units, None if is_last else "relu", name=name)
         values = layer(values)
         layers.append(layer)
+    if views > 1:
+        values = keras.ops.mean(by_view(values, views), axis=0)
     values = keras.layers.Rescaling(1 / temperature, name="temperature")(values)
     probabilities = keras.layers.Softmax(name="probabilities")(values)
     model = keras.Model(backbone.input, probabilities, name="classifier")
     for layer, (kernel, bias) in zip(layers, head.layers, strict=True):
         layer.set_weights([kernel, bias])
+    return model
+
+
+def _with_views(frozen_pass: FrozenPass, views: int) -> keras.Model:
+    """The backbone, with the same weights, on each picture in so many symmetries."""
+    model = build_backbone(
+        frozen_pass.backbone,
+        frozen_pass.weights,
+        size=frozen_pass.rule.size,
+        views=partial(symmetric_views, count=views),
+    )
+    model.set_weights(frozen_pass.model.get_weights())
     return model
 
 
@@ -343,6 +359,7 @@ class ClassifierFacts:
         familiarity: Measures how unlike the training images an image is.
         limit: Images at a larger distance are unfamiliar.
         cases: The training images, so that those similar to an image are found.
+        views: Symmetries of a picture whose logits are averaged; 1 for the picture alone.
     """
 
     classes: tuple[str, ...]
@@ -356,6 +373,7 @@ class ClassifierFacts:
     familiarity: Familiarity
     limit: float
     cases: TrainingCases
+    views: int = 1
 
 
 def save_classifier(
@@ -376,7 +394,11 @@ def save_classifier(
             pictures of training images.
     """
     model = build_classifier(
-        frozen_pass, head, features=facts.features, temperature=facts.temperature
+        frozen_pass,
+        head,
+        features=facts.features,
+        temperature=facts.temperature,
+        views=facts.views,
     )
     content = {
         "format": FORMAT_VERSION,
@@ -392,6 +414,7 @@ def save_classifier(
         "resize_filter": RESIZE_FILTER,
         "dicom_rule": DICOM_RULE,
         "frame": "middle" if facts.frame is None else facts.frame,
+        "views_averaged": facts.views,
         "temperature": facts.temperature,
         "operating_point": None
         if facts.operating_point is None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medlens.model.engine import Maps
+from medlens.model.symmetric_graph import picture_input
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def open_graph(model: keras.Model) -> OpenedGraph:
         Depth(name, found["mean"], found.get("spread")) for name, found in columns.items()
     )
     outputs = [model.get_layer(depth.name).output for depth in depths]
-    return OpenedGraph(keras.Model(model.input, [*outputs, features]), depths, dense, model)
+    # The picture as it is, where the classifier averages over several views of it.
+    maps = keras.Model(picture_input(model), [*outputs, features])
+    return OpenedGraph(maps, depths, dense, model)
 
 
 def _pooled(model: keras.Model, names: set[str], features: Any) -> list[tuple[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +75,9 @@ class ResultFile:
     def tables(self) -> Iterator[pd.DataFrame]:
         """The finished parts, in order."""
         for path, _ in self._finished():
-            yield parquet.read_table(path).to_pandas()
+            table = parquet.read_table(path).to_pandas()
+            # Without it a missing flag would turn the others into 0.0 and 1.0.
+            yield table.assign(unfamiliar=table["unfamiliar"].astype("Int8"))
 
     def finish(self) -> None:
         """Write the file from its parts, a part at a time, and remove them."""
@@ -152,14 +155,16 @@ class ResultFile:
 def records(table: pd.DataFrame, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows as JSON has them: the set as a list, null where there is no number."""
     for row in table.to_dict("records"):
-        record = {
-            str(name): None if isinstance(value, float) and not abs(value) < float("inf") else value
-            for name, value in row.items()
-        }
+        record = {str(name): _or_null(value) for name, value in row.items()}
         record["prediction_set"] = read_set(str(record["prediction_set"]), classes)
-        if record["unfamiliar"] is not None:
-            record["unfamiliar"] = int(record["unfamiliar"])
         yield record
+
+
+def _or_null(value: Any) -> Any:
+    """None for what JSON cannot say: a number that is missing or not finite."""
+    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value
 
 
 def check_result_path(path: Path, *, overwrite: bool) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from medlens.run_dir import RunDir
 from medlens.serve.answers import Prediction
@@ -199,8 +198,5 @@ def _is_ready(batcher: Batcher) -> float:
 
 
 def _cores() -> int:
-    return (
-        len(psutil.Process().cpu_affinity())
-        if hasattr(psutil.Process, "cpu_affinity")
-        else (psutil.cpu_count() or 1)
-    )
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
