@@ -168,7 +168,8 @@ def running_server(run: Path) -> Iterator[tuple[psutil.Process, int]]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [sys.executable, "-m", "medlens", "serve", str(run), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=nowhere, stderr=nowhere) as server:
         try:
             wait_until_ready(server, port)
             yield psutil.Process(server.pid), port

@@ -361,7 +361,8 @@ def _from_system(error: OSError) -> MedlensError:
         "A file or folder cannot be used.",
         got=error.strerror or type(error).__name__,
         expected="a disk with room, and folders that can be read and written",
-        fix=f"Check the path, its permissions and the free space; then go on: {HOW_TO_GO_ON}.",
+        fix="Check the path, its permissions and the free space. What is finished is kept: "
+        f"{HOW_TO_GO_ON}.",
         names=[str(error.filename)] if error.filename else [],
     )
 
