@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
@@ -18,10 +19,13 @@ from medlens.config import (
     EVALUATE_OPTIONS,
     FIELDS,
     PLAN_OPTIONS,
+    SERVE_FIELDS,
+    Fields,
     Kind,
     Options,
     flag_name,
     make_options,
+    make_serve_options,
     read_config,
 )
 from medlens.errors import MedlensError
@@ -140,6 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (predict, explain):
         _add_options(command, ["overwrite", "quiet"])
+    serve = _add(commands, "serve", _serve, "Answer over HTTP, with a web page. Loopback only.")
+    serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs.")
+    _add_options(serve, SERVE_FIELDS, SERVE_FIELDS)
     demo = _add(commands, "demo", _demo, "Train on a synthetic phantom data set.")
     _add_options(demo, ["out", "cache", "overwrite", "quiet"])
     _add(commands, "doctor", _doctor, "Say what this machine has: backend, GPU, weights, extras.")
@@ -152,27 +159,29 @@ def _add(commands: Any, name: str, run: Callable[[dict[str, Any]], int], does: s
     return parser
 
 
-def _add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+def _add_options(
+    parser: argparse.ArgumentParser, names: Iterable[str], fields: Fields = FIELDS
+) -> None:
     groups: dict[str, Any] = {}
     for name in names:
-        metadata = FIELDS[name].metadata
+        metadata = fields[name].metadata
         kind: Kind = metadata["kind"]
         title = metadata["group"]
         group = groups.setdefault(title, None) or parser.add_argument_group(title)
         groups[title] = group
-        text = f"{metadata['help']} (default: {default_text(name)})".replace("%", "%%")
+        text = f"{metadata['help']} (default: {default_text(fields[name])})".replace("%", "%%")
         common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
         if not kind.metavar:
             group.add_argument(flag_name(name), action="store_true", **common)
-        elif FIELDS[name].default == ():
+        elif fields[name].default == ():
             group.add_argument(flag_name(name), action="append", metavar=kind.metavar, **common)
         else:
             group.add_argument(flag_name(name), metavar=kind.metavar, **common)
 
 
-def default_text(name: str) -> str:
+def default_text(field: dataclasses.Field[Any]) -> str:
     """An option's default as it is shown in help and docs."""
-    default = FIELDS[name].default
+    default = field.default
     if default in ((), "", False):
         return {(): "none", "": "none", False: "no"}[default]
     return str(default)
@@ -299,6 +308,34 @@ def _explain(given: dict[str, Any]) -> int:
         screen=new_screen(given.get("quiet", False)),
     )
     return MENDABLE if outcome.refused else DONE
+
+
+def _serve(given: dict[str, Any]) -> int:
+    runs = [Path(run) for run in given.pop("runs")]
+    options = make_serve_options(given)
+    from medlens.serve.launch import Settings, serve
+    from medlens.serve.limits import MIB, Limits
+
+    body = int(options.max_body * MIB)
+    limits = Limits(
+        body=body,
+        bodies=max(Limits.bodies, body),
+        images=options.max_images,
+        pixels=int(options.max_pixels * 1e6),
+        queue=max(options.queue, options.max_images),
+        seconds=options.time_limit,
+    )
+    settings = Settings(options.host, options.port, options.token, options.allowed_host, limits)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("medlens").setLevel(logging.INFO)
+    # A line for every damaged body: clients could flood the log.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    serve(runs, settings, _say)
+    return DONE
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _demo(given: dict[str, Any]) -> int:
