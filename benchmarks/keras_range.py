@@ -51,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     keras, tensorflow = (bounds(name) for name in ("keras", "tensorflow"))
     ends = {
-        "oldest": [f"keras=={keras[0]}.*", f"tensorflow=={tensorflow[0]}.*"],
+        "oldest": [f"keras=={keras[0]}", f"tensorflow=={tensorflow[0]}"],
         "newest": [f"keras{keras[1]}", f"tensorflow{tensorflow[1]}"],
     }
     with tempfile.TemporaryDirectory() as folder:
