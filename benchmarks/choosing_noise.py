@@ -31,8 +31,9 @@ from medlens.data.scan import PictureRule
 from medlens.model.backbone import BACKBONES, build_backbone
 from medlens.model.calibration import probabilities
 from medlens.model.choice import CompiledHeads
-from medlens.model.development import Choices, develop
+from medlens.model.development import develop
 from medlens.model.head_plan import HeadPlan, HeadSpace
+from medlens.model.held_out import Choices
 from medlens.model.operating_point import parse_rule
 from medlens.model.plan import CANDIDATES, depth_sets
 from medlens.model.weights import find_weights

@@ -18,12 +18,14 @@ from medlens.data.store import Store
 from medlens.model.averaging import average_logits
 from medlens.model.choice import BOOTSTRAP_DRAWS, SURE
 from medlens.model.classifier import feature_columns
-from medlens.model.development import Choices, Development, develop_tuned
+from medlens.model.development import Development, develop_tuned
 from medlens.model.engine import choose_pass, write_tuned
 from medlens.model.features import extract_features, feature_store, gather_features, unknown_keys
-from medlens.model.finetune import BATCH, FineTuned, FineTuningPlan, Pictures, fine_tune
+from medlens.model.finetune import FineTuned, fine_tune
+from medlens.model.finetune_checkpoint import BATCH, FineTuningPlan, Pictures
 from medlens.model.head import Training, TrainingRows, cross_entropy
 from medlens.model.head_plan import WEIGHT_DECAY
+from medlens.model.held_out import Choices
 from medlens.model.plan import Decisions
 from medlens.network import Extracted, Gathered, run_symmetric
 from medlens.report.evaluation import evaluate

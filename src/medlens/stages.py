@@ -34,9 +34,10 @@ from medlens.model.classifier import (
     save_classifier,
 )
 from medlens.model.cross_validation import Fold, cross_validate
-from medlens.model.development import FITTED_ON, Choices, Development, refit_on_all
+from medlens.model.development import Development, refit_on_all
 from medlens.model.engine import Forward, FrozenPass
 from medlens.model.head_plan import HeadPlan, HeadSpace
+from medlens.model.held_out import FITTED_ON, Choices
 from medlens.model.operating_point import parse_rule
 from medlens.model.plan import Decisions, plan_json
 from medlens.model.training_cases import remember_cases

@@ -20,10 +20,11 @@ from medlens.model.calibration import probabilities
 from medlens.model.classifier import build_classifier, features_layer
 from medlens.model.classifier_forward import _Checked, classifier_forward, features_and_logits
 from medlens.model.cross_validation import cross_validate
-from medlens.model.development import Choices, Development, develop
+from medlens.model.development import Development, develop
 from medlens.model.engine import FrozenPass
 from medlens.model.head import Head
 from medlens.model.head_plan import HeadForm, HeadPlan, HeadSpace
+from medlens.model.held_out import Choices
 from medlens.model.operating_point import parse_rule
 from medlens.model.symmetric_graph import views_of
 from medlens.model.weights import Weights

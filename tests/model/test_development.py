@@ -7,8 +7,9 @@ import pytest
 from medlens.errors import MedlensError
 from medlens.model.calibration import fit_temperature
 from medlens.model.cross_validation import cross_validate
-from medlens.model.development import Choices, Development, develop, refit_on_all
+from medlens.model.development import Development, develop, refit_on_all
 from medlens.model.head_plan import HeadForm, HeadPlan, HeadSpace
+from medlens.model.held_out import Choices
 from medlens.model.operating_point import parse_rule
 
 PLAN = HeadPlan(

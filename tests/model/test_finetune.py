@@ -15,14 +15,13 @@ from medlens.data.scan import PictureRule
 from medlens.model.engine import FrozenPass, write_tuned
 from medlens.model.finetune import (
     FineTuned,
-    FineTuningPlan,
-    Pictures,
     build_trainee,
     feature_scale,
     fine_tune,
     open_blocks,
     warm_up_and_decay,
 )
+from medlens.model.finetune_checkpoint import FineTuningPlan, Pictures
 from medlens.model.head import Head, TrainingRows, train_head
 from medlens.model.head_plan import HeadPlan
 from medlens.model.own_backbone import find_backbone

@@ -14,8 +14,9 @@ from medlens.data.roles import TEST, assign_folds
 from medlens.errors import MedlensError
 from medlens.model.averaging import Symmetric
 from medlens.model.choice import CompiledHeads
-from medlens.model.development import Choices, Development, develop
+from medlens.model.development import Development, develop
 from medlens.model.head_plan import HeadSpace
+from medlens.model.held_out import Choices
 from medlens.model.view_features import Views
 
 

@@ -7,12 +7,9 @@ statistics of small batches would undo what was learnt on millions of images.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +19,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlens.data.augmentation import PRESETS
-from medlens.files import write_bytes
 from medlens.model.backbone import build_backbone
 from medlens.model.classifier import features_layer
 from medlens.model.engine import FrozenPass, choose_precision, in_bfloat16
+from medlens.model.finetune_checkpoint import (
+    BATCH,
+    Arrays,
+    FineTuningPlan,
+    Pictures,
+    read_checkpoint,
+    settings_digest,
+    write_checkpoint,
+)
 from medlens.model.head import (
     Head,
     TrainingRows,
@@ -38,48 +43,6 @@ from medlens.model.head_inputs import standardisation
 from medlens.model.head_plan import HeadPlan
 from medlens.model.history import History
 from medlens.model.random_view import RandomView
-
-BATCH = 32
-# Raise it when the same plan trains otherwise.
-VERSION = 1
-Arrays = tuple[NDArray[Any], ...]
-
-
-@dataclass(frozen=True)
-class FineTuningPlan:
-    """How a head and the last blocks of its backbone are trained together.
-
-    Args:
-        head: How the head was trained; epochs, rate, patience and seed are those of fine-tuning.
-        blocks: How many of the last blocks learn; a block lies behind one depth of the backbone
-            and ends at the next.
-        preset: What may change in the views of a training image.
-        features: "all" or "last": the features that the head reads.
-        batch_size: Images of a step.
-    """
-
-    head: HeadPlan
-    blocks: int
-    preset: str
-    features: str
-    batch_size: int = BATCH
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures to be trained on or measured, by their keys.
-
-    Args:
-        read: Gives pictures of some keys, uint8 of shape (keys, size, size, 3).
-        keys: Content keys, one per image.
-    """
-
-    read: Callable[[Sequence[str]], NDArray[np.uint8]]
-    keys: Sequence[str]
-
-    def of(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        """The pictures of some images, float32 as the network takes them."""
-        return self.read([self.keys[row] for row in rows]).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -157,13 +120,13 @@ def fine_tune(
     model.optimizer.build(model.trainable_variables)
     first: Arrays = ()
     history = History(plan.head, first)
-    facts = _digest(frozen_pass, head, pictures, labels, rows, plan)
+    facts = settings_digest(frozen_pass, head, pictures, labels, rows, plan)
     draws = [one for one in model.variables if "seed" in one.path]
     state = [*model.trainable_variables, *model.optimizer.variables, *draws]
-    done = _read_checkpoint(checkpoint, facts, state, history)
+    done = read_checkpoint(checkpoint, facts, state, history)
     batches.epoch = done
     end = _EndOfEpoch(trainee.network, pictures, labels, rows.stop, weights, history, progress)
-    end.keep = lambda: _write_checkpoint(checkpoint, facts, state, history)
+    end.keep = lambda: write_checkpoint(checkpoint, facts, state, history)
     progress(done * len(batches))
     if not history.stop_reason:
         # The batches have an order of their own.
@@ -415,61 +378,3 @@ class _EndOfEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         self.keep()
         if self.history.stop_reason:
             self.model.stop_training = True
-
-
-def _digest(
-    frozen_pass: FrozenPass,
-    head: Head,
-    pictures: Pictures,
-    labels: NDArray[np.int64],
-    rows: TrainingRows,
-    plan: FineTuningPlan,
-) -> str:
-    """Changes with everything that training depends on."""
-    facts = [VERSION, keras.version(), keras.backend.backend(), frozen_pass.key(), asdict(plan)]
-    digest = hashlib.sha256(json.dumps(facts, default=str).encode())
-    for kernel, bias in head.layers:
-        digest.update(kernel.tobytes() + bias.tobytes())
-    for part in (rows.fit, rows.stop):
-        digest.update("\n".join(pictures.keys[row] for row in part).encode())
-        digest.update(labels[part].tobytes())
-    return digest.hexdigest()
-
-
-def _write_checkpoint(
-    path: Path, facts: str, state: Sequence[keras.Variable], history: History[Arrays]
-) -> None:
-    """All that is needed to go on, in one file that is whole or not there."""
-    said = {
-        "facts": facts,
-        "rows": history.rows,
-        "best_epoch": history.best_epoch,
-        "best_loss": history.best_loss,
-        "stop_reason": history.stop_reason,
-        "stop_text": history.stop_text,
-    }
-    arrays = {f"state_{n}": keras.ops.convert_to_numpy(one) for n, one in enumerate(state)}
-    arrays |= {f"best_{n}": one for n, one in enumerate(history.best_weights)}
-    buffer = io.BytesIO()
-    np.savez(buffer, said=np.array(json.dumps(said)), **arrays)
-    write_bytes(path, buffer.getbuffer())
-
-
-def _read_checkpoint(
-    path: Path, facts: str, state: Sequence[keras.Variable], history: History[Arrays]
-) -> int:
-    """Go back to where a checkpoint of the same training was; says after how many epochs."""
-    if not path.is_file():
-        return 0
-    with np.load(path, allow_pickle=False) as kept:
-        said = json.loads(str(kept["said"]))
-        if said["facts"] != facts:
-            return 0
-        for number, variable in enumerate(state):
-            variable.assign(kept[f"state_{number}"])
-        count = sum(name.startswith("best_") for name in kept.files)
-        history.best_weights = tuple(kept[f"best_{number}"] for number in range(count))
-    history.rows = said["rows"]
-    history.best_epoch, history.best_loss = said["best_epoch"], said["best_loss"]
-    history.stop_reason, history.stop_text = said["stop_reason"], said["stop_text"]
-    return len(history.rows)

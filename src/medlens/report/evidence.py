@@ -12,7 +12,8 @@ import pandas as pd
 from medlens.model.calibration import probabilities
 from medlens.model.classifier import Classifier
 from medlens.model.cross_validation import Fold
-from medlens.model.development import FITTED_ON, Development
+from medlens.model.development import Development
+from medlens.model.held_out import FITTED_ON
 from medlens.report.calibration_measures import calibration_block
 from medlens.report.curves import curves_block
 from medlens.report.decisions import (
