@@ -1,0 +1,1 @@
+"""What a trained classifier is for: new images, other programs, the network."""
