@@ -84,8 +84,8 @@ def _result_lines(exported: Exported, wanted: Wanted) -> list[str]:
         loss = check["int8"]
         yours = [
             f"Accuracy on {loss['n']:,} labelled images: {loss['accuracy_before']:.4f} before, "
-            f"{loss['accuracy_after']:.4f} in 8-bit integers: a loss of {loss['loss']:+.4f}. "
-            f"{loss['other_answers']:,} images get another answer.",
+            f"{loss['accuracy_after']:.4f} in 8-bit integers ({-loss['loss']:+.4f}). "
+            f"Images with another answer: {loss['other_answers']:,}.",
             difference + ".",
         ]
     else:

@@ -26,7 +26,6 @@ from medlens.serve.export_formats import (
     Run,
     Source,
     converting,
-    write_saved_model,
 )
 from medlens.serve.export_int8 import measure_loss, write_int8
 
@@ -132,8 +131,7 @@ def export_classifier(
     with _parts_beside(wanted.out) as parts, tempfile.TemporaryDirectory() as scratch:
         path = parts / wanted.out.name
         with converting(wanted.title):
-            source = Source(classifier.model, Path(scratch, "saved_model"), facts)
-            write_saved_model(classifier.model, source.saved_model)
+            source = Source(classifier.model, facts, Path(scratch))
             if compared.calibration is not None:
                 write_int8(source, compared.calibration, path)
             else:

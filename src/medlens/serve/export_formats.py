@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +43,20 @@ class Source:
 
     Args:
         model: The classifier's network, from pixels to probabilities.
-        saved_model: A folder with the same as a SavedModel, with named input and output.
         facts: What travels along.
+        scratch: A folder for what is needed on the way.
     """
 
     model: keras.Model
-    saved_model: Path
     facts: Mapping[str, Any]
+    scratch: Path
+
+    @cached_property
+    def saved_model(self) -> Path:
+        """A folder with the network as a SavedModel, with named input and output."""
+        folder = self.scratch / "saved_model"
+        write_saved_model(self.model, folder)
+        return folder
 
 
 @dataclass(frozen=True)
