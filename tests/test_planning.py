@@ -48,6 +48,7 @@ def test_every_decision_has_its_kind_and_reason(plan: dict[str, Any]) -> None:
         "class_weight": "rule",
         "ensemble": "measured",
         "folds": "rule",
+        "fine_tune": "fixed",
     }
     assert all(len(one["reason"]) > 10 for one in plan["decisions"].values())
     # Phantoms of 64 px are shown at twice their size, and the classes are of one size.

@@ -345,6 +345,23 @@ class Options:
         HEAD,
         "Training stops after this many epochs without a lower validation loss.",
     )
+    fine_tune: int | str = option(
+        "none",
+        _number(int, 1, 20, "none"),
+        HEAD,
+        "Also trains so many of the backbone's last blocks, with the head, on new views in every "
+        "epoch. Used only where images held out surely gain by it. Slow without a GPU.",
+    )
+    fine_tune_epochs: int = option(
+        20, _number(int, 1, 100_000), HEAD, "Most epochs to fine-tune for."
+    )
+    fine_tune_learning_rate: float = option(
+        1e-4,
+        _number(float, 0, 10, open_low=True),
+        HEAD,
+        "Adam's highest learning rate in fine-tuning, reached after the first epoch; it then "
+        "falls to 0.",
+    )
     class_weight: str = option(
         "auto",
         _choice("auto", "none", "balanced", "logit_adjusted"),

@@ -54,6 +54,13 @@ def find_networks(options: Options) -> Networks:
         MedlensError: If one cannot be had, or options contradict each other.
     """
     names = options.backbone.split(",")
+    if options.fine_tune != "none" and options.folds != "none":
+        raise MedlensError(
+            "--folds and --fine-tune exclude each other.",
+            got=f"--folds {options.folds} with --fine-tune {options.fine_tune}",
+            expected="a test set apart, or a backbone that stays frozen",
+            fix="Fine-tune without --folds, or leave --fine-tune out.",
+        )
     if len(names) > 1 and options.folds != "none":
         raise MedlensError(
             "--folds and several backbones exclude each other.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from medlens.data.scan import PictureRule, Pictures
 from medlens.data.split import splits_to_csv
 from medlens.data.store import Store
 from medlens.environment import cache_folder, check_disk_space, environment_json
-from medlens.files import write_json, write_text
+from medlens.files import remove, write_json, write_text
+from medlens.fine_tuning import Candidate, tune_network, write_other_predictions
 from medlens.intake import (
     choose_positive_class,
     dataset_csv,
@@ -92,7 +92,8 @@ def run_training(asked: Options, screen: Screen) -> Run:
 
         def is_needed(key: str) -> bool:
             # Views are made of pictures, and which are wanted is known once the plan is.
-            return options.augmentation != "none" or any(key not in one.features for one in passes)
+            wants_views = options.augmentation != "none" or options.fine_tune != "none"
+            return wants_views or any(key not in one.features for one in passes)
 
         pictures = Pictures(rule, Store(run.pictures / rule.name), is_needed)
         count = len(dataset.table)
@@ -117,16 +118,16 @@ def run_training(asked: Options, screen: Screen) -> Run:
         network = run_networks(
             passes, used, labels, decisions, base, pictures.store, run, options, cache, screen
         )
-        frozen_pass, matrix, views = network.frozen_pass, network.matrix, network.views
+        views = network.views
 
         # The head on the features, and everything that is chosen on development images.
-        space = head_space(decisions, base, frozen_pass.backbone, options.search)
+        space = head_space(decisions, base, network.frozen_pass.backbone, options.search)
         choices = plan_choices(options, classes, positive_class)
         say_baseline(used, screen)
         count = space.size + (views is not None)
         with screen.progress("Training heads", count, "candidates") as progress:
             development = develop(
-                matrix,
+                network.matrix,
                 used,
                 labels,
                 len(classes),
@@ -139,14 +140,33 @@ def run_training(asked: Options, screen: Screen) -> Run:
         say_choice(development, screen)
         write_plan(run, decisions, fingerprint, development, network.among)
         folds, development = run_folds(
-            matrix, used, labels, space, choices, development, views, options, screen
+            network.matrix, used, labels, space, choices, development, views, options, screen
         )
         write_text(
             run.splits, splits_to_csv(table, table["split"], fold_column(table, used, folds))
         )
-        write_text(run.history, development.training.history.to_csv(index=False))
 
-        facts = training_facts(frozen_pass, development, network.among, views)
+        facts = training_facts(network.frozen_pass, development, network.among, views)
+
+        # Where it is asked for: the last blocks as well, used only if images held out say so.
+        fine_tuning = tune_network(
+            Candidate(network, development),
+            used,
+            labels,
+            decisions,
+            fingerprint.modality,
+            choices,
+            pictures.store,
+            run,
+            options,
+            cache,
+            screen,
+        )
+        if fine_tuning:
+            network, development = fine_tuning.used.network, fine_tuning.used.development
+        frozen_pass, matrix = network.frozen_pass, network.matrix
+        write_text(run.history, development.training.history.to_csv(index=False))
+        facts["fine_tuning"] = fine_tuning.facts() if fine_tuning else None
         write_json(run.training, facts)
 
         # What is said about every image; from that table alone, every number. Meanwhile the
@@ -154,18 +174,28 @@ def run_training(asked: Options, screen: Screen) -> Run:
         said_of_all = predict_all(matrix, used, development, folds, classes, positive_class)
         write_predictions(run.predictions, said_of_all)
         predictions = read_predictions(run.predictions)
+        if fine_tuning:
+            write_other_predictions(run, fine_tuning, used, classes, positive_class)
         described = describe_classifier(
             development, classes, positive_class, network.features, options
         )
         evaluation = write_evidence(
-            run, predictions, used, dataset, development, folds, described, frozen_pass, options
+            run,
+            predictions,
+            used,
+            dataset,
+            development,
+            folds,
+            described,
+            frozen_pass,
+            options,
+            fine_tuning,
         )
         write_json(
             run.environment, environment_json(options.seed, table, frozen_pass.weights.sha256)
         )
-        shutil.rmtree(run.pictures, ignore_errors=True)
-        run.features.unlink(missing_ok=True)
-        run.view_features.unlink(missing_ok=True)
+        for passing in run.passing():
+            remove(passing)
 
         # The report.
         publish(run, pdf=options.pdf)

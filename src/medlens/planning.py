@@ -50,11 +50,12 @@ PLANNED = (
     "dropout",
     "class_weight",
     "augmentation",
+    "fine_tune",
 )
 
 
 # Those that are known before the data is looked at.
-SETTLED = ("backbone", "image_size", "fit", "augmentation")
+SETTLED = ("backbone", "image_size", "fit", "augmentation", "fine_tune")
 
 
 def settle(options: Options) -> tuple[Options, Decisions | None]:
@@ -88,6 +89,7 @@ def settle(options: Options) -> tuple[Options, Decisions | None]:
             fix="Write it into the plan's file, or leave --plan out.",
         )
     values = {name: decisions[name].value for name in SETTLED}
+    values["fine_tune"] = values["fine_tune"] or "none"
     return dataclasses.replace(options, **values), decisions
 
 
@@ -107,6 +109,7 @@ def wishes(options: Options) -> Wishes:
         dropout=wish("dropout"),
         class_weight=wish("class_weight"),
         augmentation=wish("augmentation"),
+        fine_tune=wish("fine_tune"),
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from medlens.config import Options, config_toml, differences, flag_name, read_config
 from medlens.errors import MedlensError
-from medlens.files import write_text
+from medlens.files import remove, write_text
 
 
 @dataclass(frozen=True)
@@ -152,6 +151,26 @@ class RunDir:
         return self.root / ".view_features.npy"
 
     @property
+    def fine_tuning(self) -> Path:
+        """What fine-tuning goes on from after a break, only while the run goes on."""
+        return self.root / ".fine_tuning.npz"
+
+    @property
+    def tuned_weights(self) -> Path:
+        """The fine-tuned backbone, only while the run goes on; then it is in the classifier."""
+        return self.root / ".tuned_weights.npz"
+
+    @property
+    def tuned_features(self) -> Path:
+        """Features of the fine-tuned network, as `features`."""
+        return self.root / ".tuned_features.npy"
+
+    @property
+    def other_predictions(self) -> Path:
+        """What the network says that was not used: the frozen or the fine-tuned one."""
+        return self.root / "other_predictions.csv"
+
+    @property
     def pictures(self) -> Path:
         """Pictures at the network's size, only while the run is under way."""
         return self.root / ".pictures"
@@ -160,6 +179,17 @@ class RunDir:
     def log(self) -> Path:
         """What was said and when."""
         return self.root / "log.txt"
+
+    def passing(self) -> tuple[Path, ...]:
+        """What is there only while the run goes on."""
+        return (
+            self.pictures,
+            self.features,
+            self.view_features,
+            self.fine_tuning,
+            self.tuned_weights,
+            self.tuned_features,
+        )
 
     def own(self) -> tuple[Path, ...]:
         """Everything that medlens writes into a run folder."""
@@ -186,11 +216,10 @@ class RunDir:
             self.contact_sheet,
             self.heat_maps,
             self.external,
-            self.features,
-            self.view_features,
             self.view_sheet,
-            self.pictures,
+            self.other_predictions,
             self.log,
+            *self.passing(),
         )
 
 
@@ -293,10 +322,7 @@ def _clear(run: RunDir, entries: list[Path], options: Options) -> None:
             names=[str(path) for path in foreign or [run.root]],
         )
     for path in entries:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
 
 
 def _check_same_options(run: RunDir, options: Options) -> None:

@@ -17,6 +17,7 @@ from medlens.data.dataset import Dataset
 from medlens.data.fingerprint import Fingerprint
 from medlens.environment import cache_folder
 from medlens.files import write_json, write_text
+from medlens.fine_tuning import FineTuning, compare_on_test
 from medlens.intake import frame, metadata_columns, prevalence, ratios
 from medlens.model.backbone_choice import BackboneChoice
 from medlens.model.calibration import probabilities
@@ -41,7 +42,7 @@ from medlens.report.evidence import gather_evidence
 from medlens.report.facts import evidence_notices, notices
 from medlens.report.failures import choose_cases, draw_contact_sheet, draw_heat_maps
 from medlens.report.figures import write_figures
-from medlens.report.predictions import tabulate_held_out, write_predictions
+from medlens.report.predictions import read_predictions, tabulate_held_out, write_predictions
 from medlens.report.robustness import MOST_IMAGES, draw_by_group, robustness_block
 from medlens.run_dir import RunDir
 from medlens.screen import Screen
@@ -114,6 +115,7 @@ def write_evidence(
     described: ClassifierFacts,
     frozen_pass: FrozenPass,
     options: Options,
+    fine_tuning: FineTuning | None,
 ) -> dict[str, Any]:
     """Save the classifier, compute all numbers, and write what a reviewer looks at.
 
@@ -150,6 +152,10 @@ def write_evidence(
         # File names stand in label_suspects.csv alone.
         evidence["label_suspects"] = {k: v for k, v in suspects.items() if k != "images"}
         write_held_out(run, used, development, suspects, classes, positive_class)
+        compared = None
+        if fine_tuning:
+            other = read_predictions(run.other_predictions)
+            compared = compare_on_test(fine_tuning, evaluation, other)
         said = [*notices(used, frozen_pass.weights.kind), *evidence_notices(evidence)]
         if options.robustness and "test" not in evaluation:
             said.append(
@@ -157,6 +163,7 @@ def write_evidence(
                 "was not trained on."
             )
         content = {"notices": said, **evaluation, **evidence, "robustness": None, "saliency": None}
+        content["fine_tuning"] = compared
         write_figures(run, content)
         if not options.no_images:
             frame = described.frame

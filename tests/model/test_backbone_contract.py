@@ -23,6 +23,7 @@ from medlens.model.engine import (
     relative_difference,
 )
 from medlens.model.fast_cpu import Network, UnsupportedLayer, why_not, write_ncnn
+from medlens.model.finetune import open_blocks
 from medlens.model.gpu import gpus
 from medlens.model.head import Head
 from medlens.model.weights import Weights, find_weights
@@ -316,3 +317,21 @@ def test_random_filters_keep_the_scale_of_the_signal(
     features = np.asarray(model(pictures.astype(np.float32), training=False))
     assert np.isfinite(features).all()
     assert 1e-2 < float(np.median(features[:, -backbone.channels[-1] :])) < 1e4
+
+
+def test_fine_tuning_opens_the_last_blocks_alone(
+    backbone: Backbone, frozen_pass: FrozenPass
+) -> None:
+    model, depths = frozen_pass.model, backbone.depths
+    try:
+        last, two = (open_blocks(model, depths, blocks) for blocks in (1, 2))
+        learning = {layer.name: layer for layer in model.layers if layer.trainable_variables}
+    finally:
+        model.trainable = False
+    assert set(last) < set(two) == set(learning)
+    assert not any(isinstance(one, keras.layers.BatchNormalization) for one in learning.values())
+    before = keras.Model(model.input, model.get_layer(depths[-2]).output)
+    assert set(last).isdisjoint(layer.name for layer in before.layers)
+    # Each of them reaches the deepest depth.
+    whole = keras.Model(model.input, model.get_layer(depths[-1]).output)
+    assert set(two) <= {layer.name for layer in whole.layers}

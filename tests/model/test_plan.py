@@ -24,7 +24,7 @@ FINGERPRINT = Fingerprint(
     modality="x_ray",
     modality_evidence="a test",
 )
-NOTHING = Wishes(None, None, None, None, None, None, None, None)
+NOTHING = Wishes(None, None, None, None, None, None, None, None, None)
 BASE = HeadPlan((), 0.0, 100, 64, 1e-3, 0.98, "val", 10, 0)
 
 
@@ -53,10 +53,18 @@ def test_rules_follow_the_fingerprint() -> None:
 
 
 def test_wishes_win_and_are_marked_as_given() -> None:
-    wishes = Wishes("vgg19", 96, "crop", "last", (), None, "balanced", None)
+    wishes = Wishes("vgg19", 96, "crop", "last", (), None, "balanced", None, 1)
     plan = make_plan(FINGERPRINT, wishes, 64, is_plain=False)
     given = {name for name, one in plan.items() if one.kind == "given"}
-    assert given == {"backbone", "image_size", "fit", "features", "heads", "class_weight"}
+    assert given == {
+        "backbone",
+        "image_size",
+        "fit",
+        "features",
+        "heads",
+        "class_weight",
+        "fine_tune",
+    }
     space = head_space(plan, BASE, BACKBONES["vgg19"])
     assert space.first.units == ()
     assert space.first.dropout == 0

@@ -294,6 +294,7 @@ def save_classifier(
         "positive_class": facts.positive_class,
         "backbone": frozen_pass.backbone.name,
         "weights": {"kind": frozen_pass.weights.kind, "sha256": frozen_pass.weights.sha256},
+        "is_fine_tuned": frozen_pass.tuned is not None,
         "features": facts.features,
         "features_layer": features_layer(frozen_pass.backbone, facts.features),
         "image_size": frozen_pass.rule.size,

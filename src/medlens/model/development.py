@@ -41,6 +41,8 @@ FITTED_ON = {
     "that saw only a part of train",
     "stop": "val, which also stopped the training: approximate and a little too confident, because "
     "train has too few groups of a class for out-of-fold predictions",
+    "tuned": "val, which also stopped the training: approximate and a little too confident, "
+    "because the fine-tuned network has seen all of train",
 }
 
 
@@ -115,7 +117,7 @@ class Development:
         roles: The role of each development image; "" for the others.
         out_of_fold: Train's images, each predicted without it; None where that was not done.
         held_out: The images that the choices below were made on.
-        fitted_on: "val", "out_of_fold" or "stop", see `FITTED_ON`.
+        fitted_on: "val", "out_of_fold", "stop" or "tuned", see `FITTED_ON`.
         temperature: Divides the logits.
         operating_point: None where there is no positive class or no threshold can be chosen.
         no_operating_point: Why there is none, or "".
@@ -195,35 +197,102 @@ def develop(
         )
     if len(calibrating) or out_of_fold is None:
         chosen_on = calibrating if len(calibrating) else rows.stop
-        held_out = HeldOut(
-            chosen_on,
-            training.head.logits(features[chosen_on]),
-            familiarity.distances(features[chosen_on]),
-            np.zeros(len(chosen_on), np.int64),
-        )
+        held_out = _hold_out(features, chosen_on, training, familiarity)
         fitted_on = "val" if len(calibrating) else "stop"
     else:
         held_out, fitted_on = out_of_fold, "out_of_fold"
-    truth = labels[held_out.rows]
-    temperature = fit_temperature(held_out.logits, truth)
-    calibrated = probabilities(held_out.logits, temperature)
-    groups = images["group"].to_numpy()[held_out.rows]
-    point, reason = _choose_point(calibrated, truth, choices)
     return Development(
         choice=choice,
         training=training,
         ensemble=ensemble,
         roles=roles,
         out_of_fold=out_of_fold,
-        held_out=held_out,
+        familiarity=familiarity,
         fitted_on=fitted_on,
+        **vars(_choose_on(held_out, images, labels, choices)),
+    )
+
+
+def develop_tuned(
+    development: Development,
+    training: Training,
+    features: NDArray[np.float32],
+    images: pd.DataFrame,
+    labels: NDArray[np.int64],
+    choices: Choices,
+) -> Development:
+    """The same for a head that was fine-tuned with its backbone.
+
+    What train's images say out of fold stays that of the frozen network: the fine-tuned one has
+    seen them all. So where no half of val is left to choose on, the choices are made on the images
+    that stopped the training.
+
+    Args:
+        development: With the backbone frozen.
+        training: The fine-tuned head.
+        features: Of the fine-tuned backbone, of shape (images, columns).
+        images: As for `develop`.
+        labels: As for `develop`.
+        choices: As for `develop`.
+    """
+    roles = development.roles
+    fit = np.flatnonzero(roles == FIT)
+    familiarity = fit_familiarity(features, labels, rows=fit, seed=choices.seed)
+    calibrating = np.flatnonzero(roles == CALIBRATE)
+    chosen_on = calibrating if len(calibrating) else np.flatnonzero(roles == STOP)
+    held_out = _hold_out(features, chosen_on, training, familiarity)
+    return replace(
+        development,
+        training=training,
+        familiarity=familiarity,
+        fitted_on="val" if len(calibrating) else "tuned",
+        **vars(_choose_on(held_out, images, labels, choices)),
+    )
+
+
+def _hold_out(
+    features: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    training: Training,
+    familiarity: Familiarity,
+) -> HeldOut:
+    """Images of val with what the head says of them."""
+    return HeldOut(
+        rows,
+        training.head.logits(features[rows]),
+        familiarity.distances(features[rows]),
+        np.zeros(len(rows), np.int64),
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What is chosen on images held out; the fields are those of `Development`."""
+
+    held_out: HeldOut
+    temperature: float
+    operating_point: OperatingPoint | None
+    no_operating_point: str
+    set_thresholds: dict[float, float | None]
+    limit: float
+
+
+def _choose_on(
+    held_out: HeldOut, images: pd.DataFrame, labels: NDArray[np.int64], choices: Choices
+) -> _Chosen:
+    truth = labels[held_out.rows]
+    temperature = fit_temperature(held_out.logits, truth)
+    calibrated = probabilities(held_out.logits, temperature)
+    groups = images["group"].to_numpy()[held_out.rows]
+    point, reason = _choose_point(calibrated, truth, choices)
+    return _Chosen(
+        held_out=held_out,
         temperature=temperature,
         operating_point=point,
         no_operating_point=reason,
         set_thresholds={
             level: choose_threshold(calibrated, truth, level, groups) for level in SET_LEVELS
         },
-        familiarity=familiarity,
         limit=choose_limit(held_out.distances, groups),
     )
 

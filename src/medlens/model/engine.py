@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from medlens.data.images import RESIZE_FILTER
 from medlens.data.scan import PictureRule
 from medlens.errors import MedlensError
-from medlens.files import write_json
+from medlens.files import write_bytes, write_json
 from medlens.model import fast_cpu
 from medlens.model.backbone import Backbone, build_backbone
 from medlens.model.gpu import gpus
@@ -61,6 +62,35 @@ class Forward:
 
 
 @dataclass(frozen=True)
+class TunedWeights:
+    """The weights of a backbone after fine-tuning.
+
+    Args:
+        path: An .npz file of all weights in Keras's order.
+        sha256: Of the weights.
+    """
+
+    path: Path
+    sha256: str
+
+    def read(self) -> list[NDArray[Any]]:
+        """The weights in Keras's order."""
+        with np.load(self.path, allow_pickle=False) as kept:
+            return [kept[f"arr_{number}"] for number in range(len(kept.files))]
+
+
+def write_tuned(path: Path, weights: Sequence[NDArray[Any]]) -> TunedWeights:
+    """Write the weights of a fine-tuned backbone, given in Keras's order."""
+    digest = hashlib.sha256()
+    for one in weights:
+        digest.update(np.ascontiguousarray(one).tobytes())
+    buffer = io.BytesIO()
+    np.savez(buffer, *weights)
+    write_bytes(path, buffer.getbuffer())
+    return TunedWeights(path, digest.hexdigest())
+
+
+@dataclass(frozen=True)
 class FrozenPass:
     """Everything that decides the value of a feature, apart from the picture's pixels.
 
@@ -70,6 +100,7 @@ class FrozenPass:
         rule: How an image becomes a picture.
         engine: "keras" or "ncnn".
         precision: Of the convolutions: "float32", or "bfloat16" on GPUs. Features are float32.
+        tuned: Take the place of the weights, after fine-tuning; None before.
     """
 
     backbone: Backbone
@@ -77,12 +108,18 @@ class FrozenPass:
     rule: PictureRule
     engine: str
     precision: str = "float32"
+    tuned: TunedWeights | None = None
+
+    @property
+    def weights_sha256(self) -> str:
+        """Changes with the weights that the network really has."""
+        return self.tuned.sha256 if self.tuned else self.weights.sha256
 
     def key(self) -> str:
         """Name of the folder that keeps these features."""
         facts = {
             "backbone": self.backbone.name,
-            "weights": self.weights.sha256,
+            "weights": self.weights_sha256,
             "size": self.rule.size,
             "fit": self.rule.fit,
             "resize": RESIZE_FILTER,
@@ -101,7 +138,10 @@ class FrozenPass:
     @cached_property
     def model(self) -> keras.Model:
         """The backbone in Keras, from raw pixels to features; built when it is first asked for."""
-        return build_backbone(self.backbone, self.weights, size=self.rule.size)
+        model = build_backbone(self.backbone, self.weights, size=self.rule.size)
+        if self.tuned:
+            model.set_weights(self.tuned.read())
+        return model
 
     def forward(self, cache: Path) -> Forward:
         """Load the network.
@@ -125,6 +165,7 @@ def choose_pass(
     cache: Path,
     read_pictures: Callable[[], NDArray[np.uint8]],
     say: Callable[[str], None],
+    tuned: TunedWeights | None = None,
 ) -> FrozenPass:
     """Choose the engine; ncnn only where it gives Keras's features on a few of the user's images.
 
@@ -136,12 +177,13 @@ def choose_pass(
         cache: The cache folder; it keeps the outcome of the comparison.
         read_pictures: Gives a few pictures.
         say: Told when ncnn is passed over.
+        tuned: Weights after fine-tuning.
 
     Raises:
         MedlensError: If ncnn was asked for and cannot be used.
     """
     chosen = choose_engine(backbone, engine)
-    frozen_pass = FrozenPass(backbone, weights, rule, chosen, choose_precision(chosen))
+    frozen_pass = FrozenPass(backbone, weights, rule, chosen, choose_precision(chosen), tuned)
     reason = check_ncnn(frozen_pass, cache, read_pictures) if chosen == "ncnn" else ""
     if not reason:
         return frozen_pass
@@ -153,7 +195,7 @@ def choose_pass(
             fix="Leave --engine at auto, or ask for keras.",
         )
     say(f"The frozen network runs in Keras, not in ncnn: {reason}.")
-    return FrozenPass(backbone, weights, rule, "keras", choose_precision("keras"))
+    return FrozenPass(backbone, weights, rule, "keras", choose_precision("keras"), tuned)
 
 
 def choose_precision(engine: str) -> str:
@@ -268,7 +310,7 @@ def _open_network(frozen_pass: FrozenPass, cache: Path) -> fast_cpu.Network:
 
 def _ncnn_folder(frozen_pass: FrozenPass, cache: Path) -> Path:
     backbone = frozen_pass.backbone
-    facts = [fast_cpu.FORMAT_VERSION, frozen_pass.weights.sha256, *backbone.depths]
+    facts = [fast_cpu.FORMAT_VERSION, frozen_pass.weights_sha256, *backbone.depths]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     return cache / "ncnn" / f"{backbone.name}-{frozen_pass.rule.size}px-{digest}"
 

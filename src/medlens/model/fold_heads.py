@@ -250,7 +250,8 @@ def train_fold_heads(
     compiled = compiled or compile_fold_heads(folds.count, inputs.columns, num_classes, plan)
     compiled.start()
     random = random or np.random.default_rng(plan.seed)
-    history, rows = History(plan), []
+    first: Layers = ()
+    history, rows = History(plan, first), []
     while not history.stop_reason:
         started = time.monotonic()
         # A smaller fold's images come round again until each fold has as many.
@@ -288,7 +289,7 @@ def train_fold_heads(
         if give_up and not history.stop_reason and give_up(epoch, float(history.best_loss)):
             history.stop_reason = GIVEN_UP
             history.stop_text = f"Given up after {epoch} epochs: others were better by then."
-    kept = compiled.layers() if keep == "last" else history.best_layers
+    kept = compiled.layers() if keep == "last" else history.best_weights
     heads, logits = [], np.empty((len(folds.rows), num_classes))
     for n in numbers:
         own = _of_fold(kept, n - 1)

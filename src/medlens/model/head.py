@@ -182,7 +182,8 @@ def train_head(
     val = make_examples(apply_inputs(inputs, features, rows.stop), labels[rows.stop], weights)
     compiled = compile_head(inputs.columns, num_classes, plan)
     random = np.random.default_rng(plan.seed)
-    history, count = History(plan), len(of_fit)
+    first: Layers = ()
+    history, count = History(plan, first), len(of_fit)
     while not history.stop_reason:
         started = time.monotonic()
         order = random.permutation(count)
@@ -200,7 +201,7 @@ def train_head(
         progress(1)
     return Training(
         head=fold_inputs(
-            compiled.layers() if keep == "last" else history.best_layers,
+            compiled.layers() if keep == "last" else history.best_weights,
             inputs,
             prior_of_logits(labels[rows.fit], num_classes, plan),
         ),

@@ -107,6 +107,40 @@ def fit_inputs(
         MedlensError: If no feature varies.
     """
     first, end = within or (0, features.shape[1])
+    mean, factor = standardisation(features, rows, within=within)
+    chunks = list(_chunks(features, rows))
+
+    def read() -> Iterator[Features]:
+        for chunk in chunks:
+            values: Features = features[chunk, first:end] - mean[first:end]
+            values *= factor[first:end]
+            yield values
+
+    kept_count = int(np.count_nonzero(factor))
+    wanted = max(1, min(MOST_COMPONENTS, len(rows) - 1, kept_count, inputs or MOST_COMPONENTS))
+    components = principal_components(read, len(rows), end - first, wanted)
+    filled = np.pad(components, ((0, 0), (0, max(0, inputs - components.shape[1]))))
+    return HeadInputs(mean, factor, filled, first)
+
+
+def standardisation(
+    features: Features, rows: NDArray[np.intp], *, within: tuple[int, int] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The mean of each feature, and what brings it to one length with all others.
+
+    Args:
+        features: Of shape (images, columns); may lie on disk.
+        rows: The images to learn from, in ascending order.
+        within: The first column to use and the one behind the last; None for all.
+
+    Returns:
+        Mean and factor, each of shape (columns,): the standardised features of an image have a
+        length of about 1. The factor is 0 where a feature is not used, hardly varies, or is rare.
+
+    Raises:
+        MedlensError: If no feature varies.
+    """
+    first, end = within or (0, features.shape[1])
     chunks = list(_chunks(features, rows))
     total = np.zeros(features.shape[1])
     for chunk in chunks:
@@ -133,18 +167,7 @@ def fit_inputs(
         )
     factor = np.zeros_like(mean)
     factor[kept] = 1 / (scale[kept] * np.sqrt(np.count_nonzero(kept)))
-
-    def read() -> Iterator[Features]:
-        for chunk in chunks:
-            values: Features = features[chunk, first:end] - mean[first:end]
-            values *= factor[first:end]
-            yield values
-
-    kept_count = int(np.count_nonzero(kept))
-    wanted = max(1, min(MOST_COMPONENTS, len(rows) - 1, kept_count, inputs or MOST_COMPONENTS))
-    components = principal_components(read, len(rows), end - first, wanted)
-    filled = np.pad(components, ((0, 0), (0, max(0, inputs - components.shape[1]))))
-    return HeadInputs(mean, factor, filled, first)
+    return mean, factor
 
 
 def apply_inputs(inputs: HeadInputs, features: Features, rows: NDArray[np.intp]) -> Features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +13,27 @@ from medlens.model.head_plan import HeadPlan
 
 # (kernel, bias) of each Dense layer, float32.
 Layers = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+WeightsOfEpoch = TypeVar("WeightsOfEpoch")
 
 
-class History:
-    """Keeps the history and the best weights, and says when to stop and why."""
+class History(Generic[WeightsOfEpoch]):
+    """Keeps the history and the best weights, and says when to stop and why.
 
-    def __init__(self, plan: HeadPlan) -> None:
+    Args:
+        plan: When to stop.
+        first: Stands for the best weights before the first epoch.
+    """
+
+    def __init__(self, plan: HeadPlan, first: WeightsOfEpoch) -> None:
         self.plan = plan
         self.rows: list[dict[str, float]] = []
         self.best_epoch = 0
         self.best_loss = np.inf
-        self.best_layers: Layers = ()
+        self.best_weights = first
         self.stop_reason = ""
         self.stop_text = ""
 
-    def note(self, figures: Mapping[str, float], layers: Layers) -> None:
+    def note(self, figures: Mapping[str, float], weights: WeightsOfEpoch) -> None:
         """Note what an epoch came to."""
         epoch = len(self.rows) + 1
         self.rows.append({"epoch": epoch, **figures})
@@ -44,7 +51,7 @@ class History:
         if figures["val_loss"] < self.best_loss or is_reached:
             # The network that reached the accuracy asked for is the one that is kept.
             self.best_loss, self.best_epoch = figures["val_loss"], epoch
-            self.best_layers = layers
+            self.best_weights = weights
         if is_reached:
             split = "Validation" if plan.stop_on == "val" else "Training"
             self.stop_reason = "accuracy"

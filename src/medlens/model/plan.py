@@ -63,6 +63,7 @@ class Wishes:
         dropout: Before the last layer.
         class_weight: See `HeadPlan`.
         augmentation: A preset, or "auto".
+        fine_tune: How many of the last blocks.
     """
 
     backbone: str | None
@@ -73,6 +74,7 @@ class Wishes:
     dropout: float | None
     class_weight: str | None
     augmentation: str | None
+    fine_tune: int | None
 
 
 Decisions = dict[str, Decision]
@@ -126,6 +128,16 @@ def make_plan(
         "augmentation": _augmentation(fingerprint, wishes.augmentation),
         "ensemble": _ensemble(is_plain),
         "folds": _folds(fingerprint),
+        "fine_tune": decide(
+            "--fine-tune",
+            wishes.fine_tune,
+            Decision(
+                0,
+                FIXED,
+                "The backbone stays frozen. --fine-tune 1 would train its last block as well, in "
+                "many passes.",
+            ),
+        ),
     }
 
 
@@ -380,4 +392,8 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "a list of false, true, or both",
     ),
     "folds": (lambda value: _is_whole(value, 2, 20), "a whole number from 2 to 20"),
+    "fine_tune": (
+        lambda value: _is_whole(value, 0, 20),
+        "how many of the last blocks, a whole number from 0 to 20",
+    ),
 }

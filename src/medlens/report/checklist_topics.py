@@ -15,9 +15,11 @@ from medlens.report.data_words import (
 from medlens.report.methods import (
     backbone_name,
     features_sentence,
+    fine_tuning_sentences,
     fitted_on,
     head_sentence,
     initial_sentence,
+    is_fine_tuned,
     network_sentence,
     software_sentence,
     training_sentences,
@@ -176,15 +178,17 @@ def _software(facts: RunFacts) -> Known:
 
 def _initialisation(facts: RunFacts) -> Known:
     answer = AUTHOR if facts.training["weights"] == "file" else DONE
+    network = "network" if is_fine_tuned(facts) else "frozen network"
     text = (
-        f"The frozen network is {backbone_name(facts)}. {initial_sentence(facts)} The new layers "
+        f"The {network} is {backbone_name(facts)}. {initial_sentence(facts)} The new layers "
         f"began with random weights (seed {facts.training['seed']})."
     )
     return Known(answer, text, "training")
 
 
 def _training(facts: RunFacts) -> Known:
-    return is_done(training_sentences(facts), "training")
+    said = [training_sentences(facts), fine_tuning_sentences(facts)]
+    return is_done(" ".join(one for one in said if one), "training")
 
 
 def _final_model(facts: RunFacts) -> Known:

@@ -21,7 +21,14 @@ def training_facts(
     among: BackboneChoice | None,
     views: Views | None,
 ) -> dict[str, Any]:
-    """The content of training.json: backbone, features, head, and why training stopped."""
+    """The content of training.json: backbone, features, head, and why training stopped.
+
+    Args:
+        frozen_pass: The network as it was before any fine-tuning.
+        development: Its head, and what was chosen with it.
+        among: Why this backbone, where there were several.
+        views: Of train's images, where there were some.
+    """
     training, choice = development.training, development.choice
     plan, winner = choice.plan, choice.winner
     is_ensemble = development.ensemble is not None and development.ensemble.is_used

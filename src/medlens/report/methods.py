@@ -34,6 +34,8 @@ FITTED_ON = {
     "group; as these heads saw only a part of the training images, this is approximate",
     "stop": "the tuning images that had also stopped the training, as there were too few groups "
     "for anything better; this is approximate and somewhat too confident",
+    "tuned": "the tuning images that had also stopped the training, as the fine-tuned network had "
+    "seen all others; this is approximate and somewhat too confident",
 }
 ENGINES = {"keras": "Keras"}
 # A hint at an option of medlens, which is nothing for a paper.
@@ -55,6 +57,7 @@ def methods_paragraphs(run: RunDir) -> list[str]:
         " ".join([split_sentence(facts), disjoint_sentence(facts)]),
         " ".join([network_sentence(facts), initial_sentence(facts), features_sentence(facts)]),
         training_sentences(facts),
+        fine_tuning_sentences(facts),
         _choices(facts),
         _statistics(facts),
         _further(facts),
@@ -83,9 +86,10 @@ def network_sentence(facts: RunFacts) -> str:
     """The frozen network and what it is shown."""
     training = facts.training
     name = backbone_name(facts)
-    network = f"a frozen convolutional network, {name} [@{training['backbone'].replace('_', '')}]"
+    kind = "a convolutional network" if is_fine_tuned(facts) else "a frozen convolutional network"
+    network = f"{kind}, {name} [@{training['backbone'].replace('_', '')}]"
     if training["backbone"].endswith(".keras"):
-        network = f"a frozen convolutional network of the authors' own ({name})"
+        network = f"{kind} of the authors' own ({name})"
     square, size = SQUARE[training["fit"]], training["image_size"]
     dicom = ""
     if "format" in facts.used and (facts.used["format"] == "DICOM").any():
@@ -110,7 +114,33 @@ def initial_sentence(facts: RunFacts) -> str:
         "random": "Its weights were random, not pretrained, so that the results show only that "
         "the software works.",
     }
+    if is_fine_tuned(facts):
+        return f"{said[kind]} Those of the last layers were then fine-tuned."
     return f"{said[kind]} They were not changed."
+
+
+def is_fine_tuned(facts: RunFacts) -> bool:
+    """Whether the network that answers is not the frozen one."""
+    return bool((facts.training.get("fine_tuning") or {}).get("is_used"))
+
+
+def fine_tuning_sentences(facts: RunFacts) -> str:
+    """How the last blocks were trained, and whether that is used; "" where it was not done."""
+    tuned = facts.training.get("fine_tuning")
+    if not tuned:
+        return ""
+    blocks = "block" if tuned["blocks"] == 1 else f"{tuned['blocks']} blocks"
+    frozen, after = (tuned["val_loss"][name] for name in ("frozen", "fine_tuned"))
+    ended = "The fine-tuned network is used" if tuned["is_used"] else "The frozen network is used"
+    return (
+        f"Then the last {blocks} of the network were fine-tuned together with the new layers, by "
+        f"{tuned['optimizer']}, in steps of {count_of(tuned['batch_size'], 'image')}, on views of "
+        f"the training images drawn anew in every epoch, as suits "
+        f"{tuned['views'].replace('_', ' ')}; batch normalisation stayed frozen. The weights of "
+        f"epoch {tuned['best_epoch']} of {tuned['epochs_run']}, by the loss on the tuning images, "
+        f"were kept. {ended}: that loss was {frozen:.3f} before and {after:.3f} after, and "
+        "fine-tuning had to be better in 97.5 % of bootstrap draws by group."
+    )
 
 
 def features_sentence(facts: RunFacts) -> str:

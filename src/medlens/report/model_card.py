@@ -10,6 +10,7 @@ from medlens.files import write_text
 from medlens.report.data_words import data_sentences, disjoint_sentence, split_sentence
 from medlens.report.methods import (
     features_sentence,
+    fine_tuning_sentences,
     head_sentence,
     initial_sentence,
     limit_sentences,
@@ -98,10 +99,10 @@ def _what_it_is(facts: RunFacts) -> list[str]:
         f"{count_of(len(facts.classes), 'class', 'classes')}: {join_words(facts.classes)}.",
         operating_sentence(facts),
         " ".join([network_sentence(facts), initial_sentence(facts), features_sentence(facts)]),
-        head_sentence(facts),
+        " ".join(one for one in (head_sentence(facts), fine_tuning_sentences(facts)) if one),
     ]
     if licence:
-        said.append(f"Licence of the frozen network's weights: {licence}.")
+        said.append(f"Licence of the pretrained network's weights: {licence}.")
     return ["## What it is", *map(escape, said)]
 
 
@@ -234,7 +235,7 @@ def _versions(facts: RunFacts) -> list[str]:
     rows = [[name, said] for name, said in environment.get("versions", {}).items() if said]
     checksums = {
         "list of images and labels": environment.get("data_sha256"),
-        "weights of the frozen network": training.get("weights_sha256"),
+        "pretrained weights of the network": training.get("weights_sha256"),
     }
     rows += [[f"SHA-256, {name}", str(said)] for name, said in checksums.items() if said]
     rows.append(["seed", str(training["seed"])])

@@ -56,12 +56,14 @@ class Epochs:
         last: The epoch after which training stopped.
         reason: Why it stopped, in two or three words.
         images: Whose curves these are: those fitted on and those that stop the training.
+        frozen: The last epoch of the head alone, where fine-tuning came after it; else 0.
     """
 
     best: int
     last: int
     reason: str
     images: tuple[str, str] = ("train", "val")
+    frozen: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,11 @@ def main_drawings(
     images = ("train", "val")
     if "fold" in history:
         # The classifier is the mean of the fold heads, which stopped together.
-        history = history.drop(columns="fold").groupby("epoch", as_index=False).mean()
+        history = history.groupby("epoch", as_index=False).mean(numeric_only=True)
         images = ("folds fitted on (mean)", "folds held out (mean)")
-    reason = STOP_WORDS.get(training["stop_reason"], training["stop_reason"])
-    epochs = Epochs(training["best_epoch"], int(history["epoch"].max()), reason, images)
+    if "stage" in history:
+        images = ("images fitted on", "images held out")
+    epochs = _epochs(training, int(history["epoch"].max()), images)
     loss = history[["epoch", "loss", "val_loss"]]
     accuracy = history[["epoch", "accuracy", "val_accuracy"]]
     # The folds that are held out are together the whole of train.
@@ -125,6 +128,16 @@ def main_drawings(
         (partial(draw_roc, curves, curves_left_out(evaluation), bands), _roc_table(curves)),
     )
     return dict(zip(FIGURES, drawings, strict=True))
+
+
+def _epochs(training: Mapping[str, Any], last: int, images: tuple[str, str]) -> Epochs:
+    """What is marked in the curves; where the backbone was fine-tuned, its epochs follow."""
+    best, reason = training["best_epoch"], training["stop_reason"]
+    tuned = training.get("fine_tuning")
+    if tuned and tuned["is_used"]:
+        best, reason = training["epochs_run"] + tuned["best_epoch"], tuned["stop_reason"]
+    frozen = training["epochs_run"] if tuned else 0
+    return Epochs(best, last, STOP_WORDS.get(reason, reason), images, frozen)
 
 
 def draw_loss(history: pd.DataFrame, epochs: Epochs) -> Figure:
@@ -346,6 +359,10 @@ def _draw_curves(axes: Axes, history: pd.DataFrame, train: str, val: str, epochs
     if not is_last:
         label = f"stopped after {epochs.last} ({epochs.reason})"
         axes.axvline(epochs.last, color=INK, linewidth=0.9, label=label)
+    if epochs.frozen:
+        axes.axvspan(
+            epochs.frozen + 0.5, epochs.last + 0.5, color=INK, alpha=0.06, label="fine-tuning"
+        )
     axes.set_xlabel("Epoch (passes over the training images)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0.5, epochs.last + 0.5)

@@ -60,7 +60,7 @@ WIDEST_PICTURE, HIGHEST_PICTURE = 1200, 4000
 WIDEST_SHRUNK = 480
 
 FACTS: Mapping[str, str] = {
-    "backbone": "Backbone, frozen",
+    "backbone": "Backbone",
     "weights": "Weights of the backbone",
     "weights_sha256": "SHA-256 of the weights",
     "weights_licence": "Licence of the weights",
@@ -119,7 +119,15 @@ FLATTERED: Mapping[bool, str] = {
 }
 # The page says these in other places.
 SAID_ELSEWHERE = frozenset(
-    {"choice", "ensemble", "split_text", "stop_reason", "versions", "machine"}
+    {
+        "choice",
+        "ensemble",
+        "fine_tuning",
+        "split_text",
+        "stop_reason",
+        "versions",
+        "machine",
+    }
 )
 
 
@@ -194,6 +202,7 @@ def report_content(run: RunDir) -> dict[str, Any]:
         "whose_curves": WHOSE_CURVES[training.get("heads", 1) > 1],
         "flattered": FLATTERED[training.get("heads", 1) > 1],
         "training_facts": list_facts(training),
+        "fine_tuning": compare_fine_tuning(evaluation, training),
         "environment_facts": list_facts({**environment.get("machine", {}), **environment}),
         "versions": {
             name: version or "not installed"
@@ -232,6 +241,28 @@ def report_content(run: RunDir) -> dict[str, Any]:
             if (run.figures / f"{name}.svg").is_file()
         },
     }
+
+
+def compare_fine_tuning(
+    evaluation: Mapping[str, Any], training: Mapping[str, Any]
+) -> list[list[Any]]:
+    """A row of the frozen and one of the fine-tuned network; none where nothing was fine-tuned."""
+    tuned = training.get("fine_tuning")
+    if not tuned:
+        return []
+    names = {"frozen": "Backbone frozen", "fine_tuned": "Fine-tuned"}
+    return [
+        [
+            label + (", used" if tuned["is_used"] == (name == "fine_tuned") else ""),
+            f"{tuned['val_loss'][name]:.3f}",
+            f"{100 * tuned['val_accuracy'][name]:.1f} %",
+            *(
+                show_number(measure, one)
+                for measure, one in evaluation["fine_tuning"][name].items()
+            ),
+        ]
+        for name, label in names.items()
+    ]
 
 
 def read_options(run: RunDir) -> dict[str, Any]:

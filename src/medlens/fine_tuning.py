@@ -1,0 +1,321 @@
+"""The stage of `train` that fine-tunes the backbone, and says whether that is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medlens.config import Options
+from medlens.data.roles import FIT, STOP
+from medlens.data.store import Store
+from medlens.model.choice import BOOTSTRAP_DRAWS, SURE
+from medlens.model.classifier import feature_columns
+from medlens.model.development import Choices, Development, develop_tuned
+from medlens.model.engine import choose_pass, write_tuned
+from medlens.model.features import extract_features, feature_store, gather_features, unknown_keys
+from medlens.model.finetune import BATCH, FineTuned, FineTuningPlan, Pictures, fine_tune
+from medlens.model.head import Training, TrainingRows, cross_entropy
+from medlens.model.head_plan import WEIGHT_DECAY
+from medlens.model.plan import Decisions
+from medlens.network import Gathered
+from medlens.report.evaluation import evaluate
+from medlens.report.predictions import predict_all, write_predictions
+from medlens.run_dir import RunDir
+from medlens.screen import Screen
+
+COMPARED = ("accuracy", "balanced_accuracy", "roc_auc_macro", "log_loss")
+NAMES = ("frozen", "fine_tuned")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network with its head: frozen or fine-tuned.
+
+    Args:
+        network: With its features.
+        development: The head and all that was chosen with it.
+    """
+
+    network: Gathered
+    development: Development
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Both networks, and which one is used.
+
+    Args:
+        used: The one that goes on.
+        other: The one that does not.
+        is_used: Whether the fine-tuned one goes on.
+        reason: Why, in words.
+        plan: How it was trained.
+        tuned: What came of it.
+        losses: Mean cross-entropy on the images that stop the training: frozen, fine-tuned.
+        accuracies: Accuracy on them: frozen, fine-tuned.
+    """
+
+    used: Candidate
+    other: Candidate
+    is_used: bool
+    reason: str
+    plan: FineTuningPlan
+    tuned: FineTuned
+    losses: tuple[float, float]
+    accuracies: tuple[float, float]
+
+    def facts(self) -> dict[str, Any]:
+        """What training.json says of it."""
+        plan, tuned = self.plan, self.tuned
+        return {
+            "is_used": self.is_used,
+            "reason": self.reason,
+            "blocks": plan.blocks,
+            "layers": list(tuned.layers),
+            "views": plan.preset,
+            "optimizer": f"Adam, learning rate up to {plan.head.learning_rate:g} after the first "
+            f"epoch, then falling to 0, weight decay {plan.head.weight_decay:g}",
+            "batch_size": plan.batch_size,
+            "epochs_run": len(tuned.history),
+            "best_epoch": tuned.best_epoch,
+            "stop_reason": tuned.stop_reason,
+            "stop_text": tuned.stop_text,
+            "val_loss": dict(zip(NAMES, self.losses, strict=True)),
+            "val_accuracy": dict(zip(NAMES, self.accuracies, strict=True)),
+        }
+
+
+def write_other_predictions(
+    run: RunDir,
+    fine_tuning: FineTuning,
+    used: pd.DataFrame,
+    classes: tuple[str, ...],
+    positive_class: str | None,
+) -> None:
+    """Write what the network says that is not used, in the form of predictions.csv."""
+    other = fine_tuning.other
+    said = predict_all(other.network.matrix, used, other.development, [], classes, positive_class)
+    write_predictions(run.other_predictions, said)
+
+
+def compare_on_test(
+    fine_tuning: FineTuning,
+    evaluation: Mapping[str, Any],
+    other: pd.DataFrame,
+) -> dict[str, Any]:
+    """What frozen and fine-tuned networks come to on the images tested, for the report alone.
+
+    Args:
+        fine_tuning: Both networks.
+        evaluation: Of the network that is used.
+        other: Predictions of the network that is not.
+
+    Returns:
+        By "frozen" and "fine_tuned" the headline measures.
+    """
+    again = evaluate(
+        other[other["split"] == "test"],
+        classes=evaluation["classes"],
+        positive_class=evaluation["positive_class"],
+        seed=evaluation["seed"],
+    )
+    both = [again, evaluation] if fine_tuning.is_used else [evaluation, again]
+    return {
+        name: {measure: one["test"][measure] for measure in COMPARED}
+        for name, one in zip(NAMES, both, strict=True)
+    }
+
+
+def tune_network(
+    frozen: Candidate,
+    used: pd.DataFrame,
+    labels: NDArray[np.int64],
+    decisions: Decisions,
+    modality: str,
+    choices: Choices,
+    pictures: Store,
+    run: RunDir,
+    options: Options,
+    cache: Path,
+    screen: Screen,
+) -> FineTuning | None:
+    """Fine-tune as the plan says; the fine-tuned network is used only where it is surely better.
+
+    Args:
+        frozen: The frozen network and its head.
+        used: One row per image.
+        labels: Class numbers of shape (images,).
+        decisions: Of the plan.
+        modality: As the fingerprint guesses it; says what may change in a view.
+        choices: What is wanted of the choices on development images.
+        pictures: Holds the pictures.
+        run: What is needed to go on after a break is put there.
+        options: Rate and epochs.
+        cache: The cache folder.
+        screen: Shows the progress.
+
+    Returns:
+        None where the plan does not ask for it.
+    """
+    blocks = int(decisions["fine_tune"].value)
+    if not blocks:
+        return None
+    development, network = frozen.development, frozen.network
+    preset = str(decisions["augmentation"].value)
+    plan = FineTuningPlan(
+        replace(
+            development.choice.plan,
+            epochs=options.fine_tune_epochs,
+            learning_rate=options.fine_tune_learning_rate,
+            # What suits a head may be far too much for the backbone.
+            weight_decay=WEIGHT_DECAY,
+        ),
+        blocks,
+        modality if preset == "none" else preset,
+        network.features,
+    )
+    roles = development.roles
+    rows = TrainingRows(np.flatnonzero(roles == FIT), np.flatnonzero(roles == STOP))
+    keys = list(used["pixels_sha256"])
+    steps = plan.head.epochs * -(-len(rows.fit) // BATCH)
+    with screen.progress("Fine-tuning", steps, "steps") as progress:
+        tuned = fine_tune(
+            network.frozen_pass,
+            development.training.head,
+            network.matrix,
+            Pictures(pictures.read, keys),
+            labels,
+            rows,
+            plan,
+            run.fine_tuning,
+            progress,
+        )
+    own = pass_of_tuned(network, tuned, keys, pictures, run, options, cache, screen)
+    head_history = development.training.history
+    training = Training(
+        tuned.head,
+        _join_histories(head_history, tuned.history),
+        tuned.best_epoch + int(head_history["epoch"].max()),
+        tuned.stop_reason,
+        tuned.stop_text,
+        development.training.columns_kept,
+    )
+    candidate = Candidate(
+        own, develop_tuned(development, training, own.matrix, used, labels, choices)
+    )
+    as_before = replace(development.training, history=training.history)
+    frozen = replace(frozen, development=replace(development, training=as_before))
+    return _judge(frozen, candidate, labels, used, rows.stop, plan, tuned, screen)
+
+
+def pass_of_tuned(
+    network: Gathered,
+    tuned: FineTuned,
+    keys: list[str],
+    pictures: Store,
+    run: RunDir,
+    options: Options,
+    cache: Path,
+    screen: Screen,
+) -> Gathered:
+    """Run the fine-tuned network once per image, as the frozen one was.
+
+    Args:
+        network: The frozen one.
+        tuned: What came of fine-tuning.
+        keys: Content keys of the images.
+        pictures: Holds the pictures.
+        run: The weights are put there.
+        options: Name the engine.
+        cache: The cache folder.
+        screen: Shows the progress.
+    """
+    before = network.frozen_pass
+    frozen_pass = choose_pass(
+        before.backbone,
+        before.weights,
+        before.rule,
+        options.engine,
+        cache,
+        lambda: pictures.read(keys[:4]),
+        screen.say,
+        write_tuned(run.tuned_weights, tuned.weights),
+    )
+    features = feature_store(cache, frozen_pass)
+    count = unknown_keys(keys, features)
+    with screen.progress("Fine-tuned network", count, "images") as progress:
+        load = partial(frozen_pass.forward, cache)
+        extract_features(keys, load, pictures.read, features, progress, screen.say)
+    columns = feature_columns(before.backbone, network.features)
+    matrix = gather_features(keys, features, columns, run.tuned_features)
+    return replace(network, frozen_pass=frozen_pass, matrix=matrix)
+
+
+def _join_histories(head: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
+    """The epochs of fine-tuning go on where those of the head end; `stage` tells them apart."""
+    later = tuned.assign(epoch=tuned["epoch"] + int(head["epoch"].max()), stage="fine_tune")
+    return pd.concat([head.assign(stage="head"), later], ignore_index=True)
+
+
+def _judge(
+    frozen: Candidate,
+    tuned: Candidate,
+    labels: NDArray[np.int64],
+    used: pd.DataFrame,
+    rows: NDArray[np.intp],
+    plan: FineTuningPlan,
+    result: FineTuned,
+    screen: Screen,
+) -> FineTuning:
+    """Take the fine-tuned network where it is surely better on images held out."""
+    truth, groups = labels[rows], used["group"].to_numpy()[rows]
+    logits = [
+        one.development.training.head.logits(one.network.matrix[rows]) for one in (frozen, tuned)
+    ]
+    losses = [cross_entropy(one, truth) for one in logits]
+    share = share_of_draws_lower(losses[1], losses[0], groups, seed=plan.head.seed)
+    means = float(losses[0].mean()), float(losses[1].mean())
+    is_used = share >= SURE
+    reason = (
+        f"Cross-entropy on the {len(rows):,} images that stop the training: {means[0]:.4f} with "
+        f"the backbone frozen, {means[1]:.4f} fine-tuned; lower in {100 * share:.1f} % of "
+        f"{BOOTSTRAP_DRAWS:,} draws by group, where {100 * SURE:g} % are asked. "
+        + ("The fine-tuned network is used." if is_used else "The frozen network is used.")
+    )
+    screen.say(reason)
+    accuracies = tuple(float((one.argmax(1) == truth).mean()) for one in logits)
+    return FineTuning(
+        used=tuned if is_used else frozen,
+        other=frozen if is_used else tuned,
+        is_used=is_used,
+        reason=reason,
+        plan=plan,
+        tuned=result,
+        losses=means,
+        accuracies=(accuracies[0], accuracies[1]),
+    )
+
+
+def share_of_draws_lower(
+    one: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[np.str_], *, seed: int
+) -> float:
+    """Share of bootstrap draws of groups in which one mean is lower than the other.
+
+    Args:
+        one: A value of each image.
+        other: The other value of each image.
+        groups: The group of each image.
+        seed: Of the draws.
+    """
+    codes, names = pd.factorize(groups)
+    gain = np.bincount(codes, weights=other - one)
+    random = np.random.default_rng(seed)
+    draws = (random.integers(len(names), size=len(names)) for _ in range(BOOTSTRAP_DRAWS))
+    return float(np.mean([gain[drawn].sum() > 0 for drawn in draws]))
