@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+import medlens
 from medlens.data.phantom import write_phantoms
 from medlens.data.scan import PictureRule
 from medlens.model.backbone import Backbone
@@ -96,6 +97,26 @@ def classifier_folder(
     backbone = find_backbone(str(own_network), "auto")
     folder = tmp_path_factory.mktemp("classifier") / "classifier"
     return save(folder, backbone, "imagenet", "all", (8,))
+
+
+@pytest.fixture(scope="session")
+def small_run(
+    phantoms: Path, own_network: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> medlens.Run:
+    """A run whose images are at their place; its network is a small one of the user's own."""
+    return medlens.train(
+        phantoms,
+        out=tmp_path_factory.mktemp("small_run") / "run",
+        backbone=str(own_network),
+        plan="plain",
+        features="all",
+        head="linear",
+        image_size=SIDE,
+        epochs=30,
+        cache=str(cache),
+        no_saliency=True,
+        quiet=True,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -210,10 +210,10 @@ def test_every_backbone_works_in_every_format(
 
 
 def test_a_run_is_compared_on_its_own_test_images(
-    finished_run: medlens.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_run: medlens.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "model.onnx"
-    command = ["export", str(finished_run.path), "--format", "onnx", "-o", str(out)]
+    command = ["export", str(small_run.path), "--format", "onnx", "-o", str(out)]
     assert main(command) == 0
     said = capsys.readouterr().out
     assert re.search(r"Largest difference of a probability: \S+ \(less than 0\.0001", said)
@@ -221,7 +221,7 @@ def test_a_run_is_compared_on_its_own_test_images(
     assert "Not a medical device." in said
     facts = json.loads((tmp_path / "model.onnx.json").read_text(encoding="utf-8"))
     assert facts["check"]["images"] == "real images, of the run's test set"
-    assert facts["check"]["n"] == finished_run.evaluation["test"]["n"]
+    assert facts["check"]["n"] == small_run.evaluation["test"]["n"]
     # It does not replace anything by itself, and nothing but an export at all.
     assert main(command) == 2
     assert "--overwrite" in capsys.readouterr().err
@@ -237,10 +237,10 @@ def test_a_run_is_compared_on_its_own_test_images(
 
 
 def test_int8_is_measured_on_the_labelled_test_images(
-    finished_run: medlens.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_run: medlens.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "model.tflite"
-    command = ["export", str(finished_run.path), "--format", "litert", "--int8", "-o", str(out)]
+    command = ["export", str(small_run.path), "--format", "litert", "--int8", "-o", str(out)]
     assert main(command) == 0
     said = capsys.readouterr().out
     facts = json.loads((tmp_path / "model.tflite.json").read_text(encoding="utf-8"))
@@ -250,20 +250,21 @@ def test_int8_is_measured_on_the_labelled_test_images(
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(out))
-    assert interpreter.get_input_details()[0]["dtype"] == np.uint8
+    assert interpreter.get_input_details()[0]["dtype"] == np.float32
     assert any(one["dtype"] == np.int8 for one in interpreter.get_tensor_details())
-    rows = finished_run.predictions.query("split == 'test' and fold == ''")
-    root = Path(re.search(r'^data = "(.*)"', config_of(finished_run), re.M).group(1)).parent  # type: ignore[union-attr]
-    classifier = finished_run.classifier()
-    pixels = np.stack([classifier.picture(root / path) for path in rows["path"]])
+    rows = small_run.predictions.query("split == 'test' and fold == ''")
+    root = Path(re.search(r'^data = "(.*)"', config_of(small_run), re.M).group(1)).parent  # type: ignore[union-attr]
+    classifier = small_run.classifier()
+    seen = [classifier.picture(root / path) for path in rows["path"]]
+    pixels = np.stack(seen).astype(np.float32)
     said_after = np.array(facts["classes"])[FORMATS["litert"].open(out)(pixels).argmax(axis=1)]
     assert loss["n"] == len(rows)
     assert loss["accuracy_after"] == pytest.approx((said_after == rows["label"]).mean())
-    accuracy = finished_run.evaluation["test"]["accuracy"]["value"]
+    accuracy = small_run.evaluation["test"]["accuracy"]["value"]
     assert loss["accuracy_before"] == pytest.approx(accuracy)
     assert loss["loss"] == pytest.approx(loss["accuracy_before"] - loss["accuracy_after"])
     assert facts["check"]["limit"] is None
-    assert facts["export"]["input_type"] == "uint8"
+    assert facts["export"]["input_type"] == "float32"
 
 
 def config_of(run: medlens.Run) -> str:

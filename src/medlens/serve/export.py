@@ -163,7 +163,7 @@ def facts_of(classifier: Classifier, wanted: Wanted, network_sha256: str) -> dic
             "format": wanted.format.name,
             "int8": wanted.int8,
             "input_name": INPUT_NAME,
-            "input_type": "uint8" if wanted.int8 else "float32",
+            "input_type": "float32",
             "output_name": OUTPUT_NAME,
             "output_type": "float32",
             "classifier_sha256": network_sha256,

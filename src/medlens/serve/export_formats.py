@@ -237,7 +237,7 @@ def _open_litert(path: Path) -> Run:
         if tuple(runtime.get_input_details()[0]["shape"]) != pixels.shape:
             runtime.resize_tensor_input(pixels_in["index"], pixels.shape)
         runtime.allocate_tensors()
-        runtime.set_tensor(pixels_in["index"], pixels.astype(pixels_in["dtype"]))
+        runtime.set_tensor(pixels_in["index"], pixels)
         runtime.invoke()
         return np.array(runtime.get_tensor(probabilities_out["index"]))
 

@@ -28,7 +28,7 @@ KEPT_IN_FLOAT = (
 
 
 def write_int8(source: Source, pictures: NDArray[np.uint8], path: Path) -> None:
-    """Write a .tflite file whose convolutions compute in 8-bit integers; pixels go in as uint8.
+    """Write a .tflite file whose convolutions compute in 8-bit integers; pixels go in as before.
 
     Args:
         source: The network and its facts.
@@ -45,7 +45,6 @@ def write_int8(source: Source, pictures: NDArray[np.uint8], path: Path) -> None:
     converter = lite.TFLiteConverter.from_saved_model(str(source.saved_model))
     converter.optimizations = [lite.Optimize.DEFAULT]
     converter.representative_dataset = representative
-    converter.inference_input_type = tensorflow.uint8
     options = lite.experimental.QuantizationDebugOptions(denylisted_ops=list(KEPT_IN_FLOAT))
     # The converter alone cannot leave operations out; the debugger made for that can.
     debugger = lite.experimental.QuantizationDebugger(
