@@ -156,6 +156,35 @@ def test_what_hardly_learns_is_not_used(
     assert "The frozen network is used" in run.report.read_text(encoding="utf-8")
 
 
+def test_a_fine_tuned_network_averages_over_symmetries_too(
+    own: Path, stripes: Path, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ultrasound").symlink_to(stripes)  # the name says that mirror images are fine
+    run = medlens.train(
+        tmp_path / "ultrasound",
+        out=tmp_path / "run",
+        cache=str(cache),
+        quiet=True,
+        test_time_averaging=True,
+        **options(own),
+    )
+    facts = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
+    assert facts["fine_tuning"]["is_used"], facts["fine_tuning"]["reason"]
+    # What averaging changed is that of the network used: on val, as train was seen whole.
+    stop = int((run.predictions["role"] == "stop").sum())
+    assert f"{stop} development images" in facts["averaged"]
+    assert facts["saved_network_difference"] < 1e-4
+    classifier = medlens.load(run.path)
+    assert classifier.facts["is_fine_tuned"]
+    files = [stripes / path for path in run.predictions["path"].head(4)]
+    pictures = np.stack([classifier.picture(file) for file in files]).astype(np.float32)
+    said = np.asarray(classifier.model(pictures))
+    assert np.allclose(classifier.model(pictures[:, :, ::-1]), said, atol=1e-6)
+    columns = [f"prob_{name}" for name in classifier.classes]
+    assert np.allclose(said, run.predictions[columns].head(4), atol=1e-5)
+    assert [path.name for path in run.path.iterdir() if path.name.startswith(".")] == []
+
+
 def test_folds_and_fine_tuning_exclude_each_other(own: Path, stripes: Path, tmp_path: Path) -> None:
     with pytest.raises(MedlensError, match="--folds and --fine-tune"):
         medlens.train(stripes, out=tmp_path / "run", quiet=True, **options(own, folds=3))

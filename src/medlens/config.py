@@ -259,6 +259,14 @@ class Options:
         "Views of each image of train with --augmentation; each costs one more pass of the "
         "network, once.",
     )
+    test_time_averaging: bool = option(
+        False,
+        _flag(),
+        NETWORK,
+        "Every picture is also seen in the mirror images and turns that its modality allows, and "
+        "the logits are averaged, in testing and in use. The modality is that of --augmentation, "
+        "or the one guessed.",
+    )
     search: int = option(
         0,
         _number(int, 0, 10_000),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medlens.config import Options
 from medlens.data.roles import FIT, STOP
 from medlens.data.store import Store
+from medlens.model.averaging import average_logits
 from medlens.model.choice import BOOTSTRAP_DRAWS, SURE
 from medlens.model.classifier import feature_columns
 from medlens.model.development import Choices, Development, develop_tuned
@@ -24,7 +25,7 @@ from medlens.model.finetune import BATCH, FineTuned, FineTuningPlan, Pictures, f
 from medlens.model.head import Training, TrainingRows, cross_entropy
 from medlens.model.head_plan import WEIGHT_DECAY
 from medlens.model.plan import Decisions
-from medlens.network import Gathered
+from medlens.network import Extracted, Gathered, run_symmetric
 from medlens.report.evaluation import evaluate
 from medlens.report.predictions import predict_all, write_predictions
 from medlens.run_dir import RunDir
@@ -101,7 +102,8 @@ def write_other_predictions(
 ) -> None:
     """Write what the network says that is not used, in the form of predictions.csv."""
     other = fine_tuning.other
-    said = predict_all(other.network.matrix, used, other.development, [], classes, positive_class)
+    matrix, symmetric = other.network.matrix, other.network.symmetric
+    said = predict_all(matrix, used, other.development, [], classes, positive_class, symmetric)
     write_predictions(run.other_predictions, said)
 
 
@@ -197,7 +199,7 @@ def tune_network(
             run.fine_tuning,
             progress,
         )
-    own = pass_of_tuned(network, tuned, keys, pictures, run, options, cache, screen)
+    own = pass_of_tuned(network, tuned, used, pictures, run, options, cache, screen)
     head_history = development.training.history
     training = Training(
         tuned.head,
@@ -208,7 +210,8 @@ def tune_network(
         development.training.columns_kept,
     )
     candidate = Candidate(
-        own, develop_tuned(development, training, own.matrix, used, labels, choices)
+        own,
+        develop_tuned(development, training, own.matrix, used, labels, choices, own.symmetric),
     )
     as_before = replace(development.training, history=training.history)
     frozen = replace(frozen, development=replace(development, training=as_before))
@@ -218,7 +221,7 @@ def tune_network(
 def pass_of_tuned(
     network: Gathered,
     tuned: FineTuned,
-    keys: list[str],
+    used: pd.DataFrame,
     pictures: Store,
     run: RunDir,
     options: Options,
@@ -230,14 +233,14 @@ def pass_of_tuned(
     Args:
         network: The frozen one.
         tuned: What came of fine-tuning.
-        keys: Content keys of the images.
+        used: One row per image.
         pictures: Holds the pictures.
         run: The weights are put there.
         options: Name the engine.
         cache: The cache folder.
         screen: Shows the progress.
     """
-    before = network.frozen_pass
+    before, keys = network.frozen_pass, list(used["pixels_sha256"])
     frozen_pass = choose_pass(
         before.backbone,
         before.weights,
@@ -255,7 +258,12 @@ def pass_of_tuned(
         extract_features(keys, load, pictures.read, features, progress, screen.say)
     columns = feature_columns(before.backbone, network.features)
     matrix = gather_features(keys, features, columns, run.tuned_features)
-    return replace(network, frozen_pass=frozen_pass, matrix=matrix)
+    symmetric = None
+    if network.symmetric is not None:
+        modality, path = network.symmetric.preset, run.tuned_symmetric_features
+        extracted = Extracted(frozen_pass, features)
+        symmetric = run_symmetric(used, modality, extracted, columns, pictures, path, cache, screen)
+    return replace(network, frozen_pass=frozen_pass, matrix=matrix, symmetric=symmetric)
 
 
 def _join_histories(head: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
@@ -277,7 +285,10 @@ def _judge(
     """Take the fine-tuned network where it is surely better on images held out."""
     truth, groups = labels[rows], used["group"].to_numpy()[rows]
     logits = [
-        one.development.training.head.logits(one.network.matrix[rows]) for one in (frozen, tuned)
+        average_logits(
+            one.development.training.head, one.network.matrix, rows, one.network.symmetric
+        )
+        for one in (frozen, tuned)
     ]
     losses = [cross_entropy(one, truth) for one in logits]
     share = share_of_draws_lower(losses[1], losses[0], groups, seed=plan.head.seed)
@@ -290,6 +301,8 @@ def _judge(
         + ("The fine-tuned network is used." if is_used else "The frozen network is used.")
     )
     screen.say(reason)
+    if is_used and tuned.development.averaged:
+        screen.say(tuned.development.averaged.text)
     accuracies = tuple(float((one.argmax(1) == truth).mean()) for one in logits)
     return FineTuning(
         used=tuned if is_used else frozen,

@@ -14,10 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlens.config import FIELDS, Options
+from medlens.data.augmentation import PRESETS
 from medlens.data.scan import PictureRule
 from medlens.data.store import Store
+from medlens.data.symmetries import MOST_SYMMETRIES, read_symmetric, symmetric_keys
 from medlens.data.views import read_views, view_keys
 from medlens.errors import MedlensError
+from medlens.model.averaging import Symmetric
 from medlens.model.backbone import Backbone
 from medlens.model.backbone_choice import BackboneChoice, Contender, choose_backbone
 from medlens.model.classifier import feature_columns
@@ -192,7 +195,8 @@ def may_be_augmented(used: pd.DataFrame, options: Options) -> NDArray[np.bool_]:
 
 def passes_per_image(options: Options) -> int:
     """How often the network runs for an image at most: for itself, and for each view."""
-    return 1 + (options.views if options.augmentation != "none" else 0)
+    symmetries = MOST_SYMMETRIES if options.test_time_averaging else 1
+    return symmetries + (options.views if options.augmentation != "none" else 0)
 
 
 def extract_views(
@@ -239,6 +243,39 @@ def gather_views(
     return Views(matrix, np.repeat(owner, options.views), preset, options.views)
 
 
+def run_symmetric(
+    used: pd.DataFrame,
+    modality: str,
+    extracted: Extracted,
+    columns: slice | NDArray[np.intp],
+    pictures: Store,
+    path: Path,
+    cache: Path,
+    screen: Screen,
+) -> Symmetric:
+    """Run the network once for each image, also of val and test, in each symmetry.
+
+    Args:
+        used: One row per image.
+        modality: Says which symmetries there are; more than one.
+        extracted: The network; its store receives the features.
+        columns: Which features.
+        pictures: Holds the pictures.
+        path: The file for what is larger than memory.
+        cache: The cache folder.
+        screen: Shows the progress.
+    """
+    count = PRESETS[modality].symmetries
+    wanted = symmetric_keys(list(used["pixels_sha256"]), count)
+    frozen_pass, features = extracted
+    with screen.progress("Symmetries", unknown_keys(wanted, features), "views") as progress:
+        load = partial(frozen_pass.forward, cache)
+        read = read_symmetric(pictures.read)
+        extract_features(wanted, load, read, features, progress, screen.say)
+    matrix = gather_features(wanted, features, columns, path)
+    return Symmetric(matrix, modality, count)
+
+
 @dataclass(frozen=True)
 class Gathered:
     """What heads are trained on.
@@ -249,6 +286,7 @@ class Gathered:
         features: "all" or "last": which of its features these are.
         matrix: Of shape (images, columns); may lie on disk.
         views: Those of the views; None without augmentation.
+        symmetric: Those of the symmetries; None without test-time averaging.
     """
 
     frozen_pass: FrozenPass
@@ -256,6 +294,7 @@ class Gathered:
     features: str
     matrix: NDArray[np.float32]
     views: Views | None
+    symmetric: Symmetric | None
 
 
 def run_networks(
@@ -263,6 +302,7 @@ def run_networks(
     used: pd.DataFrame,
     labels: NDArray[np.int64],
     decisions: Decisions,
+    averaged: str | None,
     base: HeadPlan,
     pictures: Store,
     run: RunDir,
@@ -277,6 +317,7 @@ def run_networks(
         used: One row per image.
         labels: Class numbers of shape (images,).
         decisions: Of the plan.
+        averaged: The modality whose symmetries are averaged over; None for none.
         base: How heads are trained.
         pictures: Holds the pictures whose features are not known.
         run: What is larger than memory is put there, and the sheet of views.
@@ -302,4 +343,8 @@ def run_networks(
         if not options.no_images:
             trained, count = used[used["split"] == "train"], options.views
             draw_view_sheet(trained, pictures.read, preset, count, run.view_sheet, options.seed)
-    return Gathered(extracted.frozen_pass, chosen, gathered, matrix, views)
+    symmetric = None
+    if averaged is not None:
+        path = run.symmetric_features
+        symmetric = run_symmetric(used, averaged, extracted, columns, pictures, path, cache, screen)
+    return Gathered(extracted.frozen_pass, chosen, gathered, matrix, views, symmetric)

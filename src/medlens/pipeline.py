@@ -38,9 +38,9 @@ from medlens.network import (
     run_networks,
     with_side_of,
 )
-from medlens.planning import decide, settle
+from medlens.planning import averaged_modality, decide, settle
 from medlens.report.advice import advise
-from medlens.report.facts import result_lines, training_facts
+from medlens.report.facts import averaging_facts, result_lines, training_facts
 from medlens.report.pdf import find_chromium
 from medlens.report.predictions import predict_all, read_predictions, write_predictions
 from medlens.report.publish import publish
@@ -92,7 +92,8 @@ def run_training(asked: Options, screen: Screen) -> Run:
 
         def is_needed(key: str) -> bool:
             # Views are made of pictures, and which are wanted is known once the plan is.
-            wants_views = options.augmentation != "none" or options.fine_tune != "none"
+            kinds = (options.augmentation, options.fine_tune)
+            wants_views = options.test_time_averaging or any(one != "none" for one in kinds)
             return wants_views or any(key not in one.features for one in passes)
 
         pictures = Pictures(rule, Store(run.pictures / rule.name), is_needed)
@@ -109,6 +110,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         # Split, in whole groups.
         table = divide(intake, options, screen)
         decisions, fingerprint = decide(intake.table, dataset, options, rule.size, given_plan)
+        averaged = averaged_modality(options, decisions, fingerprint)
         write_text(run.dataset, dataset_csv(table))
         used = table[table["split"] != ""].reset_index(drop=True)
 
@@ -116,9 +118,19 @@ def run_training(asked: Options, screen: Screen) -> Run:
         labels = np.searchsorted(classes, used["label"])
         base = base_head(options)
         network = run_networks(
-            passes, used, labels, decisions, base, pictures.store, run, options, cache, screen
+            passes,
+            used,
+            labels,
+            decisions,
+            averaged,
+            base,
+            pictures.store,
+            run,
+            options,
+            cache,
+            screen,
         )
-        views = network.views
+        views, symmetric = network.views, network.symmetric
 
         # The head on the features, and everything that is chosen on development images.
         space = head_space(decisions, base, network.frozen_pass.backbone, options.search)
@@ -136,11 +148,21 @@ def run_training(asked: Options, screen: Screen) -> Run:
                 progress,
                 choice=network.among.choice if network.among and views is None else None,
                 views=views,
+                symmetric=symmetric,
             )
         say_choice(development, screen)
         write_plan(run, decisions, fingerprint, development, network.among)
         folds, development = run_folds(
-            network.matrix, used, labels, space, choices, development, views, options, screen
+            network.matrix,
+            used,
+            labels,
+            space,
+            choices,
+            development,
+            views,
+            symmetric,
+            options,
+            screen,
         )
         write_text(
             run.splits, splits_to_csv(table, table["split"], fold_column(table, used, folds))
@@ -164,6 +186,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         )
         if fine_tuning:
             network, development = fine_tuning.used.network, fine_tuning.used.development
+            facts |= averaging_facts(development)
         frozen_pass, matrix = network.frozen_pass, network.matrix
         write_text(run.history, development.training.history.to_csv(index=False))
         facts["fine_tuning"] = fine_tuning.facts() if fine_tuning else None
@@ -171,7 +194,9 @@ def run_training(asked: Options, screen: Screen) -> Run:
 
         # What is said about every image; from that table alone, every number. Meanwhile the
         # classifier is saved: one network from raw pixels to probabilities, in its own folder.
-        said_of_all = predict_all(matrix, used, development, folds, classes, positive_class)
+        said_of_all = predict_all(
+            matrix, used, development, folds, classes, positive_class, network.symmetric
+        )
         write_predictions(run.predictions, said_of_all)
         predictions = read_predictions(run.predictions)
         if fine_tuning:

@@ -12,6 +12,7 @@ import pandas as pd
 from rich.table import Table
 
 from medlens.config import FIELDS, Options, flag_name
+from medlens.data.augmentation import PRESETS
 from medlens.data.dataset import Dataset
 from medlens.data.fingerprint import Fingerprint, take_fingerprint
 from medlens.errors import MedlensError
@@ -69,6 +70,8 @@ def settle(options: Options) -> tuple[Options, Decisions | None]:
     """
     if options.search:
         check_optuna()
+    if options.test_time_averaging and options.augmentation not in ("none", "auto"):
+        _require_symmetries(options.augmentation, "asked for with --augmentation")
     if options.search and options.plan == "plain":
         raise MedlensError(
             "--search and --plan plain contradict each other.",
@@ -135,6 +138,41 @@ def decide(
         return given, fingerprint
     is_plain = options.plan == "plain"
     return make_plan(fingerprint, wishes(options), size, is_plain=is_plain), fingerprint
+
+
+def averaged_modality(
+    options: Options, decisions: Decisions, fingerprint: Fingerprint
+) -> str | None:
+    """The modality whose symmetries are averaged over: the plan's preset, or the one guessed.
+
+    Returns:
+        A name in `PRESETS`; None where averaging was not asked for.
+
+    Raises:
+        MedlensError: If it allows no symmetry: a run that went on would not be the one asked for.
+    """
+    if not options.test_time_averaging:
+        return None
+    preset = str(decisions["augmentation"].value)
+    if preset != "none":
+        _require_symmetries(preset, "the preset of the plan or of --augmentation")
+        return preset
+    modality = fingerprint.modality
+    _require_symmetries(modality, f"guessed: {fingerprint.modality_evidence}")
+    return modality
+
+
+def _require_symmetries(modality: str, source: str) -> None:
+    if PRESETS[modality].symmetries > 1:
+        return
+    allowing = [name for name, one in PRESETS.items() if one.symmetries > 1]
+    raise MedlensError(
+        "--test-time-averaging has nothing to average over.",
+        got=f"the modality {modality} ({source}), of which no mirror image or turn may be taken",
+        expected="a modality whose pictures have no fixed side: " + ", ".join(allowing),
+        fix="Leave --test-time-averaging out; or, if the modality is another, name it: "
+        "--augmentation NAME.",
+    )
 
 
 def say_plan(decisions: Mapping[str, Decision], fingerprint: Fingerprint, screen: Screen) -> None:

@@ -151,6 +151,11 @@ class RunDir:
         return self.root / ".view_features.npy"
 
     @property
+    def symmetric_features(self) -> Path:
+        """Features of all images in their symmetries, in the same way."""
+        return self.root / ".symmetric_features.npy"
+
+    @property
     def fine_tuning(self) -> Path:
         """What fine-tuning goes on from after a break, only while the run goes on."""
         return self.root / ".fine_tuning.npz"
@@ -164,6 +169,11 @@ class RunDir:
     def tuned_features(self) -> Path:
         """Features of the fine-tuned network, as `features`."""
         return self.root / ".tuned_features.npy"
+
+    @property
+    def tuned_symmetric_features(self) -> Path:
+        """Features of the fine-tuned network, as `symmetric_features`."""
+        return self.root / ".tuned_symmetric_features.npy"
 
     @property
     def other_predictions(self) -> Path:
@@ -186,9 +196,11 @@ class RunDir:
             self.pictures,
             self.features,
             self.view_features,
+            self.symmetric_features,
             self.fine_tuning,
             self.tuned_weights,
             self.tuned_features,
+            self.tuned_symmetric_features,
         )
 
     def own(self) -> tuple[Path, ...]:

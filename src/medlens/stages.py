@@ -19,6 +19,7 @@ from medlens.environment import cache_folder
 from medlens.files import write_json, write_text
 from medlens.fine_tuning import FineTuning, compare_on_test
 from medlens.intake import frame, metadata_columns, prevalence, ratios
+from medlens.model.averaging import Symmetric, average_over_views
 from medlens.model.backbone_choice import BackboneChoice
 from medlens.model.calibration import probabilities
 from medlens.model.choice import Choice
@@ -56,6 +57,7 @@ def run_folds(
     choices: Choices,
     development: Development,
     views: Views | None,
+    symmetric: Symmetric | None,
     options: Options,
     screen: Screen,
 ) -> tuple[list[Fold], Development]:
@@ -79,6 +81,7 @@ def run_folds(
             ratios(options),
             progress,
             views,
+            symmetric,
         )
     return folds, refit_on_all(features, used, labels, num_classes, development, views)
 
@@ -102,6 +105,7 @@ def describe_classifier(
         FITTED_ON[development.fitted_on],
         development.familiarity,
         development.limit,
+        development.averaged.count if development.averaged else 1,
     )
 
 
@@ -240,11 +244,14 @@ def measure_robustness(
     pictures = np.stack([classifier.picture(root / path) for path in chosen["path"]])
     columns = feature_columns(frozen_pass.backbone, str(classifier.facts["features"]))
 
+    def logits_of(view: NDArray[np.uint8]) -> NDArray[np.float64]:
+        starts = range(0, len(view), forward.batch)
+        found = [forward.run(view[start : start + forward.batch]) for start in starts]
+        return development.training.head.logits(np.concatenate(found)[:, columns])
+
     def run(changed: NDArray[np.uint8]) -> NDArray[np.float64]:
-        starts = range(0, len(changed), forward.batch)
-        found = [forward.run(changed[start : start + forward.batch]) for start in starts]
-        logits = development.training.head.logits(np.concatenate(found)[:, columns])
-        return probabilities(logits, development.temperature)
+        count = development.averaged.count if development.averaged else 1
+        return probabilities(average_over_views(logits_of, changed, count), development.temperature)
 
     split = as_arrays(chosen, classifier.classes)
     return robustness_block(
@@ -303,6 +310,8 @@ def say_choice(development: Development, screen: Screen) -> None:
         screen.say(f"Chosen {name}: {chosen}. {reason}" if chosen else f"{name.title()}: {reason}")
     if ensemble:
         screen.say(ensemble.reason)
+    if development.averaged:
+        screen.say(development.averaged.text)
     training = development.training
     screen.say(f"{training.stop_text} Best epoch: {training.best_epoch}.")
 

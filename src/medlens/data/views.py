@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medlens.data.augmentation import PRESETS, Augmentation
+from medlens.data.symmetries import ReadPictures, mirror
 
 # Raise it when the view of the same picture changes.
 VIEWS_VERSION = 1
 GREY_LEVEL = 128.0
-
-
-ReadPictures = Callable[[Sequence[str]], NDArray[np.uint8]]
 
 
 def view_keys(keys: Sequence[str], preset: str, count: int) -> list[str]:
@@ -60,7 +58,7 @@ def draw_view(picture: NDArray[np.uint8], preset: str, key: str) -> NDArray[np.u
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     random = np.random.default_rng(seed)
     symmetry = int(random.integers(limits.symmetries))
-    moved = _move(_mirror(picture, symmetry), limits, random)
+    moved = _move(mirror(picture, symmetry), limits, random)
     brightness = random.uniform(-limits.brightness, limits.brightness) * 255
     contrast = 1 + random.uniform(-limits.contrast, limits.contrast)
     colour = 1 + random.uniform(-limits.colour, limits.colour, 3)
@@ -68,12 +66,6 @@ def draw_view(picture: NDArray[np.uint8], preset: str, key: str) -> NDArray[np.u
     # Black stays black: around a padded picture, and where the body ends.
     changed *= moved > 0
     return np.asarray(np.clip(np.rint(changed), 0, 255), np.uint8)
-
-
-def _mirror(picture: NDArray[np.uint8], symmetry: int) -> NDArray[np.uint8]:
-    """One of the eight symmetries of a square: 1 changes left and right."""
-    mirrored = picture[:, ::-1] if symmetry % 2 else picture
-    return np.rot90(mirrored, symmetry // 2)
 
 
 def _move(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,17 +226,26 @@ BACKBONES: Mapping[str, Backbone] = {
 }
 
 
-def build_backbone(backbone: Backbone, weights: Weights, *, size: int) -> keras.Model:
+def build_backbone(
+    backbone: Backbone,
+    weights: Weights,
+    *,
+    size: int,
+    views: Callable[[Any], Any] | None = None,
+) -> keras.Model:
     """The frozen backbone as one flat graph from raw pixels to pooled features.
 
     Args:
         backbone: The row of the table.
         weights: What to load into it.
         size: Side of the square input, in pixels.
+        views: Makes of the Keras tensor of pixels the pictures that the network sees; None for
+            those alone.
 
     Returns:
         A model from RGB pixels of shape (batch, size, size, 3), 0 to 255, to features of shape
-        (batch, number of columns), in the order of `backbone.columns`. Nothing in it trains.
+        (pictures seen, number of columns), in the order of `backbone.columns`. Nothing in it
+        trains.
 
     Raises:
         MedlensError: If the weights do not fit the backbone.
@@ -244,7 +253,7 @@ def build_backbone(backbone: Backbone, weights: Weights, *, size: int) -> keras.
     import keras
 
     pixels = keras.Input((size, size, 3), name="pixels")
-    prepared = preprocess(pixels, backbone.preprocessing)
+    prepared = preprocess(views(pixels) if views else pixels, backbone.preprocessing)
     if backbone.file is None:
         maps = _maps_of_table(backbone, weights, prepared)
     else:

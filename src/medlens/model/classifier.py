@@ -9,7 +9,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
 from medlens.data.scan import PictureRule, in_order
 from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
-from medlens.model.backbone import Backbone
+from medlens.model.backbone import Backbone, build_backbone
 from medlens.model.calibration import probabilities
 from medlens.model.classifier_forward import classifier_forward
 from medlens.model.engine import Forward, FrozenPass, Maps, ReadMaps
 from medlens.model.familiarity import Familiarity, load_familiarity, save_familiarity
 from medlens.model.head import Head
 from medlens.model.operating_point import OperatingPoint
+from medlens.model.symmetric_graph import by_view, symmetric_views
 from medlens.model.verdict import Verdict, decide_class
 
 MODEL_FILE = "classifier.keras"
@@ -217,7 +218,7 @@ def read_maps_of_head(forward: Forward, backbone: Backbone, features: str) -> Re
 
 
 def build_classifier(
-    frozen_pass: FrozenPass, head: Head, *, features: str, temperature: float
+    frozen_pass: FrozenPass, head: Head, *, features: str, temperature: float, views: int = 1
 ) -> keras.Model:
     """Backbone and head as one flat graph from raw pixels to probabilities.
 
@@ -226,8 +227,9 @@ def build_classifier(
         head: The trained head, standardisation folded in.
         features: "all" or "last".
         temperature: Divides the logits before the softmax.
+        views: Symmetries of a picture whose logits are averaged; 1 for the picture alone.
     """
-    backbone = frozen_pass.model
+    backbone = frozen_pass.model if views == 1 else _with_views(frozen_pass, views)
     values = backbone.get_layer(features_layer(frozen_pass.backbone, features)).output
     layers = []
     for number in range(len(head.layers)):
@@ -237,11 +239,25 @@ def build_classifier(
         layer = keras.layers.Dense(units, None if is_last else "relu", name=name)
         values = layer(values)
         layers.append(layer)
+    if views > 1:
+        values = keras.ops.mean(by_view(values, views), axis=0)
     values = keras.layers.Rescaling(1 / temperature, name="temperature")(values)
     probabilities = keras.layers.Softmax(name="probabilities")(values)
     model = keras.Model(backbone.input, probabilities, name="classifier")
     for layer, (kernel, bias) in zip(layers, head.layers, strict=True):
         layer.set_weights([kernel, bias])
+    return model
+
+
+def _with_views(frozen_pass: FrozenPass, views: int) -> keras.Model:
+    """The backbone, with the same weights, on each picture in so many symmetries."""
+    model = build_backbone(
+        frozen_pass.backbone,
+        frozen_pass.weights,
+        size=frozen_pass.rule.size,
+        views=partial(symmetric_views, count=views),
+    )
+    model.set_weights(frozen_pass.model.get_weights())
     return model
 
 
@@ -260,6 +276,7 @@ class ClassifierFacts:
         fitted_on: What temperature, operating point, sets and limit were fitted on, in words.
         familiarity: Measures how unlike the training images an image is.
         limit: Images at a larger distance are unfamiliar.
+        views: Symmetries of a picture whose logits are averaged; 1 for the picture alone.
     """
 
     classes: tuple[str, ...]
@@ -272,6 +289,7 @@ class ClassifierFacts:
     fitted_on: str
     familiarity: Familiarity
     limit: float
+    views: int = 1
 
 
 def save_classifier(
@@ -286,7 +304,11 @@ def save_classifier(
         facts: Classes, DICOM frame, and what was chosen on development images.
     """
     model = build_classifier(
-        frozen_pass, head, features=facts.features, temperature=facts.temperature
+        frozen_pass,
+        head,
+        features=facts.features,
+        temperature=facts.temperature,
+        views=facts.views,
     )
     content = {
         "format": FORMAT_VERSION,
@@ -302,6 +324,7 @@ def save_classifier(
         "resize_filter": RESIZE_FILTER,
         "dicom_rule": DICOM_RULE,
         "frame": "middle" if facts.frame is None else facts.frame,
+        "views_averaged": facts.views,
         "temperature": facts.temperature,
         "operating_point": None
         if facts.operating_point is None

@@ -12,9 +12,11 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from medlens.data.symmetries import mirror
 from medlens.model import fast_cpu
 from medlens.model.backbone import BACKBONES
 from medlens.model.engine import Forward, choose_engine, compile_forward
+from medlens.model.symmetric_graph import by_view, picture_input, views_of
 
 LOG = logging.getLogger("medlens")
 # Largest difference of a logit or feature from Keras's, relative to the largest of its kind.
@@ -31,12 +33,11 @@ def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
         facts: The content of classifier.json.
 
     Returns:
-        Pictures -> for each the features that the head reads, then the logits.
+        Pictures -> for each the features that the head reads, of the picture as it is, then the
+        logits.
     """
-    names = (facts["features_layer"], "logits")
-    both = keras.layers.Concatenate()([model.get_layer(name).output for name in names])
-    network = keras.Model(model.input, both)
-    by_keras = compile_forward(network)
+    views, network = views_of(model), features_and_logits(model, facts["features_layer"])
+    by_keras = compile_forward(network, views=views)
     backbone = BACKBONES.get(str(facts["backbone"]))
     if backbone is None or choose_engine(backbone, "auto") != "ncnn":
         return by_keras
@@ -51,7 +52,7 @@ def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
     dense = [one for one in model.layers if isinstance(one, keras.layers.Dense)]
     head = [layer.get_weights() for layer in dense]
 
-    def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run_once(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         features = fast(pictures)[:, means]
         values = features
         for kernel, bias in head[:-1]:
@@ -59,12 +60,39 @@ def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
         kernel, bias = head[-1]
         return np.concatenate([features, values @ kernel + bias], axis=1)
 
+    def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found = [run_once(mirror(pictures, number)) for number in range(views)]
+        own, columns = found[0], len(head[-1][1])
+        own[:, -columns:] = np.mean([one[:, -columns:] for one in found], axis=0)
+        return own
+
     batch = max(by_keras.batch, 8 * fast.threads)
     return Forward(batch, _Checked(run, by_keras, network, len(dense[-1].get_weights()[1])))
 
 
+def features_and_logits(model: keras.Model, features_layer: str) -> keras.Model:
+    """A network from pixels to the features of the picture as it is, then the logits.
+
+    Args:
+        model: The flat graph of a classifier.
+        features_layer: The layer whose output its head reads.
+    """
+    # What the temperature divides: the logits, averaged where the classifier does so.
+    outputs = [model.get_layer(features_layer).output, model.get_layer("temperature").input]
+    inner = keras.Model(model.input, outputs)
+    # A model in a model: what is added here cannot meet an operation of the same name in it.
+    pixels = keras.Input(model.input_shape[1:])
+    features, logits = inner(pixels)
+    views = views_of(model)
+    own = features if views == 1 else by_view(features, views)[0]
+    return keras.Model(pixels, keras.layers.Concatenate()([own, logits]))
+
+
 def _load_ncnn(model: keras.Model, depths: tuple[str, ...], size: int) -> fast_cpu.Network:
-    """The network in ncnn; its files are in memory once it is loaded."""
+    """The network in ncnn, for one view; its files are in memory once it is loaded."""
+    if views_of(model) > 1:
+        outputs = [model.get_layer(depth).output for depth in depths]
+        model = keras.Model(picture_input(model), outputs)
     with tempfile.TemporaryDirectory(prefix="medlens-", ignore_cleanup_errors=True) as folder:
         files = fast_cpu.write_ncnn(model, depths=depths, size=size, folder=Path(folder))
         return fast_cpu.Network(files)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medlens.data.division import divide_groups
 from medlens.data.roles import TEST, assign_folds
 from medlens.errors import MedlensError
+from medlens.model.averaging import Symmetric
 from medlens.model.choice import CompiledHeads
 from medlens.model.development import Choices, Development, develop
 from medlens.model.head_plan import HeadSpace
@@ -44,6 +45,7 @@ def cross_validate(
     ratios: tuple[float, float, float],
     progress: Callable[[int], None],
     views: Views | None = None,
+    symmetric: Symmetric | None = None,
 ) -> list[Fold]:
     """Develop and test once for each fold.
 
@@ -62,6 +64,7 @@ def cross_validate(
         ratios: Shares of train, val and test; only the first two are used.
         progress: Called with 1 after every fold.
         views: Of the images; each fold looks at those of its own training images.
+        symmetric: Of the images; averaged over in each fold as by the classifier.
 
     Raises:
         MedlensError: If a class has too few groups.
@@ -89,6 +92,7 @@ def cross_validate(
             always_out_of_fold=False,
             compiled=compiled,
             views=views,
+            symmetric=symmetric,
         )
         folds.append(Fold(number, np.flatnonzero(split == TEST), development))
         progress(1)

@@ -16,6 +16,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlens.data.roles import CALIBRATE, FIT, STOP, assign_roles
+from medlens.model.averaging import (
+    Averaged,
+    Symmetric,
+    add_views,
+    average_logits,
+    measure_averaging,
+)
 from medlens.model.calibration import fit_temperature, probabilities
 from medlens.model.choice import (
     MOST_COMPARED,
@@ -25,7 +32,7 @@ from medlens.model.choice import (
     divide_for_comparison,
 )
 from medlens.model.familiarity import Familiarity, choose_limit, fit_familiarity
-from medlens.model.fold_heads import FoldRows, inputs_of_plan, train_fold_heads
+from medlens.model.fold_heads import FoldRows, FoldTraining, inputs_of_plan, train_fold_heads
 from medlens.model.head import Training, TrainingRows, cross_entropy, merge_heads, train_head
 from medlens.model.head_plan import HeadPlan, HeadSpace
 from medlens.model.operating_point import OperatingPoint, Rule, choose_operating_point
@@ -69,13 +76,15 @@ class HeldOut:
 
     Args:
         rows: Their places in the features.
-        logits: Of shape (images, classes).
+        logits: Of shape (images, classes); averaged over views where the classifier does so.
+        without: Of the pictures as they are.
         distances: From the training images, in feature space.
         fold: The fold each was held out in, from 1; 0 where it was in none.
     """
 
     rows: NDArray[np.intp]
     logits: NDArray[np.float64]
+    without: NDArray[np.float64]
     distances: NDArray[np.float64]
     fold: NDArray[np.int64]
 
@@ -124,6 +133,7 @@ class Development:
         set_thresholds: By level; None where only the set of all classes keeps the promise.
         familiarity: Measures how unlike the training images an image is.
         limit: Images at a larger distance are unfamiliar.
+        averaged: What averaging over views changed; None where that was not asked.
     """
 
     choice: Choice
@@ -139,6 +149,7 @@ class Development:
     set_thresholds: dict[float, float | None]
     familiarity: Familiarity
     limit: float
+    averaged: Averaged | None = None
 
     def verdict(self, classes: Sequence[str], positive_class: str | None) -> Verdict:
         """What turns logits and distances into what is said of an image."""
@@ -159,6 +170,7 @@ def develop(
     compiled: CompiledHeads | None = None,
     choice: Choice | None = None,
     views: Views | None = None,
+    symmetric: Symmetric | None = None,
 ) -> Development:
     """Choose and train a head, and choose on images that it was not fitted on.
 
@@ -175,6 +187,8 @@ def develop(
         compiled: Networks compiled before for such a space, to be used again and added to.
         choice: What was chosen before, on the same images with the same seed; None to choose here.
         views: Of the images; only those of the images that heads are fitted on are looked at.
+        symmetric: Of the images; what is chosen with a head is chosen on logits that are averaged
+            over them. Nothing is fitted on them.
 
     Raises:
         MedlensError: If no feature varies, or the loss is not a number.
@@ -187,17 +201,19 @@ def develop(
             features, images, labels, rows.fit, num_classes, space, progress, compiled, views=views
         )
     training = train_head(features, labels, rows, num_classes, choice.plan, _ignore, views=views)
-    training, ensemble = _merge_if_better(features, labels, rows, training, choice, space)
+    training, ensemble = _merge_if_better(
+        features, labels, rows, training, choice, space, symmetric
+    )
     familiarity = fit_familiarity(features, labels, rows=rows.fit, seed=choices.seed)
     calibrating = np.flatnonzero(roles == CALIBRATE)
     out_of_fold = None
     if always_out_of_fold or not len(calibrating):
         out_of_fold = predict_out_of_fold(
-            features, images, labels, rows, training, choice, choices, views
+            features, images, labels, rows, training, choice, choices, views, symmetric
         )
     if len(calibrating) or out_of_fold is None:
         chosen_on = calibrating if len(calibrating) else rows.stop
-        held_out = _hold_out(features, chosen_on, training, familiarity)
+        held_out = _hold_out(features, chosen_on, training, familiarity, symmetric)
         fitted_on = "val" if len(calibrating) else "stop"
     else:
         held_out, fitted_on = out_of_fold, "out_of_fold"
@@ -209,7 +225,7 @@ def develop(
         out_of_fold=out_of_fold,
         familiarity=familiarity,
         fitted_on=fitted_on,
-        **vars(_choose_on(held_out, images, labels, choices)),
+        **vars(_choose_on(held_out, images, labels, choices, symmetric)),
     )
 
 
@@ -220,6 +236,7 @@ def develop_tuned(
     images: pd.DataFrame,
     labels: NDArray[np.int64],
     choices: Choices,
+    symmetric: Symmetric | None = None,
 ) -> Development:
     """The same for a head that was fine-tuned with its backbone.
 
@@ -234,19 +251,20 @@ def develop_tuned(
         images: As for `develop`.
         labels: As for `develop`.
         choices: As for `develop`.
+        symmetric: As for `develop`, of the fine-tuned backbone.
     """
     roles = development.roles
     fit = np.flatnonzero(roles == FIT)
     familiarity = fit_familiarity(features, labels, rows=fit, seed=choices.seed)
     calibrating = np.flatnonzero(roles == CALIBRATE)
     chosen_on = calibrating if len(calibrating) else np.flatnonzero(roles == STOP)
-    held_out = _hold_out(features, chosen_on, training, familiarity)
+    held_out = _hold_out(features, chosen_on, training, familiarity, symmetric)
     return replace(
         development,
         training=training,
         familiarity=familiarity,
         fitted_on="val" if len(calibrating) else "tuned",
-        **vars(_choose_on(held_out, images, labels, choices)),
+        **vars(_choose_on(held_out, images, labels, choices, symmetric)),
     )
 
 
@@ -255,11 +273,14 @@ def _hold_out(
     rows: NDArray[np.intp],
     training: Training,
     familiarity: Familiarity,
+    symmetric: Symmetric | None,
 ) -> HeldOut:
     """Images of val with what the head says of them."""
+    without = training.head.logits(features[rows])
     return HeldOut(
         rows,
-        training.head.logits(features[rows]),
+        add_views(without, training.head, rows, symmetric),
+        without,
         familiarity.distances(features[rows]),
         np.zeros(len(rows), np.int64),
     )
@@ -275,10 +296,15 @@ class _Chosen:
     no_operating_point: str
     set_thresholds: dict[float, float | None]
     limit: float
+    averaged: Averaged | None
 
 
 def _choose_on(
-    held_out: HeldOut, images: pd.DataFrame, labels: NDArray[np.int64], choices: Choices
+    held_out: HeldOut,
+    images: pd.DataFrame,
+    labels: NDArray[np.int64],
+    choices: Choices,
+    symmetric: Symmetric | None,
 ) -> _Chosen:
     truth = labels[held_out.rows]
     temperature = fit_temperature(held_out.logits, truth)
@@ -294,6 +320,9 @@ def _choose_on(
             level: choose_threshold(calibrated, truth, level, groups) for level in SET_LEVELS
         },
         limit=choose_limit(held_out.distances, groups),
+        averaged=None
+        if symmetric is None
+        else measure_averaging(held_out.logits, held_out.without, truth, symmetric),
     )
 
 
@@ -304,14 +333,16 @@ def _merge_if_better(
     training: Training,
     choice: Choice,
     space: HeadSpace,
+    symmetric: Symmetric | None,
 ) -> tuple[Training, Ensemble | None]:
     """Put the mean of the fold heads in the head's place where it may and has the lower loss."""
     if choice.winner is None or not any(space.ensembles):
         return training, None
     merged = merge_heads(choice.winner.heads)
-    stop, truth = features[rows.stop], labels[rows.stop]
+    truth = labels[rows.stop]
     loss, loss_of_one = (
-        float(cross_entropy(head.logits(stop), truth).mean()) for head in (merged, training.head)
+        float(cross_entropy(average_logits(head, features, rows.stop, symmetric), truth).mean())
+        for head in (merged, training.head)
     )
     ensemble = Ensemble(loss < loss_of_one or all(space.ensembles), loss, loss_of_one)
     if not ensemble.is_used:
@@ -380,6 +411,7 @@ def predict_out_of_fold(
     choice: Choice,
     choices: Choices,
     views: Views | None = None,
+    symmetric: Symmetric | None = None,
 ) -> HeldOut | None:
     """Predict every image of train by a head that was fitted without its fold.
 
@@ -391,7 +423,8 @@ def predict_out_of_fold(
     """
     folds = choice.folds
     if choice.winner is not None and folds is not None and len(folds.rows) == len(rows.fit):
-        logits = choice.winner.logits
+        without = choice.winner.logits
+        logits = _average_folds(choice.winner, folds, symmetric)
     else:
         num_classes = len(training.head.layers[-1][1])
         folds = divide_for_comparison(
@@ -400,17 +433,29 @@ def predict_out_of_fold(
         if folds is None:
             return None
         fixed = _without_stopping(choice.plan, training.best_epoch)
-        logits = np.empty((len(rows.fit), num_classes))
+        logits, without = np.empty((2, len(rows.fit), num_classes))
         for part, fold in _parts(folds):
             inputs = inputs_of_plan(features, part, fixed, views)
             # All epochs are trained and the last is kept: nothing is chosen a second time.
             trained = train_fold_heads(inputs, labels, part, num_classes, fixed, keep="last")
-            logits[fold] = trained.logits[fold]
+            without[fold] = trained.logits[fold]
+            logits[fold] = _average_folds(trained, part, symmetric)[fold]
     distances = np.empty(len(folds.rows))
     for number in range(1, folds.count + 1):
         own = fit_familiarity(features, labels, rows=folds.fit(number), seed=choices.seed)
         distances[folds.fold == number] = own.distances(features[folds.out(number)])
-    return HeldOut(rows.fit, logits, distances, folds.fold)
+    return HeldOut(rows.fit, logits, without, distances, folds.fold)
+
+
+def _average_folds(
+    trained: FoldTraining, folds: FoldRows, symmetric: Symmetric | None
+) -> NDArray[np.float64]:
+    """What each fold's head says of the images it did not see, averaged over their views."""
+    logits = trained.logits.copy()
+    for number, head in enumerate(trained.heads, start=1):
+        is_out = folds.fold == number
+        logits[is_out] = add_views(logits[is_out], head, folds.out(number), symmetric)
+    return logits
 
 
 def _parts(folds: FoldRows) -> Iterator[tuple[FoldRows, NDArray[np.bool_]]]:

@@ -227,17 +227,21 @@ def choose_engine(backbone: Backbone, engine: str) -> str:
     return "ncnn" if is_fast else "keras"
 
 
-def compile_forward(model: keras.Model) -> Forward:
+def compile_forward(model: keras.Model, *, views: int = 1) -> Forward:
     """The forward pass of a Keras model from pixels, compiled once for one shape.
 
     On a CPU with TensorFlow the pictures of a batch run one by one, some side by side, inside one
     compiled graph: as fast as a batch, and a picture's output does not depend on its place in it.
     (In a batched matrix product it does, in the last digit: the last rows go another way.)
+
+    Args:
+        model: From pixels to whatever it gives.
+        views: How often the model sees each picture inside.
     """
     import keras
 
     if gpus():
-        batch = max(GPU_BATCH_PIXELS // model.input_shape[1] ** 2, 1)
+        batch = max(GPU_BATCH_PIXELS // (views * model.input_shape[1] ** 2), 1)
         return _in_full_batches(model, min(batch, LARGEST_GPU_BATCH))
     if keras.backend.backend() == "tensorflow":
         return _picture_by_picture(model)

@@ -205,13 +205,17 @@ def _final_model(facts: RunFacts) -> Known:
 
 
 def _ensemble(facts: RunFacts) -> Known:
-    heads = facts.training.get("heads", 1)
+    heads, views = (facts.training.get(name, 1) for name in ("heads", "views_averaged"))
+    said = []
     if heads > 1:
-        return is_done(
+        said.append(
             f"The mean of the logits of {heads} heads on one network answers, each fitted without "
-            "one fold of the training images.",
-            "training",
+            "one fold of the training images."
         )
+    if views > 1:
+        said.append(f"Logits are averaged over {views} symmetric views of each image.")
+    if said:
+        return is_done(" ".join(said), "training")
     return Known(NOT_APPLICABLE, "One network with one head answers; nothing is combined.")
 
 

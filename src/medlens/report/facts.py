@@ -58,12 +58,22 @@ def training_facts(
         "augmentation": f"{views.preset}, {views.count} views of each image"
         if views and plan.is_augmented
         else "none",
+        **averaging_facts(development),
         "batch_size": plan.batch_size,
         "epochs_run": int(training.history["epoch"].max()),
         "best_epoch": training.best_epoch,
         "stop_reason": training.stop_reason,
         "stop_text": training.stop_text,
         "seed": plan.seed,
+    }
+
+
+def averaging_facts(development: Development) -> dict[str, Any]:
+    """What training.json says of test-time averaging, that of the network that is used."""
+    averaged = development.averaged
+    return {
+        "averaged": averaged.text if averaged else "",
+        "views_averaged": averaged.count if averaged else 1,
     }
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from medlens.data.images import UnreadableImage, read_image
 from medlens.data.scan import PictureRule
-from medlens.data.views import ReadPictures, read_views, view_keys
+from medlens.data.symmetries import ReadPictures
+from medlens.data.views import read_views, view_keys
 from medlens.files import write_bytes
 from medlens.model.classifier import Classifier
 from medlens.model.engine import ReadMaps

@@ -198,7 +198,22 @@ def head_sentence(facts: RunFacts) -> str:
             f" The classifier is the mean of the logits of {heads} such heads, each fitted without "
             "one fold of the training images."
         )
-    return f"On these features, {inputs}, new layers were trained: {join_words(layers)}.{merged}"
+    return (
+        f"On these features, {inputs}, new layers were trained: {join_words(layers)}.{merged}"
+        f"{_averaging_sentence(facts)}"
+    )
+
+
+def _averaging_sentence(facts: RunFacts) -> str:
+    """That what is said of an image is a mean over symmetric views of it."""
+    views = facts.training.get("views_averaged", 1)
+    if views == 1:
+        return ""
+    which = "as it is and mirrored" if views == 2 else f"in its {views} mirror images and turns"
+    return (
+        f" In testing, as in use, each image was seen {which}, and the logits were averaged before "
+        "any temperature; the layers were trained without this."
+    )
 
 
 def training_sentences(facts: RunFacts) -> str:

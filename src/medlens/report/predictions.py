@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medlens.data.roles import FIT, TEST
 from medlens.files import write_bytes
+from medlens.model.averaging import Symmetric, add_views
 from medlens.model.calibration import probabilities
 from medlens.model.verdict import Verdict, decide_class
 
@@ -67,6 +68,7 @@ def predict_all(
     folds: Sequence[Fold],
     classes: Sequence[str],
     positive_class: str | None,
+    symmetric: Symmetric | None = None,
 ) -> pd.DataFrame:
     """The table predictions.csv: every image by the classifier, then the folds' test images.
 
@@ -77,18 +79,24 @@ def predict_all(
         folds: Of cross-validation; their rows have split test, and a fold.
         classes: Class names in the order of the logits.
         positive_class: The class of interest, if there is one.
+        symmetric: Of the images; None where logits are not averaged.
     """
     roles = development.roles.where(development.roles != "", images["split"])
 
-    def tabulate(rows: pd.DataFrame, own: NDArray[Any], by: Development, fold: str) -> pd.DataFrame:
-        logits, distances = by.training.head.logits(own), by.familiarity.distances(own)
-        verdict = by.verdict(classes, positive_class)
-        return tabulate_predictions(rows, logits, distances, verdict, fold=fold)
+    def tabulate(
+        table: pd.DataFrame, rows: NDArray[np.intp], by: Development, fold: str
+    ) -> pd.DataFrame:
+        own = features if len(rows) == len(features) else features[rows]
+        head, verdict = by.training.head, by.verdict(classes, positive_class)
+        logits = add_views(head.logits(own), head, rows, symmetric)
+        distances = by.familiarity.distances(own)
+        return tabulate_predictions(table, logits, distances, verdict, fold=fold)
 
-    tables = [tabulate(images.assign(role=roles), features, development, "")]
+    everything = np.arange(len(images))
+    tables = [tabulate(images.assign(role=roles), everything, development, "")]
     for fold in folds:
-        rows = images.iloc[fold.rows].assign(split=TEST, role=TEST)
-        tables.append(tabulate(rows, features[fold.rows], fold.development, str(fold.number)))
+        table = images.iloc[fold.rows].assign(split=TEST, role=TEST)
+        tables.append(tabulate(table, fold.rows, fold.development, str(fold.number)))
     return pd.concat(tables, ignore_index=True)
 
 

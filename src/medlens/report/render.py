@@ -76,6 +76,7 @@ FACTS: Mapping[str, str] = {
     "optimizer": "Optimiser",
     "class_weight": "Class weights",
     "augmentation": "Augmentation",
+    "views_averaged": "Symmetric views averaged over in testing and use",
     "batch_size": "Images per step",
     "stop_text": "Why training stopped",
     "saved_network_difference": "Saved network: largest difference in probability",
@@ -122,6 +123,7 @@ SAID_ELSEWHERE = frozenset(
     {
         "choice",
         "ensemble",
+        "averaged",
         "fine_tuning",
         "split_text",
         "stop_reason",

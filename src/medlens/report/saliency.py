@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 
 from medlens.model.backbone import SPREAD_FLOOR
 from medlens.model.engine import Maps, ReadMaps
+from medlens.model.symmetric_graph import picture_input
 from medlens.report.metrics import BoolArray, FloatArray
 
 Pictures = NDArray[np.uint8]
@@ -284,7 +285,9 @@ def _open_network(model: keras.Model) -> _Network:
         _Depth(name, found["mean"], found.get("spread")) for name, found in columns.items()
     )
     outputs = [model.get_layer(depth.name).output for depth in depths]
-    return _Network(keras.Model(model.input, [*outputs, features]), depths, dense, model)
+    # The picture as it is, where the classifier averages over several views of it.
+    maps = keras.Model(picture_input(model), [*outputs, features])
+    return _Network(maps, depths, dense, model)
 
 
 def _pooled(model: keras.Model, names: set[str], features: Any) -> list[tuple[str, int]]:
