@@ -24,19 +24,25 @@ from medlens.model.weights import find_weights
 CLASSES = ("gesund", 'mass "II" <b>', "Übriges")
 SIDE = 64
 
-Save = Callable[[Path, Backbone, str, str, tuple[int, ...]], Path]
+Save = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def save() -> Save:
-    """Saves a classifier folder: a backbone, its weights, "all" or "last", and a head's units.
+    """Saves a classifier folder: a backbone, its weights, "all" or "last", a head's units, and
+    how many symmetries of a picture are averaged.
 
     The head is drawn at random, for features of mean 0 and spread 1: its probabilities differ from
     picture to picture and are never all 0 and 1, which would hide a difference.
     """
 
     def save_one(
-        folder: Path, backbone: Backbone, weights: str, features: str, units: tuple[int, ...]
+        folder: Path,
+        backbone: Backbone,
+        weights: str,
+        features: str,
+        units: tuple[int, ...],
+        views: int = 1,
     ) -> Path:
         found = find_weights(backbone, weights, seed=0)
         frozen_pass = FrozenPass(backbone, found, PictureRule(SIDE, "pad"), "keras")
@@ -67,6 +73,7 @@ def save() -> Save:
             fitted_on="val",
             familiarity=fit_familiarity(seen),
             limit=10.0,
+            views=views,
         )
         save_classifier(folder, frozen_pass, Head(tuple(layers)), facts)
         return folder

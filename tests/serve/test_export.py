@@ -19,7 +19,7 @@ from PIL import Image
 
 import medlens
 from medlens.cli import EXPORT_FORMATS, main
-from medlens.model.backbone import BACKBONES, Backbone
+from medlens.model.backbone import BACKBONES
 from medlens.model.own_backbone import find_backbone
 from medlens.serve.export import Compared, Exported, Wanted, answers, check_equal, export_classifier
 from medlens.serve.export_formats import FORMATS, Source
@@ -28,7 +28,7 @@ HOW_TO = Path(__file__).parents[2] / "docs" / "how-to.md"
 NAMES = {"savedmodel": "model", "onnx": "model.onnx", "litert": "model.tflite"}
 NAMES |= {"openvino": "model.xml"}
 FILES = {"openvino": {"model.xml", "model.bin", "model.xml.json"}}
-Save = Callable[[Path, Backbone, str, str, tuple[int, ...]], Path]
+Save = Callable[..., Path]
 
 each_format = pytest.mark.parametrize("name", list(FORMATS))
 
@@ -207,6 +207,21 @@ def test_every_backbone_works_in_every_format(
         one = medlens.export(folder, format=name, out=tmp_path / NAMES[name], quiet=True)
         assert one.facts["check"]["largest_difference"] < 1e-4
         assert one.facts["check"]["images"].startswith("synthetic")
+
+
+@each_format
+def test_a_network_that_averages_symmetries_does_so_everywhere(
+    name: str, save: Save, own_network: Path, pictures: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    backbone = find_backbone(str(own_network), "auto")
+    folder = save(tmp_path / "classifier", backbone, "imagenet", "all", (), views=8)
+    one = medlens.export(folder, format=name, out=tmp_path / NAMES[name], quiet=True)
+    run = FORMATS[name].open(one.path)
+    pixels = pictures[:3].astype(np.float32)
+    for count in (1, 3):
+        np.testing.assert_allclose(
+            run(pixels[:count]), run(pixels[:count, :, ::-1].copy()), atol=1e-5
+        )
 
 
 def test_a_run_is_compared_on_its_own_test_images(
