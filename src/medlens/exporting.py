@@ -56,7 +56,7 @@ def export_run(
     screen.say(f"Comparing on {count:,} pictures: {compared.origin}.")
     with (folder / MODEL_FILE).open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    with screen.progress("Comparing", count, "pictures") as progress:
+    with screen.progress("Converting and comparing", count, "pictures") as progress:
         exported = export_classifier(
             classifier, wanted, compared, network_sha256=digest, progress=progress
         )

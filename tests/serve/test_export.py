@@ -22,7 +22,7 @@ from medlens.cli import EXPORT_FORMATS, main
 from medlens.model.backbone import BACKBONES
 from medlens.model.own_backbone import find_backbone
 from medlens.serve.export import Compared, Exported, Wanted, answers, check_equal, export_classifier
-from medlens.serve.export_formats import FORMATS, Source
+from medlens.serve.export_formats import FORMATS, Source, missing_packages
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to.md"
 NAMES = {"savedmodel": "model", "onnx": "model.onnx", "litert": "model.tflite"}
@@ -347,6 +347,12 @@ def test_what_is_refused_is_refused_before_anything_is_written(
 def test_an_unknown_format_is_named(classifier_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(medlens.MedlensError, match="no such export format"):
         medlens.export(classifier_folder, format="coreml", out=tmp_path / "model")
+
+
+def test_a_missing_package_is_named_by_what_brings_it() -> None:
+    one = replace(FORMATS["litert"], packages={"json": "json", "no_such_module": "no-such-package"})
+    assert missing_packages(one) == ["no-such-package"]
+    assert missing_packages(FORMATS["litert"]) == []
 
 
 def test_the_examples_in_the_docs_work(
