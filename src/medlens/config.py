@@ -125,6 +125,18 @@ def _names(expected: str) -> Kind:
     return Kind(parse, expected, "NAME")
 
 
+def _some_of(*words: str) -> Kind:
+    def parse(value: Any) -> tuple[str, ...]:
+        given = [value] if isinstance(value, str) else list(value)
+        found = [name for one in given for name in str(one).split(",")]
+        if not set(found) <= set(words):
+            raise ValueError(value)
+        return tuple(dict.fromkeys(found))
+
+    expected = "one or several, with commas, of " + ", ".join(words)
+    return Kind(parse, expected, "|".join(words))
+
+
 def _split() -> Kind:
     def parse(value: Any) -> str:
         if isinstance(value, list | tuple):
@@ -423,6 +435,14 @@ class Options:
         _number(int, 0, 2**31 - 1),
         RUN,
         "Seed of split, head and bootstrap: same seed, same files.",
+    )
+    track: tuple[str, ...] = option(
+        (),
+        _some_of("tensorboard", "mlflow", "mlflow_server"),
+        RUN,
+        "Shows training in TensorBoard or MLflow as well, in the run folder; mlflow_server: on a "
+        "server of yours, at MLFLOW_TRACKING_URI. May be given several times.",
+        what=False,
     )
     out: str = option("", _text("a folder", "RUN"), RUN, "The run folder to write.", what=False)
     cache: str = option(

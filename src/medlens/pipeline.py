@@ -58,6 +58,7 @@ from medlens.stages import (
     write_evidence,
     write_plan,
 )
+from medlens.tracking import track
 
 
 def run_training(asked: Options, screen: Screen) -> Run:
@@ -81,7 +82,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
     if options.out:
         read_study(RunDir(Path(options.out)))
     run = open_run(asked)
-    with log_to(run.log):
+    with log_to(run.log), track(options, run) as tracking:
         say_images(dataset, positive_class, screen)
 
         # Read every file once: facts for the audit, a picture for the network.
@@ -149,6 +150,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
                 choice=network.among.choice if network.among and views is None else None,
                 views=views,
                 symmetric=symmetric,
+                callbacks=tracking.callbacks(),
             )
         say_choice(development, screen)
         write_plan(run, decisions, fingerprint, development, network.among)
@@ -189,6 +191,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
             facts |= averaging_facts(development)
         frozen_pass, matrix = network.frozen_pass, network.matrix
         write_text(run.history, development.training.history.to_csv(index=False))
+        tracking.replay(development.training.history)
         facts["fine_tuning"] = fine_tuning.facts() if fine_tuning else None
         write_json(run.training, facts)
 
@@ -221,6 +224,8 @@ def run_training(asked: Options, screen: Screen) -> Run:
         )
         for passing in run.passing():
             remove(passing)
+
+        tracking.tell(evaluation)
 
         # The report.
         publish(run, pdf=options.pdf)

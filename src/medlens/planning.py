@@ -40,6 +40,7 @@ from medlens.model.search import check_optuna
 from medlens.network import find_backbones, with_side_of
 from medlens.run_dir import RunDir, folder_without_run
 from medlens.screen import Screen
+from medlens.tracking import check_tracking
 
 # The options that decide what a plan decides.
 PLANNED = (
@@ -70,6 +71,7 @@ def settle(options: Options) -> tuple[Options, Decisions | None]:
     """
     if options.search:
         check_optuna()
+    check_tracking(options)
     if options.test_time_averaging and options.augmentation not in ("none", "auto"):
         _require_symmetries(options.augmentation, "asked for with --augmentation")
     if options.search and options.plan == "plain":

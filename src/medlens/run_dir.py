@@ -186,6 +186,16 @@ class RunDir:
         return self.root / ".pictures"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files of TensorBoard, where they were asked for."""
+        return self.root / "tensorboard"
+
+    @property
+    def mlflow(self) -> Path:
+        """The store of MLflow, where it was asked for."""
+        return self.root / "mlflow"
+
+    @property
     def log(self) -> Path:
         """What was said and when."""
         return self.root / "log.txt"
@@ -230,6 +240,8 @@ class RunDir:
             self.external,
             self.view_sheet,
             self.other_predictions,
+            self.tensorboard,
+            self.mlflow,
             self.log,
             *self.passing(),
         )
@@ -310,7 +322,7 @@ def _has_only_begun(run: RunDir, entries: list[Path]) -> bool:
     """Whether an error ended a run there before it had a split, or only study.toml is there."""
     begun = {run.config, run.log}
     found = set(entries) - {run.study, run.audit}
-    return not found or found == begun
+    return not found or found - {run.tensorboard, run.mlflow} == begun
 
 
 def _clear(run: RunDir, entries: list[Path], options: Options) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import keras
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -171,6 +172,7 @@ def develop(
     choice: Choice | None = None,
     views: Views | None = None,
     symmetric: Symmetric | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Development:
     """Choose and train a head, and choose on images that it was not fitted on.
 
@@ -189,6 +191,7 @@ def develop(
         views: Of the images; only those of the images that heads are fitted on are looked at.
         symmetric: Of the images; what is chosen with a head is chosen on logits that are averaged
             over them. Nothing is fitted on them.
+        callbacks: See the head that is fitted on all of train being trained.
 
     Raises:
         MedlensError: If no feature varies, or the loss is not a number.
@@ -200,7 +203,16 @@ def develop(
         choice = choose_head(
             features, images, labels, rows.fit, num_classes, space, progress, compiled, views=views
         )
-    training = train_head(features, labels, rows, num_classes, choice.plan, _ignore, views=views)
+    training = train_head(
+        features,
+        labels,
+        rows,
+        num_classes,
+        choice.plan,
+        _ignore,
+        views=views,
+        callbacks=callbacks,
+    )
     training, ensemble = _merge_if_better(
         features, labels, rows, training, choice, space, symmetric
     )

@@ -129,7 +129,7 @@ class Training:
         head: The head with the weights of the best epoch.
         history: One row per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds.
         best_epoch: The epoch whose weights the head has, counted from 1.
-        stop_reason: "accuracy", "patience" or "epochs".
+        stop_reason: "accuracy", "patience", "epochs" or "callback".
         stop_text: The same in a sentence.
         columns_kept: How many features are used and vary.
     """
@@ -152,6 +152,7 @@ def train_head(
     *,
     keep: str = "best",
     views: Views | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Training:
     """Train a head on cached features, with early stopping on images of its own.
 
@@ -168,6 +169,8 @@ def train_head(
         keep: "best": the weights of the epoch with the lowest validation loss, or of the one that
             reached the accuracy asked for; "last": those of the last epoch.
         views: Of the images, which it is also fitted on where the plan says so.
+        callbacks: Of Keras; told each epoch's loss, accuracy, val_loss and val_accuracy. They may
+            stop training.
 
     Raises:
         MedlensError: If no feature varies, or the loss is not a number.
@@ -184,7 +187,14 @@ def train_head(
     random = np.random.default_rng(plan.seed)
     first: Layers = ()
     history, count = History(plan, first), len(of_fit)
+    watching = keras.callbacks.CallbackList(
+        list(callbacks), model=compiled.model, epochs=plan.epochs, verbose=0
+    )
+    compiled.model.stop_training = False
+    watching.on_train_begin()
     while not history.stop_reason:
+        epoch = len(history.rows)
+        watching.on_epoch_begin(epoch)
         started = time.monotonic()
         order = random.permutation(count)
         loss, right = compiled.steps(*(values[order] for values in train))
@@ -198,7 +208,12 @@ def train_head(
         }
         seconds = round(time.monotonic() - started, 4)
         history.note({**figures, "seconds": seconds}, layers)
+        watching.on_epoch_end(epoch, dict(figures))
+        if compiled.model.stop_training and not history.stop_reason:
+            history.stop_reason = "callback"
+            history.stop_text = "A callback of Keras stopped the training."
         progress(1)
+    watching.on_train_end()
     return Training(
         head=fold_inputs(
             compiled.layers() if keep == "last" else history.best_weights,

@@ -226,6 +226,7 @@ def training_sentences(facts: RunFacts) -> str:
         "accuracy": f"It stopped after {epochs}, as that accuracy was reached",
         "patience": f"It stopped after {epochs}, as the loss had not fallen any further",
         "epochs": f"It ran for {epochs}, the most that were allowed",
+        "callback": f"It stopped after {epochs}, by a rule of the authors",
     }[training["stop_reason"]]
     folds = " In cross-validation every fold was trained in this way." if facts.folds else ""
     return (
