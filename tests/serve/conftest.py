@@ -88,7 +88,7 @@ def own_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = keras.layers
     values = pixels = keras.Input((None, None, 3))
     values = layers.Rescaling(1 / 255)(values)
-    values = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(values)
+    values = layers.Conv2D(8, 3, strides=2, padding="same", activation="gelu")(values)
     values = layers.Conv2D(16, 3, strides=2, padding="same")(values)
     values = layers.BatchNormalization()(values)
     path = tmp_path_factory.mktemp("own") / "own.keras"

@@ -180,10 +180,30 @@ def _write_onnx(source: Source, path: Path) -> None:
 
     signature = [_pixels(tensorflow, source.model)]
     content, _ = tf2onnx.convert.from_function(tensorflow.function(serve), signature, opset=OPSET)
+    _spell_out_erfc(content.graph)
     for value in (*content.graph.input, *content.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.helper.set_model_props(content, {FACTS_KEY: _facts_text(source.facts)})
     onnx.save(content, str(path))
+
+
+def _spell_out_erfc(graph: Any) -> None:
+    """Write TensorFlow's Erfc (in GELU), which tf2onnx hands on as it is, as ONNX's 1 - Erf."""
+    import onnx
+
+    one = "medlens/one"
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Erfc":
+            erf = f"{node.output[0]}/erf"
+            nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
+            nodes.append(onnx.helper.make_node("Sub", [one, erf], node.output))
+        else:
+            nodes.append(node)
+    if len(nodes) > len(graph.node):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
+        del graph.node[:]
+        graph.node.extend(nodes)
 
 
 def _open_onnx(path: Path) -> Run:
