@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medlens.cli import default_text
-from medlens.config import AUDIT_OPTIONS, FIELDS, flag_name
+from medlens.config import AUDIT_OPTIONS, FIELDS, SERVE_FIELDS, Fields, flag_name
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "options.md"
 
@@ -19,23 +19,30 @@ def options_page() -> str:
         "TOML the names have no dashes: `--image-size 96` is `image_size=96`.",
         "`medlens audit` takes those marked with *.",
     ]
-    groups = list(dict.fromkeys(field.metadata["group"] for field in FIELDS.values()))
-    for group in groups:
-        lines += ["", f"## {group.capitalize()}", "", "| option | allowed | default | what |"]
-        lines.append("| --- | --- | --- | --- |")
-        for name, field in FIELDS.items():
+    lines += _tables(FIELDS, "##")
+    lines += ["", "`--config FILE` reads options from a TOML file; those typed win.", ""]
+    lines += ["## Options of `medlens serve`", *_tables(SERVE_FIELDS, "###"), ""]
+    return "\n".join(lines)
+
+
+def _tables(fields: Fields, heading: str) -> list[str]:
+    """A heading and a table for each group."""
+    lines = []
+    for group in dict.fromkeys(field.metadata["group"] for field in fields.values()):
+        lines += ["", f"{heading} {group.capitalize()}", ""]
+        lines += ["| option | allowed | default | what |", "| --- | --- | --- | --- |"]
+        for name, field in fields.items():
             if field.metadata["group"] == group:
                 typed = "DATA" if name == "data" else f"`{flag_name(name)}`"
-                mark = "*" if name in AUDIT_OPTIONS else ""
+                mark = "*" if fields is FIELDS and name in AUDIT_OPTIONS else ""
                 cells = (
                     field.metadata["kind"].expected,
-                    default_text(name),
+                    default_text(field),
                     field.metadata["help"],
                 )
                 escaped = [cell.replace("|", "\\|") for cell in cells]
                 lines.append(f"| {typed}{mark} | " + " | ".join(escaped) + " |")
-    lines += ["", "`--config FILE` reads options from a TOML file; those typed win.", ""]
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

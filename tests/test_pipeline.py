@@ -69,6 +69,8 @@ def test_the_run_folder_holds_what_the_docs_say(run: medlens.Run) -> None:
         "classifier.keras",
         "classifier.json",
         "familiarity.npz",
+        "training_cases.npz",
+        "SHA256SUMS",
     }
 
 

@@ -13,9 +13,20 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from medlens.api import audit, compare, evaluate, export, load, train
+from medlens.api import audit, compare, evaluate, explain, export, load, predict, train
 from medlens.errors import MedlensError
 from medlens.run import Run
 
-__all__ = ["MedlensError", "Run", "audit", "compare", "evaluate", "export", "load", "train"]
+__all__ = [
+    "MedlensError",
+    "Run",
+    "audit",
+    "compare",
+    "evaluate",
+    "explain",
+    "export",
+    "load",
+    "predict",
+    "train",
+]
 __version__ = version("medlens")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from medlens.model.classifier import Classifier
     from medlens.screen import Screen
     from medlens.serve.export import Exported
+    from medlens.serve.predict import Outcome
 
 PathLike = str | os.PathLike[str]
 
@@ -152,6 +154,76 @@ def export(
     return export_run(Path(run), wanted, images=os.fspath(images), cache=cache, screen=screen)
 
 
+def predict(
+    run: PathLike,
+    inputs: PathLike | Iterable[PathLike],
+    *,
+    out: PathLike,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Write what a classifier says of many images, in memory that does not grow with them.
+
+    For a few images, `medlens.load(run).predict(paths)` gives the table itself.
+
+    Args:
+        run: A run folder, or its classifier folder alone.
+        inputs: Images, folders, CSV files with a column path or file, or patterns; one or several.
+        out: The file to write: .csv, .json, .jsonl or .parquet. If this is interrupted, the same
+            call goes on.
+        overwrite: Whether a file may be there.
+        quiet: Whether nothing is printed.
+
+    Returns:
+        How many images were answered and refused; the reasons stand in the file.
+
+    Raises:
+        MedlensError: If the classifier, the images or the place cannot be used.
+    """
+    from medlens.prediction import run_predict
+
+    screen = new_screen(quiet)
+    return run_predict(run, _several(inputs), Path(out), overwrite=overwrite, screen=screen)
+
+
+def explain(
+    run: PathLike,
+    inputs: PathLike | Iterable[PathLike],
+    *,
+    out: PathLike,
+    class_name: str | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Show where images speak for a class, and which training cases are most like them.
+
+    Args:
+        run: As for `predict`.
+        inputs: As for `predict`.
+        out: The folder to write: a page for each image, and explain.csv.
+        class_name: The class to explain; None for that which is predicted, image by image.
+        overwrite: Whether an earlier explanation may be there.
+        quiet: Whether nothing is printed.
+
+    Raises:
+        MedlensError: If the classifier, the images, the class or the place cannot be used.
+    """
+    from medlens.prediction import run_explain
+
+    return run_explain(
+        run,
+        _several(inputs),
+        Path(out),
+        class_name=class_name,
+        overwrite=overwrite,
+        screen=new_screen(quiet),
+    )
+
+
+def _several(inputs: PathLike | Iterable[PathLike]) -> list[PathLike]:
+    return [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+
+
 def load(path: PathLike) -> Classifier:
     """Load the classifier of a run, ready for `predict`.
 
@@ -161,10 +233,10 @@ def load(path: PathLike) -> Classifier:
     Raises:
         MedlensError: If there is no whole classifier.
     """
-    from medlens.model.classifier import FACTS_FILE, load_classifier
+    from medlens.model.classifier import load_classifier
+    from medlens.run_dir import classifier_folder
 
-    folder = Path(path)
-    return load_classifier(folder if (folder / FACTS_FILE).exists() else folder / "classifier")
+    return load_classifier(classifier_folder(path))
 
 
 def new_screen(quiet: bool) -> Screen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
@@ -18,10 +19,13 @@ from medlens.config import (
     EVALUATE_OPTIONS,
     FIELDS,
     PLAN_OPTIONS,
+    SERVE_FIELDS,
+    Fields,
     Kind,
     Options,
     flag_name,
     make_options,
+    make_serve_options,
     read_config,
 )
 from medlens.errors import MedlensError
@@ -29,6 +33,7 @@ from medlens.errors import MedlensError
 DONE, MENDABLE, OUR_FAULT = 0, 2, 1
 EXPORT_FORMATS = ("savedmodel", "onnx", "litert", "openvino")
 NAMES_SHOWN = 10
+HOW_TO_GO_ON = "the same command goes on (`train` with --resume)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error(error)
         return MENDABLE
     except KeyboardInterrupt:
-        print("\nInterrupted. Nothing is lost: --resume goes on.", file=sys.stderr)
+        print(f"\nInterrupted. Nothing is lost: {HOW_TO_GO_ON}.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -100,6 +105,50 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("second", metavar="RUN", help="Another, with the same test set.")
     compare.add_argument("-o", "--output", metavar="FILE", help="Writes all numbers as JSON.")
     _add_export(commands)
+    predict = _add(
+        commands,
+        "predict",
+        _predict,
+        "Say what a finished classifier sees in new images. Goes on after bad files; when it was "
+        "interrupted, the same command goes on. Exit status: 0 all images answered, 2 some "
+        "refused (the result has the reason of each), or an error to mend.",
+    )
+    explain = _add(
+        commands,
+        "explain",
+        _explain,
+        "Show where new images speak for a class, and which training cases are most like them. "
+        "Exit status as for `predict`.",
+    )
+    for command in (predict, explain):
+        command.add_argument("run", metavar="RUN", help="A run, or its classifier folder alone.")
+        command.add_argument(
+            "inputs",
+            metavar="INPUT",
+            nargs="+",
+            help="Images, folders of images (DICOM studies too), CSV files with a column path or "
+            "file, or patterns in quotes.",
+        )
+    predict.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Where the predictions go: .csv, .json, .jsonl or .parquet (default: the screen).",
+    )
+    explain.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="The folder for the explanations."
+    )
+    explain.add_argument(
+        "--class",
+        metavar="NAME",
+        dest="class_name",
+        help="The class to explain (default: that which is predicted, image by image).",
+    )
+    for command in (predict, explain):
+        _add_options(command, ["overwrite", "quiet"])
+    serve = _add(commands, "serve", _serve, "Answer over HTTP, with a web page. Loopback only.")
+    serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs.")
+    _add_options(serve, SERVE_FIELDS, SERVE_FIELDS)
     demo = _add(commands, "demo", _demo, "Train on a synthetic phantom data set.")
     _add_options(demo, ["out", "cache", "overwrite", "quiet"])
     _add(commands, "doctor", _doctor, "Say what this machine has: backend, GPU, weights, extras.")
@@ -150,27 +199,29 @@ def _add(commands: Any, name: str, run: Callable[[dict[str, Any]], int], does: s
     return parser
 
 
-def _add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+def _add_options(
+    parser: argparse.ArgumentParser, names: Iterable[str], fields: Fields = FIELDS
+) -> None:
     groups: dict[str, Any] = {}
     for name in names:
-        metadata = FIELDS[name].metadata
+        metadata = fields[name].metadata
         kind: Kind = metadata["kind"]
         title = metadata["group"]
         group = groups.setdefault(title, None) or parser.add_argument_group(title)
         groups[title] = group
-        text = f"{metadata['help']} (default: {default_text(name)})".replace("%", "%%")
+        text = f"{metadata['help']} (default: {default_text(fields[name])})".replace("%", "%%")
         common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
         if not kind.metavar:
             group.add_argument(flag_name(name), action="store_true", **common)
-        elif FIELDS[name].default == ():
+        elif fields[name].default == ():
             group.add_argument(flag_name(name), action="append", metavar=kind.metavar, **common)
         else:
             group.add_argument(flag_name(name), metavar=kind.metavar, **common)
 
 
-def default_text(name: str) -> str:
+def default_text(field: dataclasses.Field[Any]) -> str:
     """An option's default as it is shown in help and docs."""
-    default = FIELDS[name].default
+    default = field.default
     if default in ((), "", False):
         return {(): "none", "": "none", False: "no"}[default]
     return str(default)
@@ -278,6 +329,64 @@ def _export(given: dict[str, Any]) -> int:
     return DONE
 
 
+def _predict(given: dict[str, Any]) -> int:
+    with _without_start_up_noise():
+        from medlens.prediction import predict_on_screen, run_predict
+
+    screen = new_screen(given.get("quiet", False))
+    run, inputs, output = given["run"], given["inputs"], given["output"]
+    if output is None:
+        lines, refused = predict_on_screen(run, inputs, screen)
+        print("\n".join(lines))
+        return MENDABLE if refused else DONE
+    overwrite = given.get("overwrite", False)
+    outcome = run_predict(run, inputs, Path(output), overwrite=overwrite, screen=screen)
+    return MENDABLE if outcome.refused else DONE
+
+
+def _explain(given: dict[str, Any]) -> int:
+    with _without_start_up_noise():
+        from medlens.prediction import run_explain
+
+    outcome = run_explain(
+        given["run"],
+        given["inputs"],
+        Path(given["output"]),
+        class_name=given["class_name"],
+        overwrite=given.get("overwrite", False),
+        screen=new_screen(given.get("quiet", False)),
+    )
+    return MENDABLE if outcome.refused else DONE
+
+
+def _serve(given: dict[str, Any]) -> int:
+    runs = [Path(run) for run in given.pop("runs")]
+    options = make_serve_options(given)
+    from medlens.serve.launch import Settings, serve
+    from medlens.serve.limits import MIB, Limits
+
+    body = int(options.max_body * MIB)
+    limits = Limits(
+        body=body,
+        bodies=max(Limits.bodies, body),
+        images=options.max_images,
+        pixels=int(options.max_pixels * 1e6),
+        queue=max(options.queue, options.max_images),
+        seconds=options.time_limit,
+    )
+    settings = Settings(options.host, options.port, options.token, options.allowed_host, limits)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("medlens").setLevel(logging.INFO)
+    # A line for every damaged body: clients could flood the log.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    serve(runs, settings, _say)
+    return DONE
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _demo(given: dict[str, Any]) -> int:
     with _without_start_up_noise():
         from medlens.demo import run_demo
@@ -301,7 +410,8 @@ def _from_system(error: OSError) -> MedlensError:
         "A file or folder cannot be used.",
         got=error.strerror or type(error).__name__,
         expected="a disk with room, and folders that can be read and written",
-        fix="Check the path, its permissions and the free space; then go on with --resume.",
+        fix="Check the path, its permissions and the free space. What is finished is kept: "
+        f"{HOW_TO_GO_ON}.",
         names=[str(error.filename)] if error.filename else [],
     )
 

@@ -185,6 +185,8 @@ NETWORK = "backbone and features"
 HEAD = "head and training"
 EVIDENCE = "evidence and report"
 RUN = "run"
+ADDRESS = "address and access"
+LIMITS = "limits"
 
 DEFAULT_RATIOS = (0.7, 0.15, 0.15)
 
@@ -427,6 +429,13 @@ class Options:
     no_images: bool = option(
         False, _flag(), EVIDENCE, "Keeps pictures and file names out of the report."
     )
+    with_images: bool = option(
+        False,
+        _flag(),
+        EVIDENCE,
+        "Stores small pictures of the training images with the classifier; `explain` and `serve` "
+        "then show the most similar ones. Without it no picture leaves with the classifier.",
+    )
     pdf: bool = option(
         False, _flag(), EVIDENCE, "Also prints the report as report.pdf, by an installed Chromium."
     )
@@ -453,13 +462,71 @@ class Options:
         what=False,
     )
     resume: bool = option(False, _flag(), RUN, "Goes on with an interrupted run.", what=False)
-    overwrite: bool = option(False, _flag(), RUN, "Replaces an existing run folder.", what=False)
+    overwrite: bool = option(
+        False, _flag(), RUN, "Replaces an existing run folder, or result.", what=False
+    )
     quiet: bool = option(False, _flag(), RUN, "Prints nothing but errors.", what=False)
 
 
-FIELDS: Mapping[str, dataclasses.Field[Any]] = {
-    field.name: field for field in dataclasses.fields(Options)
-}
+@dataclass(frozen=True)
+class ServeOptions:
+    """All options of `medlens serve`."""
+
+    host: str = option(
+        "127.0.0.1",
+        _text("an address or name of this computer", "ADDRESS"),
+        ADDRESS,
+        "Where to listen. With any other than 127.0.0.1, ::1 or localhost a token is required; "
+        "0.0.0.0 is every address.",
+    )
+    port: int = option(
+        8000, _number(int, 0, 65_535), ADDRESS, "The port to listen on; 0 for one that is free."
+    )
+    token: str = option(
+        "",
+        _text("a word that is hard to guess"),
+        ADDRESS,
+        "What requests have to bring as `Authorization: Bearer TOKEN`. Better given as the "
+        "variable MEDLENS_TOKEN, since others see a command line. Where one is required and none "
+        "given, one is made and printed.",
+    )
+    allowed_host: tuple[str, ...] = option(
+        (),
+        _names("names of hosts"),
+        ADDRESS,
+        "A further name by which browsers may call the server, such as that of a proxy before it; "
+        "may be given several times.",
+    )
+    max_body: float = option(
+        100.0,
+        _number(float, 0, 4096, open_low=True),
+        LIMITS,
+        "The largest request, in MiB.",
+    )
+    max_images: int = option(64, _number(int, 1, 4096), LIMITS, "The most images in a request.")
+    max_pixels: float = option(
+        40.0,
+        _number(float, 0, 100, open_low=True),
+        LIMITS,
+        "The largest image, in millions of pixels.",
+    )
+    queue: int = option(
+        256,
+        _number(int, 1, 65_536),
+        LIMITS,
+        "The most images of all requests under way; further requests are told to try again.",
+    )
+    time_limit: float = option(
+        60.0,
+        _number(float, 0, 3600, open_low=True),
+        LIMITS,
+        "What a request may take, in seconds.",
+    )
+
+
+Fields = Mapping[str, dataclasses.Field[Any]]
+FIELDS: Fields = {field.name: field for field in dataclasses.fields(Options)}
+SERVE_FIELDS: Fields = {field.name: field for field in dataclasses.fields(ServeOptions)}
 AUDIT_OPTIONS = (
     *(name for name, field in FIELDS.items() if field.metadata["group"] in (DATA, SPLIT)),
     "seed",
@@ -496,11 +563,24 @@ def make_options(given: Mapping[str, Any]) -> Options:
     Raises:
         MedlensError: If a name is unknown or a value is not allowed.
     """
+    return Options(**_parse(given, FIELDS, "train"))
+
+
+def make_serve_options(given: Mapping[str, Any]) -> ServeOptions:
+    """The same for the options of `medlens serve`.
+
+    Raises:
+        MedlensError: If a name is unknown or a value is not allowed.
+    """
+    return ServeOptions(**_parse(given, SERVE_FIELDS, "serve"))
+
+
+def _parse(given: Mapping[str, Any], fields: Fields, command: str) -> dict[str, Any]:
     values = {}
     for name, value in given.items():
-        if name not in FIELDS:
-            raise _unknown_option(name)
-        kind: Kind = FIELDS[name].metadata["kind"]
+        if name not in fields:
+            raise _unknown_option(name, fields, command)
+        kind: Kind = fields[name].metadata["kind"]
         try:
             values[name] = kind.parse(value)
         except (ValueError, TypeError, OverflowError):
@@ -508,18 +588,18 @@ def make_options(given: Mapping[str, Any]) -> Options:
                 f"The option {flag_name(name)} cannot be used.",
                 got=str(value),
                 expected=kind.expected,
-                fix="Give one of these; `medlens train --help` explains every option.",
+                fix=f"Give one of these; `medlens {command} --help` explains every option.",
             ) from None
-    return Options(**values)
+    return values
 
 
-def _unknown_option(name: str) -> MedlensError:
-    near = difflib.get_close_matches(name, FIELDS, n=1)
+def _unknown_option(name: str, fields: Fields, command: str) -> MedlensError:
+    near = difflib.get_close_matches(name, fields, n=1)
     return MedlensError(
         "There is no such option.",
         got=name,
-        expected="one of " + ", ".join(FIELDS),
-        fix=f"Did you mean {near[0]}?" if near else "`medlens train --help` lists them all.",
+        expected="one of " + ", ".join(fields),
+        fix=f"Did you mean {near[0]}?" if near else f"`medlens {command} --help` lists them all.",
     )
 
 

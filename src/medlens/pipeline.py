@@ -113,7 +113,8 @@ def run_training(asked: Options, screen: Screen) -> Run:
         decisions, fingerprint = decide(intake.table, dataset, options, rule.size, given_plan)
         averaged = averaged_modality(options, decisions, fingerprint)
         write_text(run.dataset, dataset_csv(table))
-        used = table[table["split"] != ""].reset_index(drop=True)
+        used = table.assign(dataset_row=np.arange(len(table)))[table["split"] != ""]
+        used = used.reset_index(drop=True)
 
         # Each frozen network, once per image; of several the best goes on.
         labels = np.searchsorted(classes, used["label"])
@@ -205,7 +206,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         if fine_tuning:
             write_other_predictions(run, fine_tuning, used, classes, positive_class)
         described = describe_classifier(
-            development, classes, positive_class, network.features, options
+            development, classes, positive_class, network.features, options, matrix, used
         )
         evaluation = write_evidence(
             run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,6 +246,12 @@ class RunDir:
             self.log,
             *self.passing(),
         )
+
+
+def classifier_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of the classifier: inside a run, or the path itself where it is no run."""
+    inside = RunDir(Path(path)).classifier
+    return inside if inside.is_dir() else Path(path)
 
 
 def open_run(options: Options) -> RunDir:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from medlens.config import Options
 from medlens.data.dataset import Dataset
 from medlens.data.fingerprint import Fingerprint
+from medlens.data.images import UnreadableImage, read_image
+from medlens.data.scan import PictureRule
 from medlens.environment import cache_folder
 from medlens.files import write_json, write_text
 from medlens.fine_tuning import FineTuning, compare_on_test
@@ -37,6 +39,7 @@ from medlens.model.engine import Forward, FrozenPass
 from medlens.model.head_plan import HeadPlan, HeadSpace
 from medlens.model.operating_point import parse_rule
 from medlens.model.plan import Decisions, plan_json
+from medlens.model.training_cases import remember_cases
 from medlens.model.view_features import Views
 from medlens.report.evaluation import as_arrays, evaluate, headline_rows
 from medlens.report.evidence import gather_evidence
@@ -92,8 +95,29 @@ def describe_classifier(
     positive_class: str | None,
     features: str,
     options: Options,
+    matrix: NDArray[np.float32],
+    used: pd.DataFrame,
 ) -> ClassifierFacts:
-    """What the saved classifier has to know beside its network."""
+    """What the saved classifier has to know beside its network.
+
+    Args:
+        development: What was chosen and trained.
+        classes: Class names.
+        positive_class: The class of interest, if there is one.
+        features: "all" or "last".
+        options: Say which frame, and the seed.
+        matrix: The features, of shape (images, columns).
+        used: One row per image, with its row of dataset.csv.
+    """
+    familiarity = development.familiarity
+    cases = remember_cases(
+        matrix,
+        np.searchsorted(classes, used["label"]),
+        np.flatnonzero(used["split"] == "train"),
+        used["dataset_row"].to_numpy(),
+        familiarity,
+        seed=options.seed,
+    )
     return ClassifierFacts(
         classes,
         features,
@@ -103,10 +127,26 @@ def describe_classifier(
         development.operating_point,
         development.set_thresholds,
         FITTED_ON[development.fitted_on],
-        development.familiarity,
+        familiarity,
         development.limit,
+        cases,
         development.averaged.count if development.averaged else 1,
     )
+
+
+def read_picture_of(
+    used: pd.DataFrame, root: Path, rule: PictureRule, frame: int | None
+) -> Callable[[int], NDArray[np.uint8] | None]:
+    """Row of dataset.csv -> its picture; None where it can be read no more."""
+    path_of = dict(zip(used["dataset_row"], used["path"], strict=True))
+
+    def read(row: int) -> NDArray[np.uint8] | None:
+        try:
+            return rule.apply(read_image(root / path_of[row], frame=frame).pixels)
+        except UnreadableImage:
+            return None
+
+    return read
 
 
 def write_evidence(
@@ -130,7 +170,13 @@ def write_evidence(
 
     def save_and_draw() -> tuple[Classifier, float, dict[str, Any] | None]:
         classifier = save_classifier(
-            run.classifier, frozen_pass, development.training.head, described
+            run.classifier,
+            frozen_pass,
+            development.training.head,
+            described,
+            read_picture_of(used, dataset.root, frozen_pass.rule, described.frame)
+            if options.with_images
+            else None,
         )
         difference = check_saved(classifier, predictions, dataset.root, frozen_pass.precision)
         maps = explain_cases(run, predictions, classifier, frozen_pass, dataset.root, options)

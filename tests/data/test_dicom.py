@@ -36,7 +36,7 @@ from pydicom.uid import (
 )
 
 from medlens.data import dicom
-from medlens.data.decoded import DecodedImage
+from medlens.data.decoded import DecodedImage, Window
 from medlens.data.dicom_frames import decode_compressed
 from medlens.data.images import UnreadableImage, decode_image, read_image, read_size
 
@@ -120,6 +120,26 @@ def test_modality_comes_before_the_window_and_inversion_last() -> None:
         [[0, 10, 20, 30]], PhotometricInterpretation="MONOCHROME1", **RESCALE, **WINDOW
     )
     assert row(inverted) == [255, 191, 64, 0]
+
+
+def test_a_window_that_is_asked_for_takes_the_place_of_the_files_own() -> None:
+    own = written(make([[0, 10, 20, 30]], **RESCALE, **WINDOW))
+    assert decode_image(own).window == Window(20.5, 41, -10, 50)
+    same = decode_image(own, asked=(20.5, 41))
+    assert (same.pixels == decode_image(own).pixels).all()
+    # From -10 to 50: 0, 1/3, 2/3 and 1 of 255.
+    wider = decode_image(own, asked=(20.5, 61))
+    assert (row(wider), wider.scaling) == ([0, 85, 170, 255], "window 20.5/61")
+    # As narrow as can be, and far away.
+    assert row(decode_image(own, asked=(10, 1e-300))) == [0, 0, 255, 255]
+    assert row(decode_image(own, asked=(-1.23456789e-100, 0.5))) == [0, 255, 255, 255]
+    assert row(decode_image(own, asked=(1e300, 1e300))) == [0, 0, 0, 0]
+    lut = written(make([[8, 11]], VOILUTSequence=table(10, 8, [0, 50, 200, 255])))
+    assert decode_image(lut).window == Window(12, 4, 8, 11)
+    # (8 - 9.5) / 4 + 1/2 and (11 - 9.5) / 4 + 1/2 of 255, as LINEAR is said to be.
+    assert row(decode_image(lut, asked=(10, 5))) == [32, 223]
+    unknown = written(make([[4, 9]]))
+    assert decode_image(unknown).window == Window(6.5, 5, 4, 9)
 
 
 def test_the_first_of_several_windows() -> None:

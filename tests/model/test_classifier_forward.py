@@ -89,3 +89,15 @@ def test_an_engine_that_gives_other_values_is_not_used(pictures: NDArray[np.uint
     np.testing.assert_allclose(checked(pictures), right.run(pictures), atol=1e-3)
     trusted = _Checked(right.run, right, network, CLASSES)
     np.testing.assert_allclose(trusted(pictures), right.run(pictures), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "mobilenet_v2"])
+def test_what_is_said_of_a_picture_does_not_depend_on_its_neighbours(
+    name: str, pictures: NDArray[np.uint8]
+) -> None:
+    model, facts = build(name, "all", (256,))
+    run = classifier_forward(model, facts).run
+    run(pictures[:1])
+    together = run(pictures)
+    alone = np.concatenate([run(pictures[number : number + 1]) for number in range(5)])
+    assert np.array_equal(together, alone)

@@ -15,6 +15,7 @@ from medlens.model.backbone import BACKBONES, SPREAD_FLOOR
 from medlens.model.classifier import build_classifier, read_maps_of_head
 from medlens.model.engine import FrozenPass
 from medlens.model.head import Head
+from medlens.model.opened_graph import open_graph
 from medlens.model.weights import Weights
 from medlens.report import saliency
 from medlens.report.saliency import (
@@ -118,7 +119,7 @@ def test_contributions_of_a_linear_head_add_up_to_the_logits(
 ) -> None:
     # Without the centring, means and spreads are sums over the places of their depths.
     model = build("mobilenet_v2", units=())
-    network = saliency._open_network(model)
+    network = open_graph(model)
     *maps, features = network.maps.predict_on_batch(pictures)
     gradient = saliency._head_gradient(network, features, np.eye(CLASSES)[NUMBERS])
     total = np.zeros(len(pictures))
@@ -136,7 +137,7 @@ def test_contributions_of_a_linear_head_add_up_to_the_logits(
 
 
 def test_the_gradient_of_a_head_with_a_hidden_layer(pictures: NDArray[np.uint8]) -> None:
-    network = saliency._open_network(build("mobilenet_v2", units=(16, 8)))
+    network = open_graph(build("mobilenet_v2", units=(16, 8)))
     features = np.asarray(network.maps.predict_on_batch(pictures)[-1])
     layers = [network.model.get_layer(name).get_weights() for name in network.dense]
     head = Head(tuple((kernel, bias) for kernel, bias in layers))
@@ -150,7 +151,7 @@ def test_the_gradient_of_a_head_with_a_hidden_layer(pictures: NDArray[np.uint8])
 def test_heat_follows_what_the_head_reads(pictures: NDArray[np.uint8]) -> None:
     """A head that reads one channel's spread has its heat where that channel deviates most."""
     model = build("vgg16", units=())
-    depth = saliency._open_network(model).depths[2]
+    depth = open_graph(model).depths[2]
     assert depth.spreads is not None
     kernel = np.zeros((len(BACKBONES["vgg16"].columns), CLASSES), np.float32)
     column = depth.spreads.start + 7

@@ -1,132 +1,133 @@
-"""A classifier that is saved in a moment."""
+"""Servers of their own process, on free ports of this computer alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
-import keras
-import numpy as np
+import httpx
+import psutil
 import pytest
 
-import medlens
-from medlens.data.phantom import write_phantoms
-from medlens.data.scan import PictureRule
-from medlens.model.backbone import Backbone
-from medlens.model.classifier import ClassifierFacts, features_layer, save_classifier
-from medlens.model.engine import FrozenPass
-from medlens.model.familiarity import fit_familiarity
-from medlens.model.head import Head
-from medlens.model.operating_point import OperatingPoint
-from medlens.model.own_backbone import find_backbone
-from medlens.model.weights import find_weights
+if TYPE_CHECKING:
+    import pandas as pd
 
-CLASSES = ("gesund", 'mass "II" <b>', "Übriges")
-SIDE = 64
+    import medlens
+    from medlens.model.classifier import Classifier
 
-Save = Callable[..., Path]
+SECONDS_TO_START = 180
+SECONDS_TO_END = 60
 
 
-@pytest.fixture(scope="session")
-def save() -> Save:
-    """Saves a classifier folder: a backbone, its weights, "all" or "last", a head's units, and
-    how many symmetries of a picture are averaged.
+@dataclass(frozen=True)
+class Server:
+    """A server that runs.
 
-    The head is drawn at random, for features of mean 0 and spread 1: its probabilities differ from
-    picture to picture and are never all 0 and 1, which would hide a difference.
+    Args:
+        url: Where it is.
+        process: It.
+        output: What it says on both streams.
     """
 
-    def save_one(
-        folder: Path,
-        backbone: Backbone,
-        weights: str,
-        features: str,
-        units: tuple[int, ...],
-        views: int = 1,
-    ) -> Path:
-        found = find_weights(backbone, weights, seed=0)
-        frozen_pass = FrozenPass(backbone, found, PictureRule(SIDE, "pad"), "keras")
-        network = frozen_pass.model
-        named = network.get_layer(features_layer(backbone, features)).output
-        random = np.random.default_rng(1)
-        pictures = random.integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.float32)
-        pictures *= np.linspace(0.2, 1, 8, dtype=np.float32)[:, None, None, None]
-        seen = np.asarray(keras.Model(network.input, named)(pictures))
-        mean, spread = seen.mean(axis=0), seen.std(axis=0) + 1e-2 * np.abs(seen).max(axis=0) + 1e-3
-        inputs, layers = seen.shape[1], []
-        for outputs in (*units, len(CLASSES)):
-            kernel = random.normal(0, 1 / np.sqrt(inputs), (inputs, outputs))
-            bias = np.zeros(outputs)
-            if not layers:
-                kernel = kernel / spread[:, None]
-                bias = -mean @ kernel
-            layers.append((kernel.astype(np.float32), bias.astype(np.float32)))
-            inputs = outputs
-        facts = ClassifierFacts(
-            classes=CLASSES,
-            features=features,
-            frame=None,
-            positive_class=CLASSES[1],
-            temperature=1.5,
-            operating_point=OperatingPoint("youden", 0.25, 0.9, 0.8),
-            set_thresholds={0.9: 0.1, 0.95: None},
-            fitted_on="val",
-            familiarity=fit_familiarity(seen),
-            limit=10.0,
-            views=views,
+    url: str
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+    def said(self) -> str:
+        """Everything it has said so far."""
+        self.output.seek(0)
+        return self.output.read().decode()
+
+    def child(self, module: str) -> psutil.Process:
+        """One of its processes, by the module that it runs."""
+        children = psutil.Process(self.process.pid).children()
+        return next(one for one in children if f"medlens.serve.{module}" in one.cmdline())
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Wait, but not for ever."""
+        until = time.monotonic() + SECONDS_TO_START
+        while not is_so():
+            assert time.monotonic() < until, self.said()
+            assert self.process.poll() is None, self.said()
+            time.sleep(0.05)
+
+
+def is_ready(server: Server) -> bool:
+    """Whether every model is loaded."""
+    try:
+        return httpx.get(f"{server.url}/ready", timeout=SECONDS_TO_START).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def running(*arguments: Any, **environment: str) -> Iterator[Server]:
+    """`medlens serve` with these arguments, on a free port, once it is ready; ended afterwards."""
+    command = [sys.executable, "-m", "medlens", "serve", *map(str, arguments), "--port", "0"]
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, **environment}
         )
-        save_classifier(folder, frozen_pass, Head(tuple(layers)), facts)
-        return folder
-
-    return save_one
-
-
-@pytest.fixture(scope="session")
-def own_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network of a user's own, with random weights."""
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    values = pixels = keras.Input((None, None, 3))
-    values = layers.Rescaling(1 / 255)(values)
-    values = layers.Conv2D(8, 3, strides=2, padding="same", activation="gelu")(values)
-    values = layers.Conv2D(16, 3, strides=2, padding="same")(values)
-    values = layers.BatchNormalization()(values)
-    path = tmp_path_factory.mktemp("own") / "own.keras"
-    keras.Model(pixels, values).save(path)
-    return path
+        try:
+            waiting = Server("", process, output)
+            waiting.wait_until(lambda: " at http://" in waiting.said())
+            found = re.search(r" at (http://\S+)", waiting.said())
+            assert found
+            yield Server(found[1], process, output)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @pytest.fixture(scope="session")
-def classifier_folder(
-    own_network: Path, save: Save, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A classifier folder without a run: a network of the user's own, one hidden layer."""
-    backbone = find_backbone(str(own_network), "auto")
-    folder = tmp_path_factory.mktemp("classifier") / "classifier"
-    return save(folder, backbone, "imagenet", "all", (8,))
+def start() -> Callable[..., AbstractContextManager[Server]]:
+    """Starts a server with the arguments given."""
+    return running
 
 
 @pytest.fixture(scope="session")
-def small_run(
-    phantoms: Path, own_network: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> medlens.Run:
-    """A run whose images are at their place; its network is a small one of the user's own."""
-    return medlens.train(
-        phantoms,
-        out=tmp_path_factory.mktemp("small_run") / "run",
-        backbone=str(own_network),
-        plan="plain",
-        features="all",
-        head="linear",
-        image_size=SIDE,
-        epochs=30,
-        cache=str(cache),
-        no_saliency=True,
-        quiet=True,
-    )
+def server(finished_run: medlens.Run) -> Iterator[Server]:
+    """A server of one run, with the default limits."""
+    with running(finished_run.path) as one:
+        yield one
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    """A client of that server."""
+    with httpx.Client(base_url=server.url, timeout=SECONDS_TO_START) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures that the classifier was not made from."""
-    return write_phantoms(tmp_path_factory.mktemp("images") / "new", images=20, seed=7).parent
+def classifier(finished_run: medlens.Run) -> Classifier:
+    """The classifier that the server holds, here as well."""
+    import medlens
+
+    return medlens.load(finished_run.path)
+
+
+@pytest.fixture(scope="session")
+def files(phantoms: Path) -> list[Path]:
+    """Some image files."""
+    return sorted(phantoms.parent.rglob("*.png"))[:48]
+
+
+@pytest.fixture(scope="session")
+def expected(classifier: Classifier, files: list[Path]) -> pd.DataFrame:
+    """What `Classifier.predict` says of them."""
+    return classifier.predict(files)

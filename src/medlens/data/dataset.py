@@ -148,7 +148,7 @@ def _read_folder(folder: Path) -> Dataset:
         above = f"{top.name}/" if is_split else ""
         passed_over[OUTSIDE] += sum(entry.is_file() for entry in top.iterdir())
         for class_folder in class_folders:
-            for path in _image_files(class_folder, passed_over):
+            for path in image_files(class_folder, passed_over):
                 rows.append((f"{above}{path}", class_folder.name, "", split))
     if is_split:
         passed_over[OUTSIDE] += sum(e.is_file() for e in folder.iterdir())
@@ -167,8 +167,12 @@ def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name == "__MACOSX" or is_run
 
 
-def _image_files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
+def image_files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
     """All image files below a folder, links followed, no folder entered twice.
+
+    Args:
+        folder: Where to look.
+        passed_over: Counts what is not taken, by kind.
 
     Yields:
         Their paths with slashes, from the folder's own name on.

@@ -30,6 +30,23 @@ class UnreadableImage(Exception):  # noqa: N818 (it says what is wrong with a fi
 
 
 @dataclass(frozen=True)
+class Window:
+    """The range of grey values that is shown from black to white, in the image's own unit.
+
+    Args:
+        center: Its middle.
+        width: From black to white, above 0.
+        lowest: The lowest finite value in the image, padding aside.
+        highest: The highest.
+    """
+
+    center: float
+    width: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
 class DecodedImage:
     """One image, ready for a network, and how it was stored.
 
@@ -45,6 +62,7 @@ class DecodedImage:
         scaling: How stored values became 0 to 255: "none", "minimum 12 to maximum 4095",
             "window 40/400", "VOI LUT", "range -1024 to 1500", "palette".
         frames: How many the file holds; 1 for a single image.
+        window: Of a grey DICOM image.
     """
 
     pixels: NDArray[np.uint8]
@@ -55,6 +73,7 @@ class DecodedImage:
     patient: str
     scaling: str
     frames: int
+    window: Window | None = None
 
 
 def as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -28,9 +28,10 @@ from pydicom.uid import (
 from medlens.data.decoded import (
     DecodedImage,
     UnreadableImage,
+    Window,
     check_pixel_count,
 )
-from medlens.data.dicom_display import paint_colour, paint_grey, paint_palette
+from medlens.data.dicom_display import AskedWindow, paint_colour, paint_grey, paint_palette
 from medlens.data.dicom_frames import check_fragments, decode_compressed, has_decoder
 
 # Everything that decides how a frame looks, and the patient; nothing else is kept in memory.
@@ -123,13 +124,16 @@ def read_dicom_size(stream: BinaryIO) -> tuple[int, int]:
     return _integer(dataset, "Columns"), _integer(dataset, "Rows")
 
 
-def decode_dicom(stream: BinaryIO, *, frame: int | None, max_pixels: int) -> DecodedImage:
+def decode_dicom(
+    stream: BinaryIO, *, frame: int | None, max_pixels: int, asked: AskedWindow | None = None
+) -> DecodedImage:
     """Decode one frame; the others are neither decoded nor, where it can be helped, read.
 
     Args:
         stream: The file, at any position.
         frame: Counted from 0; the middle one by default.
         max_pixels: The largest rows x columns that is decoded.
+        asked: (center, width) to show grey images in, in place of the file's own window.
 
     Raises:
         UnreadableImage: If there is no such frame, or it cannot be shown. Damaged files raise
@@ -143,13 +147,15 @@ def decode_dicom(stream: BinaryIO, *, frame: int | None, max_pixels: int) -> Dec
             f"Frame {index} was asked for, but its frames are 0 to {frames.count - 1}."
         )
     stored, photometric = _decode_frame(frames, index)
+    window: Window | None = None
     if frames.photometric in ("MONOCHROME1", "MONOCHROME2") and frames.samples == 1:
-        pixels, scaling = paint_grey(
+        pixels, scaling, window = paint_grey(
             stored,
             frames.dataset,
             index=index,
             photometric=frames.photometric,
             little_endian=frames.syntax.is_little_endian,
+            asked=asked,
         )
     elif frames.photometric == "PALETTE COLOR" and frames.samples == 1:
         pixels, scaling = paint_palette(stored, frames.dataset), "palette"
@@ -167,6 +173,7 @@ def decode_dicom(stream: BinaryIO, *, frame: int | None, max_pixels: int) -> Dec
         patient=str(frames.dataset.get("PatientID") or "").strip(),
         scaling=scaling,
         frames=frames.count,
+        window=window,
     )
 
 

@@ -11,12 +11,21 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_windowing
 
-from medlens.data.decoded import UnreadableImage, paint_by_value, stretch, to_bytes
+from medlens.data.decoded import UnreadableImage, Window, paint_by_value, stretch, to_bytes
+
+# (center, width) of a window that is asked for in place of the file's own.
+AskedWindow = tuple[float, float]
 
 
 def paint_grey(
-    stored: NDArray[Any], dataset: Dataset, *, index: int, photometric: str, little_endian: bool
-) -> tuple[NDArray[np.uint8], str]:
+    stored: NDArray[Any],
+    dataset: Dataset,
+    *,
+    index: int,
+    photometric: str,
+    little_endian: bool,
+    asked: AskedWindow | None = None,
+) -> tuple[NDArray[np.uint8], str, Window]:
     """Turn the stored values of a grey frame into RGB.
 
     First the modality LUT or rescale; then the VOI LUT, or the first window, or else the frame's
@@ -29,26 +38,36 @@ def paint_grey(
         index: Which frame it is, from 0.
         photometric: MONOCHROME1 or MONOCHROME2.
         little_endian: The byte order of lookup tables.
+        asked: A window in place of the file's own window, VOI LUT or range.
 
     Returns:
-        Pixels, 0 to 255, of shape (rows, columns, 3), and the scaling in words.
+        Pixels, 0 to 255, of shape (rows, columns, 3), the scaling in words, and the window; that of
+        a VOI LUT is the range of the values in its table.
     """
     modality = _frame_item(dataset, index, "PixelValueTransformationSequence")
     voi = _frame_item(dataset, index, "FrameVOILUTSequence")
     scaling = ""
+    window = Window(0, 1, 0, 0)
 
     def paint(values: NDArray[Any]) -> NDArray[np.uint8]:
-        nonlocal scaling
+        nonlocal scaling, window
         padding = _find_padding(values, dataset, stored.dtype)
         rescaled = _apply_modality(values, modality, little_endian)
-        grey, scaling = _apply_voi(rescaled, ~padding, voi, little_endian)
+        grey, scaling, (center, width) = _apply_voi(rescaled, ~padding, voi, little_endian, asked)
+        window = Window(center, width, *_find_ends(rescaled, ~padding))
         if photometric == "MONOCHROME1":
             grey = 255 - grey
         grey[padding] = 0
         return grey
 
     grey = paint_by_value(stored, paint)
-    return np.repeat(grey[:, :, np.newaxis], 3, axis=2), scaling
+    return np.repeat(grey[:, :, np.newaxis], 3, axis=2), scaling, window
+
+
+def _find_ends(values: NDArray[np.float64], used: NDArray[np.bool_]) -> tuple[float, float]:
+    """Lowest and highest of the finite values that are used; zeros where there is none."""
+    counted = values[used & np.isfinite(values)]
+    return (float(counted.min()), float(counted.max())) if counted.size else (0.0, 0.0)
 
 
 def _frame_item(dataset: Dataset, index: int, keyword: str) -> Dataset:
@@ -93,23 +112,33 @@ def _apply_modality(
 
 
 def _apply_voi(
-    values: NDArray[np.float64], used: NDArray[np.bool_], item: Dataset, little_endian: bool
-) -> tuple[NDArray[np.uint8], str]:
-    """Apply the VOI LUT, or the first window, or else the range of the `used` values.
+    values: NDArray[np.float64],
+    used: NDArray[np.bool_],
+    item: Dataset,
+    little_endian: bool,
+    asked: AskedWindow | None,
+) -> tuple[NDArray[np.uint8], str, AskedWindow]:
+    """Apply the window asked for, the VOI LUT, the first window, or the range of `used` values.
 
     A window that its function does not allow (no width, for one) counts as none.
     """
     tables = item.get("VOILUTSequence")
-    if tables and "LUTDescriptor" in tables[0] and "LUTData" in tables[0]:
+    if asked is None and tables and "LUTDescriptor" in tables[0] and "LUTData" in tables[0]:
         looked_up, highest = _look_up(np.rint(values), tables[0], little_endian)
-        return to_bytes(looked_up / highest * 255), "VOI LUT"
-    center, width = _first_number(item, "WindowCenter"), _first_number(item, "WindowWidth")
+        count, first, _ = (int(number) for number in tables[0].LUTDescriptor)
+        span = float(count % 65536 or 65536)
+        return to_bytes(looked_up / highest * 255), "VOI LUT", (first + span / 2, span)
     function = str(item.get("VOILUTFunction") or "").strip().upper()
     if function not in ("LINEAR_EXACT", "SIGMOID"):
         function = "LINEAR"
+    own = _first_number(item, "WindowCenter"), _first_number(item, "WindowWidth")
+    center, width = own if asked is None else asked
+    if asked is not None and function == "LINEAR" and asked[1] < 1:
+        function = "LINEAR_EXACT"
     if center is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
         grey, lowest, highest = stretch(values, used)
-        return grey, f"range {lowest:.10g} to {highest:.10g}"
+        shown = ((lowest + highest) / 2, highest - lowest or 1.0)
+        return grey, f"range {lowest:.10g} to {highest:.10g}", shown
     # pydicom scales to the range of the stored type. Said to be 8-bit, it scales to 0 to 255,
     # and does not turn the window round where the rescale slope is negative.
     window = Dataset()
@@ -117,11 +146,14 @@ def _apply_voi(
     window.BitsStored = 8
     window.PixelRepresentation = 0
     window.VOILUTFunction = function
-    window.add(item["WindowCenter"])
-    window.add(item["WindowWidth"])
+    if asked is None:
+        window.add(item["WindowCenter"])
+        window.add(item["WindowWidth"])
+    else:  # as decimal strings, which have 16 characters at most
+        window.WindowCenter, window.WindowWidth = f"{center:.8g}", f"{width:.8g}"
     grey = to_bytes(apply_windowing(values, window))
     named = "" if function == "LINEAR" else f" {function}"
-    return grey, f"window {center:.10g}/{width:.10g}{named}"
+    return grey, f"window {center:.10g}/{width:.10g}{named}", (center, width)
 
 
 def _look_up(

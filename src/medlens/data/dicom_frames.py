@@ -55,9 +55,11 @@ _PLUGINS = {
     HTJ2K: "pylibjpeg",
     RLELossless: "pydicom",
 }
-# Far more than a sound frame takes on a slow and busy computer, the start of the decoder included.
-_SECONDS_TO_START = 20.0
+# Far more than a sound frame takes on a slow and busy computer.
+_SECONDS_AT_LEAST = 6.0
 _SECONDS_PER_PIXEL = 2e-6
+# The start of a decoder's process does not depend on the frame.
+_SECONDS_TO_START = 60.0
 
 
 def has_decoder(syntax: UID) -> bool:
@@ -102,7 +104,7 @@ def decode_compressed(
         )
         return pixels, str(properties["photometric_interpretation"])
     if seconds is None:
-        seconds = _SECONDS_TO_START + _SECONDS_PER_PIXEL * options["rows"] * options["columns"]
+        seconds = _SECONDS_AT_LEAST + _SECONDS_PER_PIXEL * options["rows"] * options["columns"]
     return _decode_apart(frame, {"syntax": syntax, "plugin": plugin, "options": options}, seconds)
 
 
@@ -181,13 +183,25 @@ def _decode_apart(
     frame: bytes, request: dict[str, Any], seconds: float
 ) -> tuple[NDArray[Any], str]:
     worker = _take_worker()
+    head, body = _ask(worker, request, frame, seconds)
+    _IDLE.put((os.getpid(), worker))
+    if "error" in head:
+        raise UnreadableImage("Its compressed frame is damaged.")
+    pixels = np.frombuffer(body, np.dtype(head["dtype"])).reshape(head["shape"])
+    return pixels, head["photometric"]
+
+
+def _ask(
+    worker: subprocess.Popen[bytes], request: dict[str, Any], body: bytes, seconds: float
+) -> tuple[dict[str, Any], bytes]:
+    """Send a message and wait for the answer; the process is ended if none comes."""
     alarm = threading.Timer(seconds, worker.kill)
     alarm.start()
     try:
         if worker.stdin is None or worker.stdout is None:
             raise OSError
-        dicom_worker.send(worker.stdin, request, frame)
-        head, body = dicom_worker.receive(worker.stdout)
+        dicom_worker.send(worker.stdin, request, body)
+        return dicom_worker.receive(worker.stdout)
     except BaseException as error:
         _stop(worker)
         if isinstance(error, (OSError, EOFError)):
@@ -197,15 +211,10 @@ def _decode_apart(
         raise
     finally:
         alarm.cancel()
-    _IDLE.put((os.getpid(), worker))
-    if "error" in head:
-        raise UnreadableImage("Its compressed frame is damaged.")
-    pixels = np.frombuffer(body, np.dtype(head["dtype"])).reshape(head["shape"])
-    return pixels, head["photometric"]
 
 
 def _take_worker() -> subprocess.Popen[bytes]:
-    """Return a child process that is idle, or a new one."""
+    """Return a child process that is idle, or a new one that has started."""
     with suppress(queue.Empty):
         while True:
             owner, worker = _IDLE.get_nowait()
@@ -216,7 +225,9 @@ def _take_worker() -> subprocess.Popen[bytes]:
     # By its path, and -P, so that it imports neither medlens nor this folder's other files.
     command = [sys.executable, "-P", str(Path(dicom_worker.__file__))]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+    worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+    _ask(worker, {}, b"", _SECONDS_TO_START)
+    return worker
 
 
 def _stop(worker: subprocess.Popen[bytes]) -> None:

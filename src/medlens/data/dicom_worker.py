@@ -40,6 +40,8 @@ def _decode(head: dict[str, Any], frame: bytes) -> tuple[dict[str, Any], bytes]:
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
 
+    if not head:  # whether the process has started
+        return {"started": True}, b""
     pixels, properties = get_decoder(head["syntax"]).as_array(
         encapsulate([frame]), index=0, decoding_plugin=head["plugin"], **head["options"]
     )

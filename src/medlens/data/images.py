@@ -23,6 +23,7 @@ from medlens.data.decoded import (
     share_grey,
 )
 from medlens.data.dicom import decode_dicom, looks_like_dicom, read_dicom_size
+from medlens.data.dicom_display import AskedWindow
 from medlens.data.pictures import decode_picture, read_picture_size
 from medlens.quiet import LIBRARY_WARNINGS
 
@@ -52,7 +53,11 @@ _DICOM_HEAD = 132  # a preamble of 128 bytes and the letters DICM
 
 
 def decode_image(
-    data: bytes, *, frame: int | None = None, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    *,
+    frame: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    asked: AskedWindow | None = None,
 ) -> DecodedImage:
     """Decode the content of an image file; what it is, the content says. Safe in threads.
 
@@ -64,22 +69,30 @@ def decode_image(
         data: The whole file.
         frame: Which frame of a DICOM file, from 0. Other formats pay no attention to it.
         max_pixels: The largest width x height that is decoded.
+        asked: (center, width) to show grey DICOM images in, in place of the file's own window.
 
     Raises:
         UnreadableImage: Whatever is wrong with it; no other exception.
     """
-    return _decode(io.BytesIO(data), frame, max_pixels)
+    return _decode(io.BytesIO(data), frame, max_pixels, asked)
 
 
 def read_image(
-    path: Path, *, frame: int | None = None, max_pixels: int = MAX_PIXELS
+    source: Path | bytes, *, frame: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> DecodedImage:
     """Decode an image file; see `decode_image`. Of a large file only what is needed is read.
+
+    Args:
+        source: The file, or its whole content where it never was a file.
+        frame: As for `decode_image`.
+        max_pixels: As for `decode_image`.
 
     Raises:
         UnreadableImage: Whatever is wrong with it, also a missing or locked file.
     """
-    with _open(path) as stream:
+    if isinstance(source, bytes):
+        return decode_image(source, frame=frame, max_pixels=max_pixels)
+    with _open(source) as stream:
         return _decode(stream, frame, max_pixels)
 
 
@@ -115,8 +128,11 @@ def read_patient(data: bytes) -> str:
 def is_image_name(path: Path) -> bool:
     """Whether a file counts as an image by its extension; without one, by the mark of DICOM.
 
-    DICOM files are often named by their UID, so a last part of digits is no extension.
+    DICOM files are often named by their UID, so a last part of digits is no extension. DICOMDIR is
+    the list of the files beside it.
     """
+    if path.name.upper() == "DICOMDIR":
+        return False
     extension = path.suffix.lower()
     if extension and not extension[1:].isdigit():
         return extension in _EXTENSIONS
@@ -230,10 +246,12 @@ def _is_dicom(stream: BinaryIO) -> bool:
     return looks_like_dicom(head)
 
 
-def _decode(stream: BinaryIO, frame: int | None, max_pixels: int) -> DecodedImage:
+def _decode(
+    stream: BinaryIO, frame: int | None, max_pixels: int, asked: AskedWindow | None = None
+) -> DecodedImage:
     with _reading():
         if _is_dicom(stream):
-            decoded = decode_dicom(stream, frame=frame, max_pixels=max_pixels)
+            decoded = decode_dicom(stream, frame=frame, max_pixels=max_pixels, asked=asked)
         else:
             decoded = decode_picture(stream, max_pixels=max_pixels)
         # Most medical images are grey, however they are stored: one channel is enough to keep.

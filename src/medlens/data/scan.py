@@ -157,7 +157,7 @@ def scan(
 
         def read_one(path: str) -> _Scanned:
             file = dataset.root / path
-            with room.take(_count_pixels(file)):
+            with room.take(count_pixels(file)):
                 return _scan_file(file, frame=frame, facts=facts, pictures=pictures)
 
         with closing(in_order(read_one, dataset.table["path"])) as results:
@@ -279,7 +279,7 @@ def _scan_file(
     return _Scanned(known, thumbnail, picture)
 
 
-def _count_pixels(path: Path) -> int:
+def count_pixels(path: Path) -> int:
     """Pixels of an image in a large file; 0 for all others, and where its header is damaged."""
     try:
         return math.prod(read_size(path)) if path.stat().st_size > LARGE_FILE_BYTES else 0

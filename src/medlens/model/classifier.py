@@ -7,7 +7,8 @@ import importlib.metadata
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,23 +20,38 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
-from medlens.data.scan import PictureRule, in_order
+from medlens.data.scan import PIXELS_UNDER_WAY, PictureRule, Room, count_pixels, in_order
 from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
 from medlens.model.backbone import Backbone, build_backbone
 from medlens.model.calibration import probabilities
+from medlens.model.checksums import verify_checksums, write_checksums
 from medlens.model.classifier_forward import classifier_forward
 from medlens.model.engine import Forward, FrozenPass, Maps, ReadMaps
 from medlens.model.familiarity import Familiarity, load_familiarity, save_familiarity
 from medlens.model.head import Head
+from medlens.model.opened_graph import OpenedGraph, open_graph
 from medlens.model.operating_point import OperatingPoint
+from medlens.model.prediction_sets import prediction_sets, write_sets
 from medlens.model.symmetric_graph import by_view, symmetric_views
+from medlens.model.training_cases import (
+    CASES_FILE,
+    PICTURES_FILE,
+    TrainingCases,
+    load_cases,
+    save_cases,
+    write_pictures,
+)
 from medlens.model.verdict import Verdict, decide_class
 
 MODEL_FILE = "classifier.keras"
 FACTS_FILE = "classifier.json"
 FAMILIARITY_FILE = "familiarity.npz"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# What every classifier has; pictures of training images come on top where they were asked for.
+FILES = (MODEL_FILE, FACTS_FILE, FAMILIARITY_FILE, CASES_FILE)
+# Of the prediction sets that are said of new images, as classifier.json names it.
+SET_LEVEL = "0.9"
 CHECKED_PER_CLASS = 1
 CHECKED = 8
 # Of a probability, between the saved network in float32 and the features that were cached.
@@ -57,6 +73,7 @@ class Classifier:
         frame: The frame of multi-frame DICOM files; None for the middle one.
         familiarity: Measures how unlike the training images an image is.
         limit: Images at a larger distance are unfamiliar.
+        cases: The training images, so that those similar to an image are found.
         facts: All of classifier.json.
     """
 
@@ -66,6 +83,7 @@ class Classifier:
     frame: int | None
     familiarity: Familiarity
     limit: float
+    cases: TrainingCases
     facts: dict[str, Any]
 
     @property
@@ -80,6 +98,12 @@ class Classifier:
             self.limit,
         )
 
+    @property
+    def set_threshold(self) -> float | None:
+        """The lowest probability of a class in a prediction set at 90 %; None without sets."""
+        value = self.facts["prediction_sets"].get(SET_LEVEL)
+        return None if value is None else float(value)
+
     def predict(
         self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     ) -> pd.DataFrame:
@@ -91,39 +115,80 @@ class Classifier:
             paths: Image files; DICOM files as well. One alone needs no list.
 
         Returns:
-            One row per path, in the order given: path, predicted ("" where unreadable), decision
-            (of the operating point, "" without one), prob_<class> from 0 to 1, distance from the
-            training images, unfamiliar (1 where it is above the limit: the answer is then worth
-            little), and unreadable ("" or the reason).
+            One row per path, in the order given: path, then what `answer` says of it (texts are ""
+            and probabilities NaN where it is unreadable), and unreadable ("" or the reason).
         """
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
-        files = [os.fspath(path) for path in given]
-        known = np.full((len(files), len(self.classes)), np.nan)
-        distances = np.full(len(files), np.nan)
-        reasons = [""] * len(files)
-        waiting: list[tuple[int, NDArray[np.uint8]]] = []
-        for number, picture in enumerate(in_order(self._read, files)):
-            if isinstance(picture, str):
-                reasons[number] = picture
-            else:
-                waiting.append((number, picture))
-            if len(waiting) == self._forward.batch:
-                self._run(waiting, known, distances)
-                waiting = []
-        if waiting:
-            self._run(waiting, known, distances)
-        unreadable = np.array(reasons) != ""
-        predicted = np.asarray(self.classes)[np.nan_to_num(known).argmax(axis=1)]
-        decision = decide_class(known, self.verdict)
+        parts = list(self.predict_in_parts(os.fspath(path) for path in given))
+        return pd.concat(parts, ignore_index=True) if parts else self.tell([], [])
+
+    def predict_in_parts(self, paths: Iterable[str]) -> Iterator[pd.DataFrame]:
+        """What `predict` gives, a batch of images at a time, in memory that does not grow.
+
+        Args:
+            paths: Image files; they are asked for as they are needed.
+
+        Yields:
+            Tables of `predict`, one or more rows each, the index counting on from 0.
+        """
+        names: list[str] = []
+        pictures: list[NDArray[np.uint8] | str] = []
+        done = 0
+        room = Room(PIXELS_UNDER_WAY)
+
+        def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
+            with room.take(count_pixels(Path(path))):
+                return path, self.read(path)
+
+        with closing(in_order(read, paths)) as found:
+            for name, picture in found:
+                names.append(name)
+                pictures.append(picture)
+                if len(names) == self._forward.batch:
+                    yield self.tell(names, pictures, done)
+                    done += len(names)
+                    names, pictures = [], []
+        if names:
+            yield self.tell(names, pictures, done)
+
+    def answer(self, pictures: NDArray[np.uint8]) -> pd.DataFrame:
+        """What is said of pictures, as `picture` makes them.
+
+        It may be called from any thread, but not from two at once.
+
+        Args:
+            pictures: RGB, 0 to 255, of shape (n, size, size, 3); n may be 0.
+
+        Returns:
+            One row per picture: predicted (the most probable class), decision (of the operating
+            point, "" without one), prediction_set (the classes that hold the true one in 90 % of
+            cases, as `write_sets` writes them; "" where there were too few images for it),
+            prob_<class> from 0 to 1, distance from the training images, unfamiliar (1 where it is
+            above the limit: the answer is then worth little).
+        """
+        starts = range(0, len(pictures), self._forward.batch)
+        found = [
+            self._forward.run(pictures[start : start + self._forward.batch]) for start in starts
+        ]
+        num_classes = len(self.classes)
+        probable, distances = np.empty((0, num_classes)), np.empty(0)
+        if found:
+            rows = np.concatenate(found)
+            logits = rows[:, -num_classes:].astype(np.float64)
+            probable = probabilities(logits, self.verdict.temperature)
+            distances = self.familiarity.distances(rows[:, :-num_classes])
+        threshold = self.set_threshold
+        sets = [""] * len(pictures)
+        if threshold is not None:
+            sets = write_sets(prediction_sets(probable, threshold), self.classes)
         return pd.DataFrame(
             {
-                "path": files,
-                "predicted": np.where(unreadable, "", predicted),
-                "decision": np.where(unreadable, "", decision),
-                **{f"prob_{name}": known[:, i] for i, name in enumerate(self.classes)},
+                "predicted": np.asarray(self.classes)[np.nan_to_num(probable).argmax(axis=1)],
+                "decision": decide_class(probable, self.verdict),
+                "prediction_set": pd.Series(sets, dtype=object),
+                **{f"prob_{name}": probable[:, i] for i, name in enumerate(self.classes)},
                 "distance": distances,
-                "unfamiliar": np.where(unreadable, 0, ~(distances <= self.limit)).astype(int),
-                "unreadable": reasons,
+                "unfamiliar": (~(distances <= self.limit)).astype(int),
             }
         )
 
@@ -150,31 +215,48 @@ class Classifier:
         rows, classes = np.concatenate(found), len(self.classes)
         return rows[:, :-classes], rows[:, -classes:].astype(np.float64)
 
-    def picture(self, path: Path) -> NDArray[np.uint8]:
-        """What the network sees of an image file: RGB, of shape (size, size, 3).
+    def picture(self, source: Path | bytes) -> NDArray[np.uint8]:
+        """What the network sees of an image file, or of its content: RGB, (size, size, 3).
 
         Raises:
             UnreadableImage: If it cannot be read.
         """
-        return self.rule.apply(read_image(path, frame=self.frame).pixels)
+        return self.rule.apply(read_image(source, frame=self.frame).pixels)
 
-    def _read(self, path: str) -> NDArray[np.uint8] | str:
+    def read(self, path: str) -> NDArray[np.uint8] | str:
+        """The picture of an image file, or the reason why there is none."""
         try:
             return self.picture(Path(path))
         except UnreadableImage as error:
             return error.reason
 
-    def _run(
-        self,
-        waiting: Sequence[tuple[int, NDArray[np.uint8]]],
-        known: NDArray[np.float64],
-        distances: NDArray[np.float64],
-    ) -> None:
-        numbers = [number for number, _ in waiting]
-        found = self._forward.run(np.stack([picture for _, picture in waiting]))
-        logits = found[:, -len(self.classes) :].astype(np.float64)
-        known[numbers] = probabilities(logits, self.verdict.temperature)
-        distances[numbers] = self.familiarity.distances(found[:, : -len(self.classes)])
+    def tell(
+        self, paths: Sequence[str], pictures: Sequence[NDArray[np.uint8] | str], first: int = 0
+    ) -> pd.DataFrame:
+        """The table of `predict` for files that are read already.
+
+        Args:
+            paths: The files.
+            pictures: The picture of each, as `picture` makes it, or the reason why there is none.
+            first: Number of the first row.
+        """
+        known = [number for number, one in enumerate(pictures) if not isinstance(one, str)]
+        size = self.rule.size
+        stacked = np.empty((len(known), size, size, 3), np.uint8)
+        for place, number in enumerate(known):
+            stacked[place] = pictures[number]
+        said = self.answer(stacked).set_axis(known).reindex(range(len(paths)))
+        texts = ["predicted", "decision", "prediction_set"]
+        said[texts] = said[texts].fillna("")
+        said["unfamiliar"] = said["unfamiliar"].fillna(0).astype(int)
+        said.insert(0, "path", list(paths))
+        said["unreadable"] = [one if isinstance(one, str) else "" for one in pictures]
+        return said.set_axis(range(first, first + len(paths)))
+
+    @cached_property
+    def graph(self) -> OpenedGraph:
+        """The network opened up, for heat maps and for the features of a picture."""
+        return open_graph(self.model)
 
     @cached_property
     def _forward(self) -> Forward:
@@ -276,6 +358,7 @@ class ClassifierFacts:
         fitted_on: What temperature, operating point, sets and limit were fitted on, in words.
         familiarity: Measures how unlike the training images an image is.
         limit: Images at a larger distance are unfamiliar.
+        cases: The training images, so that those similar to an image are found.
         views: Symmetries of a picture whose logits are averaged; 1 for the picture alone.
     """
 
@@ -289,19 +372,26 @@ class ClassifierFacts:
     fitted_on: str
     familiarity: Familiarity
     limit: float
+    cases: TrainingCases
     views: int = 1
 
 
 def save_classifier(
-    folder: Path, frozen_pass: FrozenPass, head: Head, facts: ClassifierFacts
+    folder: Path,
+    frozen_pass: FrozenPass,
+    head: Head,
+    facts: ClassifierFacts,
+    read_picture: Callable[[int], NDArray[np.uint8] | None] | None = None,
 ) -> Classifier:
-    """Write classifier.keras and classifier.json, each whole or not at all.
+    """Write the classifier's files, each whole or not at all, and last their checksums.
 
     Args:
         folder: The folder `classifier/` of the run.
         frozen_pass: The backbone, its weights and the picture rule.
         head: The trained head.
         facts: Classes, DICOM frame, and what was chosen on development images.
+        read_picture: Row of dataset.csv -> its picture, as for `write_pictures`; None to keep no
+            pictures of training images.
     """
     model = build_classifier(
         frozen_pass,
@@ -345,7 +435,13 @@ def save_classifier(
     finally:
         part.unlink(missing_ok=True)
     save_familiarity(folder / FAMILIARITY_FILE, facts.familiarity, facts.limit)
+    cases, names = facts.cases, list(FILES)
+    save_cases(folder / CASES_FILE, cases)
+    if read_picture is not None:
+        cases = write_pictures(cases, folder / PICTURES_FILE, read_picture)
+        names.append(PICTURES_FILE)
     write_json(folder / FACTS_FILE, content)
+    write_checksums(folder, names)
     return Classifier(
         model,
         facts.classes,
@@ -353,6 +449,7 @@ def save_classifier(
         facts.frame,
         facts.familiarity,
         facts.limit,
+        cases,
         content,
     )
 
@@ -392,35 +489,22 @@ def check_saved(
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """Load a classifier folder, with Keras's safe mode on.
+    """Load a classifier folder, with Keras's safe mode on, after its checksums were verified.
 
     Raises:
-        MedlensError: If it is not there, damaged, or written by a newer medlens.
+        MedlensError: If it is not there, a file was changed, or its format is not this one.
     """
     try:
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        version = int(facts["format"])
-        if version < FORMAT_VERSION:
-            raise MedlensError(
-                "The classifier was written by an older medlens.",
-                got=f"format {version}",
-                expected=f"format {FORMAT_VERSION}",
-                fix="Train again: kept features make it quick.",
-                names=[str(folder)],
-            )
-        if version > FORMAT_VERSION:
-            raise MedlensError(
-                "The classifier was written by a newer medlens.",
-                got=f"format {version}",
-                expected=f"format {FORMAT_VERSION} or older",
-                fix="Upgrade medlens: pip install --upgrade medlens.",
-                names=[str(folder)],
-            )
+        _check_format(facts, folder)
+        verify_checksums(folder, FILES)
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
         frame = None if facts["frame"] == "middle" else int(facts["frame"])
         rule = PictureRule(facts["image_size"], facts["fit"])
         familiarity, limit = load_familiarity(folder / FAMILIARITY_FILE)
-        return Classifier(model, tuple(facts["classes"]), rule, frame, familiarity, limit, facts)
+        cases = load_cases(folder / CASES_FILE, folder / PICTURES_FILE)
+        classes = tuple(facts["classes"])
+        return Classifier(model, classes, rule, frame, familiarity, limit, cases, facts)
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise MedlensError(
             "There is no whole classifier in this folder.",
@@ -429,3 +513,21 @@ def load_classifier(folder: Path) -> Classifier:
             fix="Check the path; if the run was interrupted, finish it with --resume.",
             names=[str(folder)],
         ) from error
+
+
+def _check_format(facts: Mapping[str, Any], folder: Path) -> None:
+    """Refuse another format than this one; before the checksums, which may have changed with it."""
+    version, own = int(facts["format"]), importlib.metadata.version("medlens")
+    if version == FORMAT_VERSION:
+        return
+    writer = facts.get("versions", {}).get("medlens", "an unknown version")
+    is_older = version < FORMAT_VERSION
+    raise MedlensError(
+        f"The classifier was written by {'an older' if is_older else 'a newer'} medlens.",
+        got=f"format {version}, written by medlens {writer}",
+        expected=f"format {FORMAT_VERSION}, which this medlens {own} reads",
+        fix="Train again: kept features make it quick."
+        if is_older
+        else "Upgrade medlens: pip install --upgrade medlens.",
+        names=[str(folder)],
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,9 @@ def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
 
     def run_once(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         features = fast(pictures)[:, means]
-        values = features
-        for kernel, bias in head[:-1]:
-            values = np.maximum(values @ kernel + bias, 0)
-        kernel, bias = head[-1]
-        return np.concatenate([features, values @ kernel + bias], axis=1)
+        # One by one: in a product of matrices the last digits of a row depend on its neighbours.
+        logits = [_run_head(row, head) for row in features]
+        return np.concatenate([features, np.stack(logits)], axis=1)
 
     def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         found = [run_once(mirror(pictures, number)) for number in range(views)]
@@ -68,6 +66,17 @@ def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
 
     batch = max(by_keras.batch, 8 * fast.threads)
     return Forward(batch, _Checked(run, by_keras, network, len(dense[-1].get_weights()[1])))
+
+
+def _run_head(
+    features: NDArray[np.float32], head: Sequence[Sequence[NDArray[np.float32]]]
+) -> NDArray[np.float32]:
+    """Logits of one picture: its features through layers of (kernel, bias)."""
+    values = features
+    for kernel, bias in head[:-1]:
+        values = np.maximum(values @ kernel + bias, 0)
+    kernel, bias = head[-1]
+    return np.asarray(values @ kernel + bias, np.float32)
 
 
 def features_and_logits(model: keras.Model, features_layer: str) -> keras.Model:

@@ -77,17 +77,42 @@ class Familiarity:
             found[start : start + CHUNK_ROWS] = np.where(is_finite, distances, np.inf)
         return found
 
-    def _distances(self, chunk: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Distances of a few images; their features are overwritten."""
+    def place(
+        self, features: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where images lie in the space in which distances are measured.
+
+        Args:
+            features: Finite, of shape (images, columns); few enough for memory.
+
+        Returns:
+            Along the components, of shape (images, components); and the square of what lies
+            outside of them altogether, 0 or more, of shape (images,).
+        """
+        return self._place(np.array(features, np.float32))
+
+    def _place(self, chunk: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where a few images lie; their features are overwritten."""
         _compress(chunk, self.mean, self.spread)
         chunk -= self.centre
         # Small differences of large squares: in float64.
         along = (chunk @ self.components).astype(np.float64)
+        outside = np.einsum("ij,ij->i", chunk, chunk, dtype=np.float64) - (along**2).sum(axis=1)
+        return along, np.maximum(outside, 0)
+
+    def _distances(self, chunk: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Distances of a few images; their features are overwritten."""
+        along, outside = self._place(chunk)
         rows = self.rows.astype(np.float64)
-        squares = (along**2).sum(axis=1)
-        outside = np.einsum("ij,ij->i", chunk, chunk, dtype=np.float64) - squares
-        nearest = (squares[:, np.newaxis] + (rows**2).sum(axis=1) - 2 * along @ rows.T).min(axis=1)
-        return np.asarray(np.sqrt(np.maximum(nearest, 0) + np.maximum(outside, 0)))
+        return np.asarray(np.sqrt(squared_distances(along, rows).min(axis=1) + outside))
+
+
+def squared_distances(
+    first: NDArray[np.float64], second: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Squared distances between all rows of (n, columns) and (m, columns): 0 or more, (n, m)."""
+    squares = (first**2).sum(axis=1)[:, np.newaxis] + (second**2).sum(axis=1)
+    return np.asarray(np.maximum(squares - 2 * first @ second.T, 0))
 
 
 def fit_familiarity(
@@ -117,7 +142,7 @@ def fit_familiarity(
         raise ValueError("familiarity needs two training images at least")
     generator = np.random.default_rng(seed)
     own_labels = None if labels is None else labels[places]
-    kept = places[_choose_rows(len(places), own_labels, generator)]
+    kept = places[choose_rows(len(places), own_labels, MOST_ROWS, generator)]
     values = np.array(features[kept], np.float32)
     if not np.isfinite(values).all():
         raise ValueError("a feature is not a finite number")
@@ -220,12 +245,22 @@ def load_familiarity(path: Path) -> tuple[Familiarity, float]:
         ) from error
 
 
-def _choose_rows(
-    count: int, labels: NDArray[np.int64] | None, generator: np.random.Generator
+def choose_rows(
+    count: int, labels: NDArray[np.int64] | None, most: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Rows to keep, ascending, which is faster from a file."""
+    """Draw images to keep; classes share the places evenly as far as they reach.
+
+    Args:
+        count: How many images there are.
+        labels: Class numbers of shape (count,); None draws from all alike.
+        most: How many are kept at most.
+        generator: Draws.
+
+    Returns:
+        Their places, ascending, which is faster from a file.
+    """
     order = generator.permutation(count)
-    if labels is not None and count > MOST_ROWS:
+    if labels is not None and count > most:
         # Dealt out like cards: first one image of each class, then a second of each, and so on.
         classes = np.asarray(labels)[order]
         by_class = np.argsort(classes, kind="stable")
@@ -233,7 +268,7 @@ def _choose_rows(
         turn = np.empty(count, np.int64)
         turn[by_class] = np.arange(count) - np.repeat(first, sizes)
         order = order[np.argsort(turn, kind="stable")]
-    return np.sort(order[:MOST_ROWS])
+    return np.sort(order[:most])
 
 
 def _spread(values: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:

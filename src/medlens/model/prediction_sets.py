@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+# Between the names of a set that is written as one text.
+BETWEEN_NAMES = " | "
 # Sums of weights that differ by less are equal; 0.95 * 20 is not always 19 to a computer.
 ROUNDING = 1e-9
 
@@ -90,3 +94,34 @@ def prediction_sets(
     sets = np.asarray(values >= threshold)
     sets[np.arange(len(values)), values.argmax(axis=1)] = True
     return sets
+
+
+def write_sets(sets: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
+    """Write each image's set as one text: the names of its classes, in their order.
+
+    Args:
+        sets: From `prediction_sets`, of shape (images, classes).
+        classes: The names.
+    """
+    return [
+        BETWEEN_NAMES.join(name for name, is_in in zip(classes, row, strict=True) if is_in)
+        for row in sets
+    ]
+
+
+def read_set(text: str, classes: Sequence[str]) -> list[str]:
+    """The names in a text of `write_sets`; none in "".
+
+    A name may hold what stands between names: each is looked for in the order of the classes.
+
+    Raises:
+        ValueError: If the text is not made of these names, in this order.
+    """
+    found, rest = [], text
+    for name in classes:
+        if rest == name or rest.startswith(name + BETWEEN_NAMES):
+            found.append(name)
+            rest = rest[len(name + BETWEEN_NAMES) :]
+    if rest:
+        raise ValueError(f"no set of these classes: {text!r}")
+    return found

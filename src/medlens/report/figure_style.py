@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -93,14 +94,26 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=2, alignment="left")
 
 
-def save_figure(run: RunDir, name: str, draw: Callable[[], Figure], table: pd.DataFrame) -> None:
-    """Draw a figure and write it as PNG and SVG, and the numbers in it as CSV."""
+@contextmanager
+def figure_style(**more: Any) -> Iterator[None]:
+    """Draw in the style of medlens, whatever the user's own settings are; quietly.
+
+    Args:
+        more: Further settings of Matplotlib, with _ in the place of the dot.
+    """
     installed = set(fontManager.get_font_names())
     fonts = ["DejaVu Sans", *(font for font in FURTHER_FONTS if font in installed)]
-    png, svg = io.BytesIO(), io.BytesIO()
+    own: dict[Any, Any] = {name.replace("_", ".", 1): value for name, value in more.items()}
     with matplotlib.rc_context(), LIBRARY_WARNINGS:
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**STYLE, "font.family": fonts, "svg.hashsalt": name})
+        matplotlib.rcParams.update({**STYLE, "font.family": fonts, **own})
+        yield
+
+
+def save_figure(run: RunDir, name: str, draw: Callable[[], Figure], table: pd.DataFrame) -> None:
+    """Draw a figure and write it as PNG and SVG, and the numbers in it as CSV."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    with figure_style(svg_hashsalt=name):
         figure = draw()
         layout = figure.get_layout_engine()
         if layout is not None:

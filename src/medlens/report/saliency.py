@@ -14,8 +14,8 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.stats import spearmanr
 
 from medlens.model.backbone import SPREAD_FLOOR
-from medlens.model.engine import Maps, ReadMaps
-from medlens.model.symmetric_graph import picture_input
+from medlens.model.engine import ReadMaps
+from medlens.model.opened_graph import OpenedGraph, open_graph
 from medlens.report.metrics import BoolArray, FloatArray
 
 Pictures = NDArray[np.uint8]
@@ -92,8 +92,7 @@ def grad_cam(
     Raises:
         ValueError: If the graph is not one of medlens's, or does not read that depth.
     """
-    network = _open_network(model)
-    return _heat(network, pictures, class_numbers, layer, read_maps or _read_by_keras(network))
+    return heat_maps(open_graph(model), pictures, class_numbers, layer, read_maps)
 
 
 def occlusion(
@@ -184,9 +183,8 @@ def randomisation_check(
     copy = keras.models.clone_model(model)
     learned = model.get_weights()
     copy.set_weights(learned)
-    network = _open_network(copy)
-    read_maps = _read_by_keras(network)
-    before = _heat(network, pictures, class_numbers, layer, read_maps)
+    network = open_graph(copy)
+    before = heat_maps(network, pictures, class_numbers, layer)
     head = [copy.get_layer(name) for name in network.dense]
     last = _last_convolutions(copy, network)
     found: dict[str, list[float]] = {"head": [], "head_and_last_convolutions": []}
@@ -196,7 +194,7 @@ def randomisation_check(
         for name, layers in zip(found, (head, last), strict=True):
             for one in layers:
                 one.set_weights([_draw_like(values, generator) for values in one.get_weights()])
-            after = _heat(network, pictures, class_numbers, layer, read_maps)
+            after = heat_maps(network, pictures, class_numbers, layer)
             found[name] += [_rank_correlation(*pair) for pair in zip(before, after, strict=True)]
     means = {name: float(np.mean(values)) for name, values in found.items()}
     is_evidence = max(means.values()) < UNCHANGED
@@ -237,73 +235,26 @@ def overlay(picture: Pictures, heat: Heat) -> Pictures:
     return mixed
 
 
-@dataclass(frozen=True)
-class _Depth:
-    """A depth that the head reads, and which of its columns are which.
-
-    Args:
-        name: Of the layer.
-        means: Columns of its channels' means.
-        spreads: Columns of their spreads; None where the head does not read them.
-    """
-
-    name: str
-    means: slice
-    spreads: slice | None
-
-
-@dataclass(frozen=True)
-class _Network:
-    """A classifier's graph, opened up.
-
-    Args:
-        maps: From pixels to the map of each depth, then the features that the head reads.
-        depths: In the order of the maps.
-        dense: Names of the head's layers, the last being that of the logits.
-        model: The classifier.
-    """
-
-    maps: keras.Model
-    depths: tuple[_Depth, ...]
-    dense: tuple[str, ...]
-    model: keras.Model
-
-
-def _open_network(model: keras.Model) -> _Network:
-    names = {layer.name for layer in model.layers}
-    dense = tuple(layer.name for layer in model.layers if isinstance(layer, keras.layers.Dense))
-    if not dense or dense[-1] != "logits":
-        raise ValueError("heat maps need a graph that medlens saved, with a layer named logits")
-    features = model.get_layer(dense[0]).input
-    columns: dict[str, dict[str, slice]] = {}
-    start = 0
-    for name, width in _pooled(model, names, features):
-        depth, _, statistic = name.rpartition("_")
-        columns.setdefault(depth, {})[statistic] = slice(start, start + width)
-        start += width
-    depths = tuple(
-        _Depth(name, found["mean"], found.get("spread")) for name, found in columns.items()
-    )
-    outputs = [model.get_layer(depth.name).output for depth in depths]
-    # The picture as it is, where the classifier averages over several views of it.
-    maps = keras.Model(picture_input(model), [*outputs, features])
-    return _Network(maps, depths, dense, model)
-
-
-def _pooled(model: keras.Model, names: set[str], features: Any) -> list[tuple[str, int]]:
-    """Names and widths of the pooling layers that the head reads, in the order of its columns."""
-    tensors = model.get_layer("features").input if "features" in names else [features]
-    name_of = {id(layer.output): layer.name for layer in model.layers}
-    return [(name_of[id(tensor)], int(tensor.shape[-1])) for tensor in tensors]
-
-
-def _heat(
-    network: _Network,
+def heat_maps(
+    network: OpenedGraph,
     pictures: Pictures,
     class_numbers: NDArray[np.integer[Any]],
-    layer: str | None,
-    read_maps: ReadMaps,
+    layer: str | None = None,
+    read_maps: ReadMaps | None = None,
 ) -> Heat:
+    """What `grad_cam` gives, of a graph that was opened once for many calls.
+
+    Args:
+        network: The classifier's graph, as `Classifier.graph` is.
+        pictures: As for `grad_cam`.
+        class_numbers: As for `grad_cam`.
+        layer: As for `grad_cam`.
+        read_maps: As for `grad_cam`.
+
+    Raises:
+        ValueError: As `grad_cam`.
+    """
+    read = read_maps or network.read_maps
     names = [depth.name for depth in network.depths]
     if layer is not None and layer not in names:
         raise ValueError(f"the head does not read {layer!r}, but {', '.join(names)}")
@@ -311,7 +262,7 @@ def _heat(
     heat = np.zeros(pictures.shape[:3], np.float32)
     for start in range(0, len(pictures), BATCH):
         rows = slice(start, start + BATCH)
-        maps, features = read_maps(pictures[rows])
+        maps, features = read(pictures[rows])
         if layer is None:
             cells = _contributions(network, maps, features, class_numbers[rows])
         else:
@@ -321,24 +272,8 @@ def _heat(
     return heat
 
 
-def _read_by_keras(network: _Network) -> ReadMaps:
-    """Up to BATCH pictures -> the maps of the depths, and the features that the head reads."""
-
-    def read(pictures: Pictures) -> Maps:
-        # Filled up: another shape would be compiled anew.
-        full = np.zeros((BATCH, *pictures.shape[1:]), np.uint8)
-        full[: len(pictures)] = pictures
-        *maps, features = (
-            keras.ops.convert_to_numpy(one)[: len(pictures)]
-            for one in network.maps.predict_on_batch(full)
-        )
-        return maps, features
-
-    return read
-
-
 def _contributions(
-    network: _Network,
+    network: OpenedGraph,
     maps: list[NDArray[np.float32]],
     features: NDArray[np.float32],
     class_numbers: NDArray[np.integer[Any]],
@@ -363,7 +298,7 @@ def _contributions(
 
 
 def _published(
-    network: _Network,
+    network: OpenedGraph,
     number: int,
     values: NDArray[np.float32],
     features: NDArray[np.float32],
@@ -382,12 +317,12 @@ def _weigh_channels(values: NDArray[Any], weights: FloatArray) -> FloatArray:
     return np.asarray(flat.reshape(n, height, width), np.float64)
 
 
-def _one_hot(network: _Network, class_numbers: NDArray[np.integer[Any]]) -> FloatArray:
+def _one_hot(network: OpenedGraph, class_numbers: NDArray[np.integer[Any]]) -> FloatArray:
     return np.asarray(np.eye(network.model.get_layer("logits").units)[class_numbers])
 
 
 def _head_gradient(
-    network: _Network, features: NDArray[np.float32], targets: FloatArray
+    network: OpenedGraph, features: NDArray[np.float32], targets: FloatArray
 ) -> FloatArray:
     """Gradient of a weighted sum of logits by the features: (n, columns) for (n, classes)."""
     layers = [network.model.get_layer(name).get_weights() for name in network.dense]
@@ -421,7 +356,7 @@ def _to_unit(maps: FloatArray) -> Heat:
     return (positive / np.where(largest > 0, largest, 1)).astype(np.float32)
 
 
-def _last_convolutions(model: keras.Model, network: _Network) -> list[keras.layers.Layer]:
+def _last_convolutions(model: keras.Model, network: OpenedGraph) -> list[keras.layers.Layer]:
     """The last layers before the deepest map whose kernels have four axes."""
     names = [layer.name for layer in model.layers]
     before = model.layers[: names.index(network.depths[-1].name) + 1]

@@ -1,1 +1,1 @@
-"""What a trained classifier is for: new images, other programs, the network."""
+"""The classifier at work: predictions, explanations, a server."""

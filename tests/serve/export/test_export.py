@@ -24,7 +24,7 @@ from medlens.model.own_backbone import find_backbone
 from medlens.serve.export import Compared, Exported, Wanted, answers, check_equal, export_classifier
 from medlens.serve.export_formats import FORMATS, Source, missing_packages
 
-HOW_TO = Path(__file__).parents[2] / "docs" / "how-to.md"
+HOW_TO = Path(__file__).parents[3] / "docs" / "how-to.md"
 NAMES = {"savedmodel": "model", "onnx": "model.onnx", "litert": "model.tflite"}
 NAMES |= {"openvino": "model.xml"}
 FILES = {"openvino": {"model.xml", "model.bin", "model.xml.json"}}

@@ -1,0 +1,170 @@
+"""The commands `predict` and `explain`: a finished classifier on new images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from medlens.errors import MedlensError
+from medlens.model.checksums import CHECKSUMS_FILE, digest_of
+from medlens.model.classifier import load_classifier
+from medlens.run_dir import classifier_folder
+from medlens.screen import Screen
+from medlens.serve.explain import TABLE_FILE, explain_to_folder
+from medlens.serve.inputs import Inputs, PathLike, list_inputs
+from medlens.serve.predict import Outcome, predict_to_file, screen_lines, tell
+from medlens.serve.result_file import check_result_path
+
+MOST_ON_SCREEN = 100
+NOTICE = "Not a medical device."
+_PAGE = re.compile(r"\d{5,}\.png")
+
+
+def run_predict(
+    run: PathLike, given: Sequence[PathLike], out: Path, *, overwrite: bool, screen: Screen
+) -> Outcome:
+    """Predict images into a file; an interrupted run goes on.
+
+    Args:
+        run: A run folder, or its classifier folder alone.
+        given: As for `list_inputs`.
+        out: The file to write: .csv, .json, .jsonl or .parquet.
+        overwrite: Whether a file may be there.
+        screen: Where it is said what happens.
+
+    Raises:
+        MedlensError: If the classifier, the images or the place cannot be used.
+    """
+    check_result_path(out, overwrite=overwrite)
+    _spare_inputs(out, given)
+    inputs = _list(given, screen)
+    folder = classifier_folder(run)
+    classifier = load_classifier(folder)
+    with screen.progress("Predicting", len(inputs), "images") as progress:
+        outcome = predict_to_file(
+            classifier,
+            inputs,
+            out,
+            digest=digest_of(folder / CHECKSUMS_FILE),
+            say=screen.say,
+            progress=progress,
+        )
+    screen.say("\n".join([*outcome.lines, f"Predictions: {out}", NOTICE]))
+    return outcome
+
+
+def predict_on_screen(
+    run: PathLike, given: Sequence[PathLike], screen: Screen
+) -> tuple[list[str], int]:
+    """Predict a few images.
+
+    Args:
+        run: As for `run_predict`.
+        given: As for `list_inputs`.
+        screen: Where it is said what happens.
+
+    Returns:
+        The lines of a table, and how many images were refused.
+
+    Raises:
+        MedlensError: If the classifier or the images cannot be used, or the images are many.
+    """
+    inputs = _list(given, screen)
+    if len(inputs) > MOST_ON_SCREEN:
+        raise MedlensError(
+            "These are too many images for the screen.",
+            got=f"{len(inputs):,} images and no -o",
+            expected=f"at most {MOST_ON_SCREEN}, or a file for the result",
+            fix="Add -o predictions.csv (or .json, .jsonl, .parquet).",
+        )
+    classifier = load_classifier(classifier_folder(run))
+    table = pd.concat(list(tell(classifier, inputs, 0, lambda _: None)))
+    return [*screen_lines(table, classifier.classes), NOTICE], int(
+        (table["unreadable"] != "").sum()
+    )
+
+
+def run_explain(
+    run: PathLike,
+    given: Sequence[PathLike],
+    out: Path,
+    *,
+    class_name: str | None,
+    overwrite: bool,
+    screen: Screen,
+) -> Outcome:
+    """Explain images: a page for each, and explain.csv.
+
+    Args:
+        run: As for `run_predict`.
+        given: As for `list_inputs`.
+        out: The folder to write.
+        class_name: The class to explain; None for that which is predicted, image by image.
+        overwrite: Whether an earlier explanation may be there.
+        screen: Where it is said what happens.
+
+    Raises:
+        MedlensError: If the classifier, the images, the class or the place cannot be used.
+    """
+    _make_room(out, overwrite=overwrite)
+    inputs = _list(given, screen)
+    classifier = load_classifier(classifier_folder(run))
+    if class_name is not None and class_name not in classifier.classes:
+        raise MedlensError(
+            "The classifier does not know the class that is to be explained.",
+            got=class_name,
+            expected="one of " + ", ".join(classifier.classes),
+            fix="Write the name as it stands here, or leave --class out.",
+        )
+    with screen.progress("Explaining", len(inputs), "images") as progress:
+        outcome = explain_to_folder(
+            classifier, inputs, out, class_name=class_name, progress=progress
+        )
+    screen.say("\n".join([*outcome.lines, f"Explanations: {out}", NOTICE]))
+    return outcome
+
+
+def _list(given: Sequence[PathLike], screen: Screen) -> Inputs:
+    inputs = list_inputs(given)
+    for kind, count in inputs.passed_over.items():
+        screen.say(f"{count:,} in the folders passed over: {kind}.")
+    return inputs
+
+
+def _spare_inputs(out: Path, given: Sequence[PathLike]) -> None:
+    """Refuse to write the result over what was given."""
+    if out.exists() and any(Path(one).exists() and out.samefile(one) for one in given):
+        raise MedlensError(
+            "The result would replace a file that was given.",
+            got="the same file as INPUT and as -o",
+            expected="another name for the result",
+            fix="Name another -o.",
+            names=[str(out)],
+        )
+
+
+def _make_room(out: Path, *, overwrite: bool) -> None:
+    """Make the folder for explanations usable: earlier ones are deleted if that is asked for.
+
+    Raises:
+        MedlensError: If it holds what may not be replaced.
+    """
+    entries = sorted(out.iterdir()) if out.is_dir() else []
+    table = out / TABLE_FILE
+    foreign = [path for path in entries if path != table and not _PAGE.fullmatch(path.name)]
+    # Pages without the table are what an interrupted run left.
+    if foreign or out.is_file() or (table.exists() and not overwrite):
+        raise MedlensError(
+            "The folder for the explanations is in use.",
+            got="a file of that name" if out.is_file() else f"{len(entries):,} files in it",
+            expected="a new or an empty folder",
+            fix="Name another -o."
+            if foreign or out.is_file()
+            else "Name another -o, or replace what is there with --overwrite.",
+            names=[str(out), *map(str, foreign)],
+        )
+    for path in entries:
+        path.unlink()

@@ -1,0 +1,198 @@
+"""Pictures that wait -> batches for the process that holds the classifier."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medlens.errors import MedlensError
+from medlens.serve.child import Answer, Child, ChildDied, ChildTooSlow
+
+LOG = logging.getLogger("medlens")
+MODULE = "medlens.serve.classifier_process"
+# How long the first picture waits for others to join it: far less than a forward pass takes.
+SECONDS_TO_COLLECT = 0.002
+# What one batch or one heat map may take before its process counts as hung.
+SECONDS_TO_ANSWER = 120.0
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class NotAvailable(Exception):  # noqa: N818 - it says what happened
+    """The process that holds the classifier failed twice over this picture, or is gone."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One picture, and who waits for what is said of it."""
+
+    head: dict[str, Any]
+    picture: bytes
+    done: asyncio.Future[Answer]
+
+    @property
+    def is_prediction(self) -> bool:
+        return bool(self.head["do"] == "predict")
+
+
+class Batcher:
+    """The queue of one classifier, and the process at its end.
+
+    While a batch is in the process, the next one gathers here. The process is started anew when it
+    ends; the batch that it had is tried once more.
+
+    Args:
+        folder: The classifier folder.
+        observe_batch: Told the size of each batch.
+    """
+
+    def __init__(self, folder: Path, observe_batch: Callable[[int], None]) -> None:
+        self._child = Child(MODULE, [str(folder)])
+        self._observe_batch = observe_batch
+        self._waiting: deque[_Job] = deque()
+        self._changed = asyncio.Event()
+        self._run: asyncio.Task[None] | None = None
+        self._batch = 1
+        self.facts: dict[str, Any] = {}
+        self.seconds_per_picture = 0.1
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its process is there and has loaded the classifier."""
+        return self._child.is_ready
+
+    @property
+    def pid(self) -> int | None:
+        """The number of its process."""
+        return self._child.pid
+
+    async def start(self) -> None:
+        """Start the process and learn what it holds.
+
+        Raises:
+            MedlensError: If it cannot load the classifier.
+        """
+        await self._start_child()
+        self._run = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        """End the process; whoever still waits is told."""
+        if self._run is not None:
+            self._run.cancel()
+            await asyncio.gather(self._run, return_exceptions=True)
+        self._child.kill()
+        self._refuse(self._waiting)
+        self._waiting.clear()
+
+    async def predict(self, picture: bytes) -> dict[str, Any]:
+        """What the classifier says of a picture.
+
+        Args:
+            picture: RGB pixels, of the classifier's size.
+
+        Raises:
+            NotAvailable: If the process ended twice over it.
+        """
+        row, _ = await self._ask({"do": "predict"}, picture)
+        return row
+
+    async def explain(self, picture: bytes, class_name: str | None) -> Answer:
+        """What spoke for a class in a picture; see classifier_process.py.
+
+        Raises:
+            NotAvailable: If the process ended twice over it.
+        """
+        return await self._ask({"do": "explain", "class": class_name}, picture)
+
+    async def _ask(self, head: dict[str, Any], picture: bytes) -> Answer:
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Job(head, picture, done))
+        self._changed.set()
+        return await done
+
+    async def _work(self) -> None:
+        while True:
+            if not self._child.is_ready:
+                await self._start_again()
+            elif jobs := await self._next_jobs():
+                await self._answer(jobs)
+
+    async def _next_jobs(self) -> list[_Job]:
+        """Predictions as many as fit in a batch, or one heat map; none if none came for a while."""
+        if not self._waiting:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                # Not for ever: a process that ends with nothing to do is started anew, too.
+                await asyncio.wait_for(self._changed.wait(), SECONDS_BETWEEN_LOOKS)
+        if 0 < len(self._waiting) < self._batch:
+            await asyncio.sleep(SECONDS_TO_COLLECT)
+        jobs: list[_Job] = []
+        while self._waiting and len(jobs) < self._batch:
+            if jobs and not (jobs[0].is_prediction and self._waiting[0].is_prediction):
+                break
+            job = self._waiting.popleft()
+            if not job.done.done():  # else whoever asked has gone
+                jobs.append(job)
+        return jobs
+
+    async def _answer(self, jobs: list[_Job]) -> None:
+        pictures = b"".join(job.picture for job in jobs)
+        for _ in range(2):
+            if not self._child.is_ready:
+                await self._start_again()
+            started = time.monotonic()
+            try:
+                head, body = await self._child.ask(
+                    jobs[0].head, pictures, seconds=SECONDS_TO_ANSWER
+                )
+            except (ChildDied, ChildTooSlow):
+                LOG.warning("The process of a classifier ended at work; it is started anew.")
+                continue
+            if "failure" in head:
+                LOG.error("A classifier failed:\n%s", head["failure"])
+            elif jobs[0].is_prediction:
+                self._note(len(jobs), time.monotonic() - started)
+                _hand_out(jobs, [(row, b"") for row in head["rows"]])
+                return
+            else:
+                _hand_out(jobs, [(head, body)])
+                return
+        self._refuse(jobs)
+
+    def _note(self, count: int, seconds: float) -> None:
+        self._observe_batch(count)
+        self.seconds_per_picture += 0.2 * (seconds / count - self.seconds_per_picture)
+
+    async def _start_again(self) -> None:
+        try:
+            await self._start_child()
+        except (ChildDied, ChildTooSlow, MedlensError):
+            LOG.error("The process of a classifier does not start again.")
+            self._refuse(self._waiting)
+            self._waiting.clear()
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+
+    async def _start_child(self) -> None:
+        facts, _ = await self._child.start()
+        if "error" in facts:
+            self._child.kill()
+            raise MedlensError(**facts["error"])
+        self.facts = facts
+        self._batch = int(facts["batch"])
+
+    def _refuse(self, jobs: Iterable[_Job]) -> None:
+        for job in jobs:
+            if not job.done.done():
+                job.done.set_exception(NotAvailable())
+
+
+def _hand_out(jobs: Iterable[_Job], answers: Iterable[Answer]) -> None:
+    for job, answer in zip(jobs, answers, strict=True):
+        if not job.done.done():
+            job.done.set_result(answer)

@@ -1,0 +1,163 @@
+"""From run folders to a running server, and back to none."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medlens.errors import MedlensError, in_words
+from medlens.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from medlens.serve.access import Access
+
+TOKEN_VARIABLE = "MEDLENS_TOKEN"  # noqa: S105 - its name
+PACKAGES = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "python_multipart": "python-multipart",
+    "prometheus_client": "prometheus-client",
+}
+SECONDS_TO_FINISH_MORE = 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Args:
+        host: Address or name to listen on.
+        port: 0 for any that is free.
+        token: What requests have to bring; "" for none, or on other hosts than this computer's own
+            for a new one.
+        allowed_hosts: Further names by which the server may be called.
+        limits: How much may be asked of it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str = ""
+    allowed_hosts: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(runs: Sequence[Path], settings: Settings, say: Callable[[str], None]) -> None:
+    """Serve the classifiers of runs until SIGTERM or Ctrl-C; what was taken is finished first.
+
+    Args:
+        runs: Run folders, or classifier folders alone.
+        settings: How to serve.
+        say: Told where the server is, and its token.
+
+    Raises:
+        MedlensError: If a package is missing, a run has no whole classifier, or the address
+            cannot be used.
+    """
+    _require_packages()
+    listener = _listen(settings.host, settings.port)
+    with listener:
+        asyncio.run(_serve(name_runs(runs), settings, listener, say))
+
+
+def name_runs(runs: Sequence[Path]) -> Mapping[str, Path]:
+    """A name for each run folder: its own, with a number where it is taken."""
+    named: dict[str, Path] = {}
+    for run in runs:
+        own = run.resolve().name
+        name, number = own, 1
+        while name in named:
+            number += 1
+            name = f"{own}-{number}"
+        named[name] = run
+    return named
+
+
+async def _serve(
+    runs: Mapping[str, Path],
+    settings: Settings,
+    listener: socket.socket,
+    say: Callable[[str], None],
+) -> None:
+    import uvicorn
+
+    from medlens.serve.metrics import Metrics
+    from medlens.serve.server import create_app
+    from medlens.serve.service import Service
+
+    access = choose_access(settings, os.environ)
+    if access.token and access.token not in (settings.token, os.environ.get(TOKEN_VARIABLE)):
+        say(f"Token: {access.token}")
+    service = Service(runs, settings.limits, Metrics())
+    try:
+        await service.start()
+        config = uvicorn.Config(
+            create_app(service, access),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            timeout_graceful_shutdown=int(settings.limits.seconds) + SECONDS_TO_FINISH_MORE,
+        )
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        say(f"Serving {', '.join(runs)} at http://{shown}:{port} (Ctrl-C ends it)")
+        say("Not a medical device.")
+        # uvicorn raises the signal that ended it once more, when all is done.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        await uvicorn.Server(config).serve([listener])
+    finally:
+        await service.stop()
+
+
+def choose_access(settings: Settings, environment: Mapping[str, str]) -> Access:
+    """Who may ask: with a token, wherever other computers can reach the server.
+
+    Args:
+        settings: Its host, token and further names.
+        environment: May hold the token.
+    """
+    from medlens.serve.access import Access, is_loopback
+
+    token = settings.token or environment.get(TOKEN_VARIABLE, "")
+    is_own = is_loopback(settings.host)
+    if not is_own and not token:
+        token = secrets.token_urlsafe(32)
+    # On other addresses nobody knows by which names it is called; there the token protects it.
+    is_any = not is_own and not settings.allowed_hosts
+    own = {"localhost", "127.0.0.1", "::1", settings.host.lower()}
+    names = own | {name.lower() for name in settings.allowed_hosts}
+    return Access(None if is_any else frozenset(names), token or None)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise MedlensError(
+            "The server cannot listen there.",
+            got=f"{host}, port {port}: {in_words(error)}",
+            expected="an address of this computer and a port that is free",
+            fix="Name another --port, or end the program that uses this one.",
+        ) from None
+
+
+def _require_packages() -> None:
+    missing = [name for module, name in PACKAGES.items() if not importlib.util.find_spec(module)]
+    if missing:
+        raise MedlensError(
+            "`medlens serve` needs packages that are not installed.",
+            got=f"no {', '.join(missing)}",
+            expected=", ".join(PACKAGES.values()),
+            fix="pip install 'medlens[serve]'",
+        )

@@ -1,0 +1,80 @@
+"""How much one request, and all requests together, may ask of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that keep the server responsive and its memory flat.
+
+    Args:
+        body: Bytes of one request.
+        bodies: Bytes of all requests that are being read or wait for an answer.
+        images: Images of one request.
+        pixels: Width x height of one image.
+        queue: Images of all requests that are under way.
+        seconds: For a request to arrive, and once more for its answer.
+        decode_seconds: For making pixels of one file.
+    """
+
+    body: int = 100 * MIB
+    bodies: int = 512 * MIB
+    images: int = 64
+    pixels: int = 40_000_000
+    queue: int = 256
+    seconds: float = 60.0
+    decode_seconds: float = 8.0
+
+
+class Full(Exception):  # noqa: N818 - it says what is the matter
+    """There is no room left."""
+
+
+class Room:
+    """A number of things that all requests together may hold at a time.
+
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.taken = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more can be held."""
+        return self.taken >= self._most
+
+    def take(self, count: int) -> None:
+        """Hold so many until `give_back`.
+
+        Raises:
+            Full: If fewer are left.
+        """
+        if self.taken + count > self._most:
+            raise Full
+        self.taken += count
+
+    def give_back(self, count: int) -> None:
+        """Let go of so many."""
+        self.taken -= count
+
+    @contextmanager
+    def held(self, count: int) -> Iterator[None]:
+        """Hold so many while the block runs.
+
+        Raises:
+            Full: If fewer are left.
+        """
+        self.take(count)
+        try:
+            yield
+        finally:
+            self.give_back(count)

@@ -1,0 +1,44 @@
+// Answers -> a CSV file, made in the browser.
+
+/** The table of all items that have an answer, in the columns of `medlens predict`. */
+function toCsv(items, model) {
+  const header = [
+    "path", "predicted", "decision", "prediction_set", ...model.classes.map((name) => `prob_${name}`),
+    "distance", "unfamiliar", "unreadable", "model",
+  ];
+  const lines = items.filter((item) => item.answer).map(({ name, answer }) => [
+    name,
+    answer.predicted ?? "",
+    answer.decision ?? "",
+    (answer.prediction_set ?? []).join(" | "),
+    ...model.classes.map((one) => answer.probabilities?.[one] ?? ""),
+    answer.distance ?? "",
+    Number(answer.unfamiliar ?? false),
+    answer.unreadable ?? "",
+    model.name,
+  ]);
+  return [header, ...lines].map((line) => `${line.map(cell).join(",")}\r\n`).join("");
+}
+
+/** A number as it is; text quoted, and so that no spreadsheet takes it for a formula. */
+function cell(value) {
+  if (typeof value === "number") return String(value);
+  const safe = /^[=+\-@\t\r\n]/.test(value) ? `'${value}` : value;
+  return /[",\r\n']/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+/** The bytes of a CSV file; the mark before them tells spreadsheets that it is UTF-8. */
+export function csvFile(items, model) {
+  return new Blob(["\ufeff", toCsv(items, model)], { type: "text/csv;charset=utf-8" });
+}
+
+/** Gives the user a file. */
+export function save(content, name) {
+  const address = URL.createObjectURL(content);
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = name;
+  link.click();
+  // Not at once: the browser fetches it after this function ended.
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}

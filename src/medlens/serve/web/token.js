@@ -1,0 +1,27 @@
+// The token of a server that asks for one; it is kept in memory alone.
+
+import { byId } from "./dom.js";
+import { ServerError } from "./server.js";
+
+/**
+ * Asks for the token.
+ *
+ * @param {boolean} wasRefused Whether one was given and not accepted.
+ * @throws {ServerError} If the question is closed without an answer.
+ */
+export function askForToken(wasRefused) {
+  const dialog = byId("token-dialog");
+  const input = byId("token");
+  input.value = "";
+  byId("token-refused").textContent = wasRefused ? "The server did not accept that token." : "";
+  dialog.returnValue = ""; // Escape leaves it as it is
+  dialog.showModal();
+  return new Promise((resolve, reject) => {
+    dialog.addEventListener("close", () => {
+      const token = input.value.trim();
+      input.value = "";
+      if (dialog.returnValue === "given" && token) resolve(token);
+      else reject(new ServerError(401, "The server wants a token. Reload the page to give it."));
+    }, { once: true });
+  });
+}

@@ -1,0 +1,154 @@
+"""What is too much is refused with a status that says what to do."""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from medlens.serve.limits import Full, Room
+
+
+@pytest.fixture(scope="module")
+def small(start: Any, finished_run: Any) -> Iterator[Any]:
+    """A server that takes little."""
+    limits = "--queue 2 --max-images 2 --max-body 0.25 --max-pixels 0.01 --time-limit 4"
+    with start(finished_run.path, *limits.split()) as server:
+        yield server
+
+
+def post(server: Any, *contents: bytes) -> httpx.Response:
+    parts = [("images", (f"{number}.png", data)) for number, data in enumerate(contents)]
+    return httpx.post(f"{server.url}/predict", files=parts, timeout=60)
+
+
+def test_too_many_images(small: Any, files: list[Path]) -> None:
+    data = files[0].read_bytes()
+    assert post(small, data, data).status_code == 200
+    refused = post(small, data, data, data)
+    assert refused.status_code == 413
+    assert "2" in refused.json()["detail"]
+
+
+def test_too_many_pixels_are_not_decoded(small: Any) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (101, 100)).save(stream, "PNG")
+    (result,) = post(small, stream.getvalue()).json()["results"]
+    assert "101 x 100" in result["unreadable"]
+
+
+def test_a_large_body_is_refused_whether_or_not_it_says_so(small: Any) -> None:
+    refused = post(small, bytes(300_000))
+    assert refused.status_code == 413
+
+    def stream() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
+        for _ in range(1000):
+            yield bytes(10_000)
+
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    with httpx.Client(timeout=60) as client:
+        # The server answers before all of it has come, and closes the connection.
+        try:
+            status = client.post(f"{small.url}/predict", content=stream(), headers=kind).status_code
+        except httpx.WriteError:
+            status = 413
+    assert status == 413
+
+
+def test_a_body_that_never_ends_is_given_up(small: Any) -> None:
+    address = urlsplit(small.url)
+    assert address.hostname and address.port
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+        )
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_full_queue_says_when_to_come_back(small: Any, files: list[Path]) -> None:
+    data = files[0].read_bytes()
+    held = small.child("classifier_process")
+    with ThreadPoolExecutor(2) as pool:
+        held.suspend()
+        try:
+            waiting = [pool.submit(post, small, data) for _ in range(2)]
+            small.wait_until(lambda: _queue(small) == 2)
+            refused = post(small, data)
+        finally:
+            held.resume()
+        assert refused.status_code == 429
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        # Nobody who was let in is lost for it.
+        assert [one.result().status_code for one in waiting] == [200, 200]
+    assert 'medlens_refused_total{reason="full"}' in _metrics(small)
+
+
+def test_a_request_that_takes_too_long_is_told_so(small: Any, files: list[Path]) -> None:
+    held = small.child("classifier_process")
+    held.suspend()
+    try:
+        assert post(small, files[0].read_bytes()).status_code == 504
+        # Meanwhile the server answers.
+        assert httpx.get(f"{small.url}/health", timeout=60).status_code == 200
+    finally:
+        held.resume()
+    assert post(small, files[0].read_bytes()).status_code == 200
+
+
+def test_a_decoder_that_hangs_is_replaced(server: Any, client: httpx.Client, files: Any) -> None:
+    def names() -> set[int]:
+        children = psutil.Process(server.process.pid).children()
+        return {one.pid for one in children if "medlens.serve.decoder_process" in one.cmdline()}
+
+    before = names()
+    for pid in before:
+        psutil.Process(pid).suspend()
+    data = files[0].read_bytes()
+    (result,) = client.post("/predict", files=[("images", ("a", data))]).json()["results"]
+    assert result["unreadable"] == "It takes too long to decode."
+    (result,) = client.post("/predict", files=[("images", ("a", data))]).json()["results"]
+    for pid in names() & before:
+        psutil.Process(pid).resume()
+    assert names() != before
+
+
+def test_no_image_is_kept_on_the_disk(server: Any, client: httpx.Client) -> None:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    Image.fromarray(noise).save(stream, "PNG")  # 6 MB: more than parsers like to keep in memory
+    before = psutil.Process(server.process.pid).io_counters().write_bytes
+    assert client.post("/predict", files=[("images", ("a", stream.getvalue()))]).status_code == 200
+    after = psutil.Process(server.process.pid).io_counters().write_bytes
+    assert after - before < 1_000_000
+
+
+def test_room_is_never_overdrawn() -> None:
+    room = Room(3)
+    with room.held(2):
+        with pytest.raises(Full), room.held(2):
+            pass
+        with room.held(1):
+            assert room.taken == 3
+    assert room.taken == 0
+
+
+def _queue(server: Any) -> float:
+    lines = [one for one in _metrics(server).splitlines() if one.startswith("medlens_queue_images")]
+    return float(lines[0].rpartition(" ")[2])
+
+
+def _metrics(server: Any) -> str:
+    return httpx.get(f"{server.url}/metrics", timeout=60).text

@@ -1,0 +1,143 @@
+"""Files and bodies that are damaged in every way: an answer or a reason, soon, and never a 500."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pydicom.data
+import pytest
+from PIL import Image, features
+
+Bytes = bytes
+LARGEST_SEED = 300_000
+AT_ONCE = 8
+MOST_SECONDS = 10
+
+
+def pictures() -> Iterator[Bytes]:
+    """A small picture in every format that is read, and in the modes that are read another way."""
+    grey = (np.add.outer(np.arange(40), np.arange(48)) * 2).astype(np.uint8)
+    colour = Image.fromarray(np.stack([grey, grey.T[:40, :40].repeat(2, 1)[:, :48], grey], -1))
+    wide = Image.fromarray(grey.astype(np.uint16) * 250)
+    ways: list[tuple[Image.Image, str, dict[str, Any]]] = [
+        (colour, "PNG", {}),
+        (wide, "PNG", {}),
+        (colour.convert("P"), "PNG", {"transparency": 3}),
+        (colour, "JPEG", {}),
+        (colour, "JPEG", {"progressive": True}),
+        (colour.convert("CMYK"), "JPEG", {}),
+        (colour, "TIFF", {}),
+        (wide, "TIFF", {}),
+        (colour, "TIFF", {"compression": "tiff_lzw"}),
+        (colour, "TIFF", {"compression": "tiff_adobe_deflate"}),
+        (colour.convert("1"), "TIFF", {"compression": "group4"}),
+        (colour, "BMP", {}),
+        (colour.convert("P"), "GIF", {}),
+    ]
+    if features.check("webp"):
+        ways += [(colour, "WEBP", {}), (colour, "WEBP", {"lossless": True})]
+    for image, kind, options in ways:
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        yield stream.getvalue()
+
+
+def dicoms() -> Iterator[Bytes]:
+    """pydicom's own test files, as far as they are installed and small."""
+    folder = Path(pydicom.data.__file__).parent / "test_files"
+    for path in sorted(folder.glob("*.dcm")):
+        if path.stat().st_size <= LARGEST_SEED:
+            yield path.read_bytes()
+
+
+def mutate(data: Bytes, random: np.random.Generator) -> Bytes:
+    """Damage a file in one or two ways."""
+    content = bytearray(data)
+    for _ in range(random.integers(1, 3)):
+        # Half of the time near the beginning, where the headers are.
+        reach = min(len(content), 600) if random.random() < 0.5 else len(content)
+        at = int(random.integers(0, max(1, reach)))
+        length = int(random.integers(1, 64))
+        way = random.integers(0, 7)
+        if way == 0:
+            content[at : at + 1] = random.bytes(1)
+        elif way == 1:
+            content[at : at + length] = random.bytes(length)
+        elif way == 2:
+            content = content[:at]
+        elif way == 3:
+            content[at:at] = random.bytes(length)
+        elif way == 4:
+            del content[at : at + length]
+        elif way == 5:
+            content[at : at + 4] = random.choice(
+                [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\0\0"]
+            )
+        else:
+            content[at:at] = content[max(0, at - length) : at] * 3
+    return bytes(content)
+
+
+def send_mutated(client: httpx.Client, count: int, seed: int) -> dict[str, int]:
+    """Send so many, a few in a request; what came of them, by outcome."""
+    random = np.random.default_rng(seed)
+    seeds = [*pictures(), *dicoms()]
+    assert len(seeds) > 60
+    outcomes = {"answered": 0, "unreadable": 0}
+    for start in range(0, count, AT_ONCE):
+        parts = [
+            ("images", (str(number), mutate(seeds[number % len(seeds)], random)))
+            for number in range(start, min(count, start + AT_ONCE))
+        ]
+        sent = time.monotonic()
+        response = client.post("/predict", files=parts)
+        took = time.monotonic() - sent
+        assert response.status_code in (200, 422), (start, response.status_code)
+        # Each has so long; two are decoded side by side.
+        assert took < MOST_SECONDS * AT_ONCE / 2, (start, took)
+        results = response.json()["results"]
+        assert [one["name"] for one in results] == [part[1][0] for part in parts]
+        for one in results:
+            outcomes["unreadable" if one["unreadable"] else "answered"] += 1
+    return outcomes
+
+
+def test_damaged_files_get_an_answer_or_a_reason(server: Any, client: httpx.Client) -> None:
+    before = server.child("classifier_process").pid
+    outcomes = send_mutated(client, 200, seed=0)
+    # Both happen: damage in pixels is none to a network.
+    assert min(outcomes.values()) > 10
+    assert server.child("classifier_process").pid == before
+    assert client.get("/ready").status_code == 200
+
+
+@pytest.mark.slow
+def test_thousands_of_damaged_files_get_an_answer_or_a_reason(client: httpx.Client) -> None:
+    outcomes = send_mutated(client, 5000, seed=1)
+    assert sum(outcomes.values()) == 5000
+
+
+def test_damaged_files_are_shown_and_explained_or_refused(client: httpx.Client) -> None:
+    random = np.random.default_rng(2)
+    seeds = [*pictures(), *dicoms()]
+    for number in range(24):
+        parts = [("image", ("a", mutate(seeds[3 * number % len(seeds)], random)))]
+        path = ("/picture?window_center=40&window_width=400", "/explain")[number % 2]
+        assert client.post(path, files=parts).status_code in (200, 422)
+
+
+def test_damaged_bodies_are_refused(client: httpx.Client) -> None:
+    random = np.random.default_rng(3)
+    data = next(pictures())
+    head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
+    body = head + data[:200] + b"\r\n" + head + data + b"\r\n--x--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    for _ in range(100):
+        response = client.post("/predict", content=mutate(body, random), headers=kind)
+        assert response.status_code in (200, 413, 422)

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom.data
+import pytest
+
+import medlens
+from medlens.cli import main
+from medlens.errors import MedlensError
+from medlens.model.prediction_sets import read_set
+from medlens.serve.inputs import list_inputs
+
+# Some parts of 256.
+MANY = 900
+
+
+@pytest.fixture(scope="module")
+def files(finished_run: medlens.Run, phantoms: Path) -> list[Path]:
+    return [phantoms.parent / path for path in finished_run.predictions["path"]][:40]
+
+
+@pytest.fixture(scope="module")
+def expected(finished_run: medlens.Run, files: list[Path]) -> pd.DataFrame:
+    return finished_run.classifier().predict(files)
+
+
+@pytest.fixture
+def mixed(files: list[Path], tmp_path: Path) -> Path:
+    """A folder with good images, a bad one, DICOM without a suffix, and files that are none."""
+    folder = tmp_path / "mixed"
+    (folder / "study" / "series").mkdir(parents=True)
+    shutil.copy(files[0], folder / "b.png")
+    shutil.copy(files[1], folder / "a.png")
+    (folder / "bad.png").write_bytes(b"no picture at all")
+    (folder / "notes.txt").write_text("read me", encoding="utf-8")
+    sample = pydicom.data.get_testdata_file("MR_small.dcm", download=False)
+    shutil.copy(sample, folder / "study" / "series" / "IM000001")
+    shutil.copy(sample, folder / "study" / "series" / "1.2.840.113619")
+    directory = pydicom.data.get_testdata_file("DICOMDIR", download=False)
+    shutil.copy(directory, folder / "study" / "DICOMDIR")
+    return folder
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False, na_values={"distance": "", "unfamiliar": ""})
+
+
+def test_a_folder_is_answered_in_order_and_bad_files_have_their_reason(
+    finished_run: medlens.Run, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "predictions.csv"
+    status = main(["predict", str(finished_run.path), str(mixed), "-o", str(out)])
+    table = read_csv(out)
+    names = ["a.png", "b.png", "bad.png", "study/series/1.2.840.113619", "study/series/IM000001"]
+    assert list(table["path"]) == [str(mixed / name) for name in names]
+    assert list(table["unreadable"] != "") == [False, False, True, False, False]
+    refused = table.iloc[2]
+    assert refused["predicted"] == refused["prediction_set"] == refused["prob_mass"] == ""
+    assert np.isnan(refused["unfamiliar"])
+    assert set(pd.read_csv(out, dtype=str, keep_default_na=False)["unfamiliar"]) <= {"0", "1", ""}
+    assert status == 2
+    said = capsys.readouterr().out
+    assert "4 of 5 images answered" in said
+    assert "2 in the folders passed over" in said  # notes.txt and DICOMDIR
+    assert "1 refused" in said
+    assert "Not a medical device" in said
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_every_format_says_the_same_as_python(
+    finished_run: medlens.Run, files: list[Path], expected: pd.DataFrame, tmp_path: Path
+) -> None:
+    classes = finished_run.evaluation["classes"]
+    numbers = [*(f"prob_{name}" for name in classes), "distance"]
+    for name in ("a.csv", "a.json", "a.jsonl", "a.parquet"):
+        outcome = medlens.predict(finished_run.path, files, out=tmp_path / name, quiet=True)
+        assert (outcome.images, outcome.refused) == (40, 0)
+        text = (tmp_path / name).read_bytes()
+        if name.endswith("csv"):
+            table = read_csv(tmp_path / name)
+        elif name.endswith("json"):
+            table = pd.DataFrame(json.loads(text))
+        elif name.endswith("jsonl"):
+            table = pd.DataFrame([json.loads(line) for line in text.splitlines()])
+        else:
+            table = pd.read_parquet(tmp_path / name)
+        assert list(table.columns) == list(expected.columns)
+        # Batches are not cut alike, and matrix products of other sizes are rounded otherwise.
+        assert np.allclose(table[numbers].astype(float), expected[numbers], rtol=1e-5)
+        for column in ("path", "predicted", "decision", "unfamiliar", "unreadable"):
+            assert list(table[column]) == list(expected[column]), column
+        sets = [read_set(one, classes) for one in expected["prediction_set"]]
+        is_json = "json" in name
+        assert list(table["prediction_set"]) == (
+            sets if is_json else list(expected["prediction_set"])
+        )
+
+
+def test_json_has_null_where_there_is_no_number(
+    finished_run: medlens.Run, mixed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "predictions.json"
+    medlens.predict(finished_run.path, mixed / "bad.png", out=out, quiet=True)
+    (record,) = json.loads(out.read_text(encoding="utf-8"))
+    assert record["prob_mass"] is record["distance"] is record["unfamiliar"] is None
+    assert record["prediction_set"] == []
+    assert record["predicted"] == ""
+
+
+def test_a_csv_brings_its_columns_and_its_own_folder(
+    finished_run: medlens.Run, mixed: Path, tmp_path: Path
+) -> None:
+    listed = mixed / "list.csv"
+    listed.write_text(
+        "site,File,predicted\nnorth,b.png,yes\n007,missing.png,\nsouth,study/series/IM000001,no\n",
+        encoding="utf-8",
+    )
+    out = tmp_path / "predictions.csv"
+    given = [mixed / "a.png", listed]
+    outcome = medlens.predict(finished_run.path / "classifier", given, out=out, quiet=True)
+    assert (outcome.images, outcome.refused) == (4, 1)
+    table = pd.read_csv(out, dtype=str, keep_default_na=False)
+    assert list(table.columns[:4]) == ["path", "site", "given_predicted", "predicted"]
+    paths = [str(mixed / "a.png"), "b.png", "missing.png", "study/series/IM000001"]
+    assert list(table["path"]) == paths
+    assert list(table["site"]) == ["", "north", "007", "south"]
+    assert list(table["given_predicted"]) == ["", "yes", "", "no"]
+    assert table["unreadable"].iloc[2] == "It cannot be opened: No such file or directory."
+
+
+def test_patterns_find_files_and_folders(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mixed)
+    assert list(list_inputs(["*.png"]).files()) == ["a.png", "b.png", "bad.png"]
+    assert list(list_inputs(["stu*"]).files()) == [
+        "study/series/1.2.840.113619",
+        "study/series/IM000001",
+    ]
+    assert list(list_inputs(["**/*"]).files()) == sorted(
+        ["a.png", "b.png", "bad.png", "study/series/1.2.840.113619", "study/series/IM000001"]
+    )
+    assert list(list_inputs(["b.png", "."]).files())[:3] == ["b.png", "a.png", "b.png"]
+    shutil.copy("a.png", "a[1].png")
+    assert list(list_inputs(["a[1].png"]).files()) == ["a[1].png"]
+
+
+def test_what_cannot_be_meant_is_an_error(
+    finished_run: medlens.Run, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, image = str(finished_run.path), str(mixed / "a.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "there.csv").write_text("path\n", encoding="utf-8")
+    (tmp_path / "twice.csv").write_text("path,a,a\nx.png,1,2\n", encoding="utf-8")
+    wrong = {
+        "nothing at a path": [run, str(mixed / "none.png"), "-o", str(tmp_path / "a.csv")],
+        "no image in what was given": [run, str(tmp_path / "empty"), "-o", str(tmp_path / "a.csv")],
+        "format of the result is not known": [run, image, "-o", str(tmp_path / "a.xlsx")],
+        "There is a file at the place": [run, image, "-o", str(tmp_path / "there.csv")],
+        "not a file": [run, image, "-o", str(mixed.parent / "folder.csv")],
+        "no whole classifier": [str(tmp_path), image, "-o", str(tmp_path / "a.csv")],
+        "would replace": [
+            *(run, str(tmp_path / "there.csv"), "--overwrite"),
+            *("-o", str(tmp_path / "there.csv")),
+        ],
+    }
+    (mixed.parent / "folder.csv").mkdir()
+    for message, arguments in wrong.items():
+        assert main(["predict", *arguments]) == 2
+        assert message in capsys.readouterr().err, message
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_few_images_are_answered_on_the_screen(
+    finished_run: medlens.Run, mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(finished_run.path), str(mixed)]) == 2
+    said = capsys.readouterr().out
+    assert "It is not a PNG" in said
+    assert "Not a medical device" in said
+    listed = mixed / "many.csv"
+    listed.write_text("path\n" + "a.png\n" * 101, encoding="utf-8")
+    assert main(["predict", str(finished_run.path), str(listed)]) == 2
+    assert "too many images for the screen" in capsys.readouterr().err
+
+
+@pytest.fixture
+def many(files: list[Path], tmp_path: Path) -> Path:
+    """A CSV of many images, every twentieth of them bad."""
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    lines = [
+        "bad.png" if number % 20 == 7 else str(files[number % len(files)]) for number in range(MANY)
+    ]
+    path = tmp_path / "many.csv"
+    rows = [f"{line},{number}" for number, line in enumerate(lines)]
+    path.write_text("\n".join(["path,number", *rows, ""]), encoding="utf-8")
+    return path
+
+
+def start(run: Path, given: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "medlens", "predict", str(run), str(given), "-o", str(out)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_after_kill_9_the_same_command_goes_on_to_the_same_bytes(
+    finished_run: medlens.Run, many: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
+    outcome = medlens.predict(finished_run.path, many, out=whole, quiet=True)
+    assert (outcome.images, outcome.refused) == (MANY, MANY // 20)
+    parts = tmp_path / ".out.csv.parts"
+    process = start(finished_run.path, many, out)
+    while process.poll() is None and len(list(parts.glob("*.parquet"))) < 2:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+    finished = len(list(parts.glob("0*.parquet")))
+    assert finished >= 2
+    # What a killed process was writing, and a part that the disk lost, are no obstacle.
+    last = sorted(parts.glob("0*.parquet"))[-1]
+    last.write_bytes(last.read_bytes()[:100])
+    (parts / ".000000000256.parquet.1.part").write_bytes(b"half")
+    again = start(finished_run.path, many, out)
+    said = again.communicate()[0]
+    assert again.returncode == 2
+    assert "Going on after" in said
+    assert out.read_bytes() == whole.read_bytes()
+    assert not parts.exists()
+    assert list(pd.read_csv(out)["number"]) == list(range(MANY))
+
+
+def test_with_other_images_an_interrupted_run_begins_anew(
+    finished_run: medlens.Run,
+    files: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parts = tmp_path / ".out.csv.parts"
+    parts.mkdir()
+    (parts / "state.json").write_text('{"inputs": "others"}', encoding="utf-8")
+    (parts / "000000000000.parquet").write_bytes(b"of another run")
+    medlens.predict(finished_run.path, files[:3], out=tmp_path / "out.csv")
+    assert "begun anew" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 3
+
+
+def test_a_changed_file_is_noticed(files: list[Path], tmp_path: Path) -> None:
+    shutil.copy(files[0], tmp_path / "a.png")
+    before = list_inputs([tmp_path]).digest()
+    assert list_inputs([tmp_path]).digest() == before
+    shutil.copy(files[1], tmp_path / "a.png")
+    assert list_inputs([tmp_path]).digest() != before
+
+
+def test_a_full_disk_ends_it_in_words_and_with_room_it_goes_on(
+    finished_run: medlens.Run, many: Path, tmp_path: Path
+) -> None:
+    """On a real file system of 64 KiB, which is then made larger."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=64k tmpfs {disk}"
+    if shutil.which("unshare") is None or subprocess.run([*unshare, mount]).returncode:
+        pytest.skip("this system lets nobody mount a small disk")
+    predict = f"{sys.executable} -m medlens predict {finished_run.path} {many} -o {disk}/out.csv"
+    steps = [
+        mount,
+        f"{predict}; echo status $? >&2; ls -A {disk}; echo now with room",
+        f"mount -o remount,size=10m {disk}; {predict}; echo status $? >&2",
+        f"cp {disk}/out.csv {tmp_path}; ls -A {disk}",
+    ]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [*unshare, "\n".join(steps)], capture_output=True, text=True, env=environment
+    )
+    full, _, roomy = done.stdout.partition("now with room")
+    assert done.stderr.count("status 2") == 2  # some images are refused
+    assert done.stderr.count("No space left on device") == 1, done.stderr
+    assert "the same command goes on" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "out.csv.parts" in full.splitlines()[-1]
+    assert "Going on after" in roomy
+    assert roomy.splitlines()[-1] == "out.csv"
+    assert list(pd.read_csv(tmp_path / "out.csv")["number"]) == list(range(MANY))
+
+
+def test_the_python_verb_refuses_like_the_command(
+    finished_run: medlens.Run, tmp_path: Path
+) -> None:
+    with pytest.raises(MedlensError, match="nothing at a path"):
+        medlens.predict(finished_run.path, [tmp_path / "none"], out=tmp_path / "a.csv")

@@ -1,0 +1,181 @@
+"""A server with two classifiers, and its page in a real Chromium."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+import medlens
+from medlens.errors import MedlensError
+from medlens.report.pdf import find_chromium
+
+# Nothing that a browser may do by itself, so that what is asked for is asked for by the page.
+QUIET = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@dataclass
+class Opened:
+    """The page in the browser, and all that it said and asked for."""
+
+    page: Page
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def give(self, *paths: Path) -> None:
+        """Choose files, as the dialog of the button would, and wait for their answers."""
+        self.page.set_input_files("#files", list(paths))
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until all images are answered and the chosen one is shown."""
+        self.page.wait_for_selector("body.has-images")
+        self.page.wait_for_selector("#sending", state="hidden")
+        self.page.wait_for_function(SHOWN)
+
+    def text(self, selector: str) -> str:
+        return self.page.inner_text(selector)
+
+
+# Whether the chosen image was refused, or its picture and its heat map are there.
+SHOWN = """() => document.querySelector('#picture-part').hidden
+  || ['picture', 'seen', 'overlay'].every(id => {
+    const one = document.getElementById(id);
+    return !one.hidden && one.complete && one.naturalWidth > 0;
+  })"""
+
+
+@pytest.fixture(scope="session")
+def other_run(phantoms: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> medlens.Run:
+    """A run without an operating point, for it has no positive class; with small pictures."""
+    return medlens.train(
+        phantoms,
+        out=tmp_path_factory.mktemp("other") / "other",
+        weights="random",
+        image_size=32,
+        epochs=5,
+        plan="plain",
+        with_images=True,
+        cache=str(cache),
+        quiet=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def served(
+    start: Callable[..., Any], finished_run: medlens.Run, other_run: medlens.Run
+) -> Iterator[str]:
+    """The address of a server with both runs; the first, `run`, has an operating point."""
+    with start(finished_run.path, other_run.path) as server:
+        yield f"{server.url}/"
+
+
+# Not for the session: while Playwright runs, no other test could run an event loop.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """An installed browser; none is ever downloaded."""
+    try:
+        program = find_chromium()
+    except MedlensError:
+        pytest.skip("no Chromium, Chrome or Edge is installed on this machine")
+    # Chromium's sandbox refuses to run as root.
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    arguments = [*QUIET, "--no-sandbox"] if is_root else list(QUIET)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(chromium: Browser, served: str) -> Iterator[Callable[..., Opened]]:
+    """Opens the page; when the test ends, it must have been quiet and asked nobody else."""
+    contexts: list[tuple[BrowserContext, Opened, str]] = []
+
+    def opened(
+        width: int = 1400, scheme: str = "light", address: str = served, script: str = ""
+    ) -> Opened:
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,  # type: ignore[arg-type]
+            reduced_motion="reduce",
+            accept_downloads=True,
+        )
+        shown = Opened(context.new_page())
+        contexts.append((context, shown, address))
+        page = shown.page
+        page.add_init_script(script)
+        page.set_default_timeout(120_000)  # milliseconds; a machine may be busy
+        page.on("console", lambda message: shown.said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: shown.said.append(f"error: {error}"))
+        page.on("request", lambda request: shown.asked.append(request.url))
+        page.goto(address)
+        return shown
+
+    yield opened
+    for context, shown, address in contexts:
+        context.close()
+        # A status that the page handles is written to the console by the browser itself.
+        refused = "error: Failed to load resource: the server responded with a status of "
+        assert [line for line in shown.said if not line.startswith(refused)] == []
+        own = (address, f"blob:{address}", "data:image/")
+        assert [url for url in shown.asked if not url.startswith(own)] == []
+
+
+@pytest.fixture(scope="session")
+def samples(phantoms: Path) -> list[Path]:
+    """Twelve phantoms, four of each class."""
+    folders = sorted(path for path in phantoms.parent.iterdir() if path.is_dir())
+    return [path for folder in folders for path in sorted(folder.glob("*.png"))[:4]]
+
+
+@pytest.fixture(scope="session")
+def odd_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A text that says it is a picture, a chessboard, a DICOM slice."""
+    folder = tmp_path_factory.mktemp("odd")
+    text = folder / "notes.png"
+    text.write_text("This is no picture.", encoding="utf-8")
+    board = folder / "chessboard.png"
+    rows, columns = np.indices((64, 64))
+    Image.fromarray(((rows // 8 + columns // 8) % 2 * 255).astype(np.uint8)).save(board)
+    return {"text": text, "board": board, "dicom": write_slice(folder / "slice.dcm")}
+
+
+def write_slice(path: Path) -> Path:
+    """A CT slice of 64 px, a disc of 300 in air of -1000 HU, with a window of 40/400."""
+    rows, columns = np.indices((64, 64))
+    inside = (rows - 32) ** 2 + (columns - 32) ** 2 < 20**2
+    values = np.where(inside, rows * 20 - 300, -1000).astype("<i2")
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
+    dataset.PatientID = "P-4711"
+    dataset.Rows, dataset.Columns = values.shape
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit = 15
+    dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
+    dataset.WindowCenter, dataset.WindowWidth = "40", "400"
+    dataset.PixelData = values.tobytes()
+    dataset["PixelData"].VR = "OW"
+    dataset.save_as(path, enforce_file_format=True)
+    return path

@@ -1,0 +1,254 @@
+"""The page on any screen, by keyboard and to a screen reader; and a server that is not at ease."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+import medlens
+
+WIDTHS = (1400, 390)
+SCHEMES = ("light", "dark")
+OVERHANG = """() => document.documentElement.scrollWidth - document.documentElement.clientWidth"""
+NOTICE = "Not a medical device."
+TOKEN = "a-word-for-tests"  # noqa: S105
+
+Show = Callable[..., Any]
+
+
+def violations(page: Any) -> list[str]:
+    """What axe-core finds, each with the place of it."""
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]]
+
+
+def in_sight(page: Any, text: str) -> bool:
+    """Whether a text stands on the screen now, with nothing over it."""
+    return bool(
+        page.get_by_text(text).first.evaluate(
+            """one => {
+              const {x, y, width, height} = one.getBoundingClientRect();
+              const top = document.elementFromPoint(x + width / 2, y + height / 2);
+              return one.contains(top);
+            }"""
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def narrow(start: Callable[..., Any], finished_run: medlens.Run) -> Iterator[str]:
+    """The address of a server that wants a token and allows three images and 0.2 MiB at a time."""
+    limits = ("--max-images", 3, "--queue", 3, "--max-body", 0.2)
+    with start(finished_run.path, *limits, MEDLENS_TOKEN=TOKEN) as server:
+        yield f"{server.url}/"
+
+
+def give_token(shown: Any) -> None:
+    shown.page.wait_for_selector("#token-dialog[open]")
+    shown.page.fill("#token", TOKEN)
+    shown.page.keyboard.press("Enter")
+    shown.page.wait_for_selector("#about:not([hidden])")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_state_fits_the_screen_and_is_accessible(
+    show: Show, samples: list[Path], odd_files: dict[str, Path], width: int, scheme: str
+) -> None:
+    shown = show(width, scheme)
+    page = shown.page
+
+    def look() -> None:
+        assert page.evaluate(OVERHANG) <= 0
+        page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
+        assert in_sight(page, NOTICE)
+        assert violations(page) == []
+
+    page.wait_for_selector("#about:not([hidden])")
+    look()
+    shown.give(samples[0])
+    look()
+    # A name without a place to break it, too.
+    long = samples[0].with_name("x" * 120 + ".png")
+    shutil.copy(samples[0], long)
+    shown.give(odd_files["board"], odd_files["text"], odd_files["dicom"], long)
+    look()
+    for name in (odd_files["board"].name, odd_files["text"].name, odd_files["dicom"].name):
+        page.locator("#rows tr", has_text=name).locator("button").click()
+        shown.wait()
+        look()
+    assert page.locator("#window").is_visible()
+
+
+def test_axe_finds_what_is_wrong(show: Show) -> None:
+    """The test above can fail."""
+    page = show().page
+    page.evaluate("() => document.querySelector('label[for=opacity]').remove()")
+    page.evaluate("() => { document.querySelector('.hint').style.color = '#bbb'; }")
+    page.evaluate("() => { document.getElementById('results').hidden = false; }")
+    found = {line.split(":")[0] for line in violations(page)}
+    assert {"color-contrast", "label"} <= found
+
+
+def test_light_and_dark_are_two(show: Show) -> None:
+    ground = "() => getComputedStyle(document.body).backgroundColor"
+    assert show(scheme="light").page.evaluate(ground) != show(scheme="dark").page.evaluate(ground)
+
+
+def test_the_keyboard_alone_is_enough(show: Show, samples: list[Path]) -> None:
+    shown = show()
+    page = shown.page
+    # From now on no dialog of the system opens, however soon the key is pressed.
+    page.on("filechooser", lambda _: None)
+    page.wait_for_selector("#about:not([hidden])")
+
+    def focused() -> str:
+        name = "() => document.activeElement.id || document.activeElement.className"
+        return str(page.evaluate(name))
+
+    def reach(name: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            ring = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+            assert ring != "none", focused()
+            if focused() == name:
+                return
+        raise AssertionError(f"{name} is not reached by the Tab key")
+
+    page.keyboard.press("Tab")
+    assert focused() == "skip"
+    page.keyboard.press("Enter")
+    assert focused() == "main"
+    page.keyboard.press("Tab")
+    assert focused() == "choose-files"
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(samples[:4])
+    shown.wait()
+    reach("next")
+    page.keyboard.press("Enter")
+    assert shown.text("#chosen-name") == samples[1].name
+    assert samples[1].name in shown.text("#status")
+    shown.wait()
+    reach("heat-class")
+    page.keyboard.press("ArrowDown")
+    shown.wait()
+    reach("opacity")
+    page.keyboard.press("ArrowRight")
+    assert shown.text("#opacity-value") == "61 %"
+    reach("download")
+    reach("file")  # after the heads of the columns, one stop for all rows
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    assert shown.text("#chosen-name") == samples[2].name
+    page.keyboard.press("Tab")
+    assert focused() != "file"
+
+
+def test_on_a_phone_the_chosen_image_comes_into_view(show: Show, samples: list[Path]) -> None:
+    shown = show(390)
+    shown.give(*samples[:8])
+    shown.page.locator("#rows .file").last.click()
+    name = shown.page.locator("#chosen-name")
+    assert name.inner_text() == samples[7].name
+    assert name.evaluate("one => document.activeElement === one")
+    assert in_sight(shown.page, samples[7].name)
+
+
+def test_a_busy_server_is_waited_for(show: Show, narrow: str, samples: list[Path]) -> None:
+    # Eight images are too many at once, so are four; of two times two one has to wait.
+    shown = show(address=narrow)
+    give_token(shown)
+    statuses: list[int] = []
+    shown.page.on("response", lambda response: statuses.append(response.status))
+    shown.give(*samples)
+    assert {200, 413, 429} <= set(statuses)
+    assert shown.page.locator("#rows td.number").count() == len(samples)
+    assert shown.text("#busy") == ""
+    assert shown.page.locator("#problem").is_hidden()
+
+
+def test_what_is_too_large_alone_is_refused(
+    show: Show, narrow: str, samples: list[Path], tmp_path: Path
+) -> None:
+    large = tmp_path / "large.png"
+    large.write_bytes(samples[0].read_bytes() + bytes(300_000))
+    shown = show(address=narrow)
+    give_token(shown)
+    shown.give(large, samples[1])
+    assert "Too large for this server." in shown.page.locator("#rows tr").first.inner_text()
+    assert shown.page.locator("#rows td.number").count() == 1
+
+
+def test_the_token_is_asked_for_once_and_kept_nowhere(
+    show: Show, narrow: str, samples: list[Path]
+) -> None:
+    shown = show(address=narrow)
+    page = shown.page
+    page.wait_for_selector("#token-dialog[open]")
+    assert violations(page) == []
+    page.fill("#token", "another word")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('token-refused').textContent")
+    give_token(shown)
+    shown.give(samples[0])
+    assert page.locator("#token-dialog").is_hidden()
+    with page.context.expect_page() as report:
+        page.click("#report")
+    report.value.wait_for_load_state()
+    assert NOTICE in report.value.inner_text("body")
+    stored = "() => JSON.stringify([{...localStorage}, {...sessionStorage}, location.href])"
+    assert TOKEN not in page.evaluate(stored) + str(page.context.cookies())
+    page.reload()
+    page.wait_for_selector("#token-dialog[open]")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "token" in shown.text("#problem")
+
+
+def test_a_server_that_does_not_answer_is_named_and_nothing_is_lost(
+    show: Show, samples: list[Path]
+) -> None:
+    shown = show()
+    page = shown.page
+    shown.give(*samples[:2])
+    page.context.set_offline(True)
+    page.set_input_files("#files", samples[2:4])
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "The server does not answer. 2 of 4 images not answered yet." in shown.text("#problem")
+    assert page.locator("#rows td.number").count() == 2
+    page.context.set_offline(False)
+    page.click("#go-on")
+    shown.wait()
+    assert page.locator("#rows td.number").count() == 4
+    assert page.locator("#problem").is_hidden()
+    # The browser itself says that it could not connect.
+    shown.said = [line for line in shown.said if "ERR_INTERNET_DISCONNECTED" not in line]
+
+
+def test_sending_is_stopped_and_goes_on(show: Show, samples: list[Path]) -> None:
+    shown = show()
+    page = shown.page
+    page.wait_for_selector("#about:not([hidden])")
+    # Each upload takes its time, so that there is one to stop.
+    session = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 1500, "downloadThroughput": -1, "uploadThroughput": -1}
+    session.send("Network.enable")
+    session.send("Network.emulateNetworkConditions", slow)
+    page.set_input_files("#files", samples)
+    page.click("#stop")
+    page.wait_for_selector("#go-on:not([hidden])")
+    assert page.evaluate("() => document.activeElement.id") == "go-on"
+    assert "12 of 12 images not answered yet." in shown.text("#sending")
+    session.send("Network.emulateNetworkConditions", {**slow, "latency": 0})
+    page.click("#go-on")
+    shown.wait()
+    assert page.locator("#rows td.number").count() == 12
+    # The button that had the focus is gone; the focus is not.
+    assert page.evaluate("() => document.activeElement.id") == "chosen-name"
