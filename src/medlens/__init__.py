@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from medlens.api import audit, compare, evaluate, explain, load, predict, train
+from medlens.api import audit, compare, evaluate, explain, export, load, predict, train
 from medlens.errors import MedlensError
 from medlens.run import Run
 
@@ -24,6 +24,7 @@ __all__ = [
     "compare",
     "evaluate",
     "explain",
+    "export",
     "load",
     "predict",
     "train",

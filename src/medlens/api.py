@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medlens.data.finding import Finding
     from medlens.model.classifier import Classifier
     from medlens.screen import Screen
+    from medlens.serve.export import Exported
     from medlens.serve.predict import Outcome
 
 PathLike = str | os.PathLike[str]
@@ -112,6 +113,45 @@ def compare(first: PathLike, second: PathLike) -> dict[str, Any]:
         draws=before["draws"],
         second_classes=after["classes"],
     )
+
+
+def export(
+    run: PathLike,
+    *,
+    format: str,  # noqa: A002 -- the word of the command line, as in keras.Model.export
+    out: PathLike,
+    images: PathLike = "",
+    int8: bool = False,
+    overwrite: bool = False,
+    cache: str = "auto",
+    quiet: bool = False,
+) -> Exported:
+    """Write a classifier for another runtime, if it answers there as it does here.
+
+    Args:
+        run: A run folder, or its `classifier` folder alone.
+        format: "savedmodel", "onnx", "litert" or "openvino".
+        out: The file to write (.onnx, .tflite, .xml), or the folder of a SavedModel.
+        images: A folder of images to compare on; "": some of the run's test images, if they are
+            still at their place, else synthetic ones.
+        int8: LiteRT only: convolutions in 8-bit integers, with the loss in accuracy measured.
+        overwrite: Whether an earlier export is replaced.
+        cache: Where the pictures of an .npz file are unpacked; "auto" for the user's cache.
+        quiet: Whether nothing is printed.
+
+    Returns:
+        `.path`, `.sidecar` and `.facts`, with the largest difference in `.facts["check"]`.
+
+    Raises:
+        MedlensError: If the export is not possible, or not equal; nothing is written then.
+    """
+    from medlens.exporting import export_run
+    from medlens.serve.export import Wanted
+    from medlens.serve.export_formats import find_format
+
+    wanted = Wanted(find_format(format), Path(out), int8, overwrite)
+    screen = new_screen(quiet)
+    return export_run(Path(run), wanted, images=os.fspath(images), cache=cache, screen=screen)
 
 
 def predict(

@@ -31,6 +31,7 @@ from medlens.config import (
 from medlens.errors import MedlensError
 
 DONE, MENDABLE, OUR_FAULT = 0, 2, 1
+EXPORT_FORMATS = ("savedmodel", "onnx", "litert", "openvino")
 NAMES_SHOWN = 10
 HOW_TO_GO_ON = "the same command goes on (`train` with --resume)"
 
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("first", metavar="RUN", help="A finished run.")
     compare.add_argument("second", metavar="RUN", help="Another, with the same test set.")
     compare.add_argument("-o", "--output", metavar="FILE", help="Writes all numbers as JSON.")
+    _add_export(commands)
     predict = _add(
         commands,
         "predict",
@@ -151,6 +153,44 @@ def _parser() -> argparse.ArgumentParser:
     _add_options(demo, ["out", "cache", "overwrite", "quiet"])
     _add(commands, "doctor", _doctor, "Say what this machine has: backend, GPU, weights, extras.")
     return parser
+
+
+def _add_export(commands: Any) -> None:
+    export = _add(
+        commands, "export", _export, "Write the classifier for another runtime, proved equal there."
+    )
+    export.add_argument("run", metavar="RUN", help="A run folder, or its classifier folder.")
+    export.add_argument(
+        "--format",
+        required=True,
+        choices=EXPORT_FORMATS,
+        help="savedmodel: TensorFlow; onnx: ONNX Runtime and others; litert: phones and small "
+        "computers; openvino: Intel's processors.",
+    )
+    export.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="What to write: FILE.onnx, FILE.tflite (litert), FILE.xml (openvino), a folder "
+        "(savedmodel); and FILE.json, with what belongs to it.",
+    )
+    export.add_argument(
+        "--images",
+        metavar="DIR",
+        default="",
+        help="Images to compare on. (default: some of the run's test images, if they are still at "
+        "their place, else synthetic ones)",
+    )
+    export.add_argument(
+        "--int8",
+        action="store_true",
+        help="litert only: convolutions in 8-bit integers, with the loss in accuracy measured.",
+    )
+    export.add_argument(
+        "--overwrite", action="store_true", help="Replaces an export of medlens that is there."
+    )
+    _add_options(export, ["cache", "quiet"])
 
 
 def _add(commands: Any, name: str, run: Callable[[dict[str, Any]], int], does: str) -> Any:
@@ -277,6 +317,15 @@ def _compare(given: dict[str, Any]) -> int:
     if given["output"]:
         write_json(Path(given["output"]), compared)
         print(f"All numbers: {given['output']}")
+    return DONE
+
+
+def _export(given: dict[str, Any]) -> int:
+    from medlens.api import export
+
+    # The converters write there as well, all through their work.
+    with _without_start_up_noise():
+        export(given.pop("run"), out=given.pop("output"), **given)
     return DONE
 
 

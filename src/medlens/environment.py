@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -19,6 +20,7 @@ from medlens.model.backbone import BACKBONES
 from medlens.model.fast_cpu import why_not
 from medlens.model.gpu import gpus
 from medlens.model.weights import keras_models_folder
+from medlens.serve.export_formats import FORMATS, missing_packages
 
 PACKAGES = (
     "medlens",
@@ -125,9 +127,20 @@ def describe_machine() -> list[str]:
     cache = cache_folder("auto")
     free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
     lines.append(f"cache          {cache} ({free / 2**30:.1f} GiB free)")
-    lines.append("")
+    lines += ["", *_extras(), ""]
     for backbone in BACKBONES.values():
         path = keras_models_folder() / backbone.weights_name
         state = "there" if path.is_file() else "not here; downloaded on first use"
         lines.append(f"weights        {backbone.name}: ImageNet {state} ({path})")
     return lines
+
+
+def _extras() -> list[str]:
+    """Lines on what the optional packages bring."""
+    search = [] if importlib.util.find_spec("optuna") else ["optuna"]
+    needed = {"--search": search}
+    needed |= {f"export {one.name}": missing_packages(one) for one in FORMATS.values()}
+    return [
+        f"extra          {name}: " + (f"needs {', '.join(missing)}" if missing else "there")
+        for name, missing in needed.items()
+    ]
