@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from medlens.errors import MedlensError
-from medlens.serve.child import Answer, Child, ChildDied, ChildTooSlow
+from medlens.log import describe_failure
+from medlens.serve.child import (
+    SECONDS_BETWEEN_LOOKS,
+    Answer,
+    Child,
+    ChildDied,
+    ChildTooSlow,
+    NotAvailable,
+)
 
 LOG = logging.getLogger("medlens")
 MODULE = "medlens.serve.classifier_process"
@@ -21,11 +29,6 @@ MODULE = "medlens.serve.classifier_process"
 SECONDS_TO_COLLECT = 0.002
 # What one batch or one heat map may take before its process counts as hung.
 SECONDS_TO_ANSWER = 120.0
-SECONDS_BETWEEN_LOOKS = 1.0
-
-
-class NotAvailable(Exception):  # noqa: N818 - it says what happened
-    """The process that holds the classifier failed twice over this picture, or is gone."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Batcher:
     """The queue of one classifier, and the process at its end.
 
     While a batch is in the process, the next one gathers here. The process is started anew when it
-    ends; the batch that it had is tried once more.
+    ends; the pictures that it had are tried once more, one by one, so that one of them that ends
+    it costs no other its answer.
 
     Args:
         folder: The classifier folder.
@@ -64,8 +68,8 @@ class Batcher:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its process is there and has loaded the classifier."""
-        return self._child.is_ready
+        """Whether its process is there and has loaded the classifier, and somebody asks it."""
+        return self._child.is_ready and self._run is not None and not self._run.done()
 
     @property
     def pid(self) -> int | None:
@@ -118,10 +122,17 @@ class Batcher:
 
     async def _work(self) -> None:
         while True:
-            if not self._child.is_ready:
-                await self._start_again()
-            elif jobs := await self._next_jobs():
-                await self._answer(jobs)
+            jobs: list[_Job] = []
+            try:
+                if not self._child.is_ready:
+                    await self._start_again()
+                elif jobs := await self._next_jobs():
+                    await self._answer(jobs)
+            except Exception as error:  # ours; whoever comes next may be answered
+                LOG.error("A batch failed:\n%s", describe_failure(error))
+                self._child.kill()
+                self._refuse(jobs)
+                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
     async def _next_jobs(self) -> list[_Job]:
         """Predictions as many as fit in a batch, or one heat map; none if none came for a while."""
@@ -142,28 +153,35 @@ class Batcher:
         return jobs
 
     async def _answer(self, jobs: list[_Job]) -> None:
-        pictures = b"".join(job.picture for job in jobs)
-        for _ in range(2):
+        if await self._is_answered(jobs):
+            return
+        for number, job in enumerate(jobs):
             if not self._child.is_ready:
                 await self._start_again()
-            started = time.monotonic()
-            try:
-                head, body = await self._child.ask(
-                    jobs[0].head, pictures, seconds=SECONDS_TO_ANSWER
-                )
-            except (ChildDied, ChildTooSlow):
-                LOG.warning("The process of a classifier ended at work; it is started anew.")
-                continue
-            if "failure" in head:
-                LOG.error("A classifier failed:\n%s", head["failure"])
-            elif jobs[0].is_prediction:
-                self._note(len(jobs), time.monotonic() - started)
-                _hand_out(jobs, [(row, b"") for row in head["rows"]])
+            if not self._child.is_ready:
+                self._refuse(jobs[number:])
                 return
-            else:
-                _hand_out(jobs, [(head, body)])
-                return
-        self._refuse(jobs)
+            if not await self._is_answered([job]):
+                self._refuse([job])
+
+    async def _is_answered(self, jobs: list[_Job]) -> bool:
+        """Ask the process once; whether it answered."""
+        pictures = b"".join(job.picture for job in jobs)
+        started = time.monotonic()
+        try:
+            head, body = await self._child.ask(jobs[0].head, pictures, seconds=SECONDS_TO_ANSWER)
+        except (ChildDied, ChildTooSlow):
+            LOG.warning("The process of a classifier ended at work; it is started anew.")
+            return False
+        if "failure" in head:
+            LOG.error("A classifier failed:\n%s", head["failure"])
+            return False
+        if jobs[0].is_prediction:
+            self._note(len(jobs), time.monotonic() - started)
+            _hand_out(jobs, [(row, b"") for row in head["rows"]])
+        else:
+            _hand_out(jobs, [(head, body)])
+        return True
 
     def _note(self, count: int, seconds: float) -> None:
         self._observe_batch(count)
@@ -172,8 +190,9 @@ class Batcher:
     async def _start_again(self) -> None:
         try:
             await self._start_child()
-        except (ChildDied, ChildTooSlow, MedlensError):
-            LOG.error("The process of a classifier does not start again.")
+        except (ChildDied, ChildTooSlow, MedlensError, OSError) as error:
+            reason = error.what if isinstance(error, MedlensError) else type(error).__name__
+            LOG.error("The process of a classifier does not start again: %s", reason)
             self._refuse(self._waiting)
             self._waiting.clear()
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
@@ -183,6 +202,15 @@ class Batcher:
         if "error" in facts:
             self._child.kill()
             raise MedlensError(**facts["error"])
+        if self.facts and facts["digest"] != self.facts["digest"]:
+            # What waits was decoded for the other one, and clients were told of that.
+            self._child.kill()
+            raise MedlensError(
+                "The classifier was changed while it was served.",
+                got="another one in its folder",
+                expected="the one that the server was started with",
+                fix="Start the server anew.",
+            )
         self.facts = facts
         self._batch = int(facts["batch"])
 

@@ -17,6 +17,10 @@ from medlens.data.dicom_worker import receive, send
 Answer = tuple[dict[str, Any], bytes]
 # What loading a network may take on a slow and busy computer.
 SECONDS_TO_START = 300.0
+# How long whoever drives a process waits for work before it looks whether the process is there,
+# and after a failure before it tries again.
+SECONDS_BETWEEN_LOOKS = 1.0
+TOKEN_VARIABLE = "MEDLENS_TOKEN"  # noqa: S105 - its name
 
 
 class ChildDied(Exception):  # noqa: N818 - it says what happened
@@ -27,11 +31,16 @@ class ChildTooSlow(Exception):  # noqa: N818 - it says what happened
     """The process took longer than it was given, and was ended."""
 
 
+class NotAvailable(Exception):  # noqa: N818 - it says what happened
+    """A process failed over what it was asked, or is gone and does not start."""
+
+
 class Child:
     """A Python module that runs as a process of its own and speaks by messages, not by pickles.
 
     It leads a process group, so that Ctrl-C does not reach it and that killing it ends its own
-    children as well. It ends by itself when this process does, as its input is then closed.
+    children as well. It ends by itself when this process does, as its input is then closed. The
+    token of the server is not in its environment.
 
     Args:
         module: What `python -m` runs. Its first message says what it is; then it answers.
@@ -61,11 +70,17 @@ class Child:
         Raises:
             ChildDied: If it ends without one.
             ChildTooSlow: If it takes minutes.
+            OSError: If the system has no room for another process.
         """
         self.kill()
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            self._command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, process_group=0
+            self._command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+            env={name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE},
         )
         said = await self._within(SECONDS_TO_START, None)
         self._has_started = True

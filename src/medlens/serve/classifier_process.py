@@ -62,9 +62,11 @@ class _AtWork:
     def __init__(self, folder: Path) -> None:
         from threadpoolctl import threadpool_limits
 
+        from medlens.model.checksums import CHECKSUMS_FILE, digest_of
         from medlens.model.classifier import load_classifier
 
         self._classifier = load_classifier(folder)
+        self._digest = digest_of(folder / CHECKSUMS_FILE)
         # What is multiplied here in NumPy is small: its threads would wait for each other, and take
         # the cores from the network's (2 ms for a picture instead of 0.04).
         self._one_thread = threadpool_limits(1, user_api="blas")
@@ -81,6 +83,7 @@ class _AtWork:
         one = self._classifier
         most = one._forward.batch
         return {
+            "digest": self._digest,
             "classes": list(one.classes),
             "positive_class": one.facts["positive_class"],
             "operating_point": one.facts["operating_point"],

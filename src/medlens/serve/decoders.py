@@ -7,7 +7,15 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from medlens.serve.child import Answer, Child, ChildDied, ChildTooSlow
+from medlens.log import describe_failure
+from medlens.serve.child import (
+    SECONDS_BETWEEN_LOOKS,
+    Answer,
+    Child,
+    ChildDied,
+    ChildTooSlow,
+    NotAvailable,
+)
 
 LOG = logging.getLogger("medlens")
 MODULE = "medlens.serve.decoder_process"
@@ -36,6 +44,17 @@ class Decoders:
         self._waiting: asyncio.Queue[_Task] = asyncio.Queue()
         self._runs: list[asyncio.Task[None]] = []
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a process is there, and somebody asks each of them."""
+        is_any = any(child.is_ready for child in self._children)
+        return is_any and bool(self._runs) and not any(run.done() for run in self._runs)
+
+    @property
+    def pids(self) -> list[int]:
+        """The numbers of its processes."""
+        return [child.pid for child in self._children if child.pid is not None]
+
     async def start(self) -> None:
         """Start the processes.
 
@@ -58,6 +77,9 @@ class Decoders:
 
         Returns:
             Its answer; where the file broke or held a process twice, an answer with the reason.
+
+        Raises:
+            NotAvailable: If no process can be started for it.
         """
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait(_Task(head, data, done))
@@ -65,12 +87,31 @@ class Decoders:
 
     async def _run(self, child: Child) -> None:
         while True:
-            task = await self._waiting.get()
-            if task.done.done():
-                continue  # whoever asked has gone
-            found = await self._decode(child, task)
-            if not task.done.done():
-                task.done.set_result(found)
+            task: _Task | None = None
+            try:
+                task = await self._next_task()
+                if task is not None:
+                    found = await self._decode(child, task)
+                    if not task.done.done():
+                        task.done.set_result(found)
+                elif not child.is_ready:
+                    await child.start()
+            except Exception as error:  # no process to be had, or ours; the next file may be read
+                LOG.error("A process that decodes failed:\n%s", describe_failure(error))
+                child.kill()
+                if task is not None and not task.done.done():
+                    task.done.set_exception(NotAvailable())
+                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+
+    async def _next_task(self) -> _Task | None:
+        """The next file; none if none came for a while, or whoever asked has gone."""
+        try:
+            # Not for ever: a process that ends with nothing to do is started anew, too.
+            async with asyncio.timeout(SECONDS_BETWEEN_LOOKS):
+                task = await self._waiting.get()
+        except TimeoutError:
+            return None
+        return None if task.done.done() else task
 
     async def _decode(self, child: Child, task: _Task) -> Answer:
         # Once more where the process ended: something else may have ended it.

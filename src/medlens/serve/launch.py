@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medlens.errors import MedlensError, in_words
+from medlens.serve.child import TOKEN_VARIABLE
 from medlens.serve.limits import Limits
 
 if TYPE_CHECKING:
     from medlens.serve.access import Access
 
-TOKEN_VARIABLE = "MEDLENS_TOKEN"  # noqa: S105 - its name
 PACKAGES = {
     "fastapi": "fastapi",
     "uvicorn": "uvicorn",

@@ -27,7 +27,7 @@ from medlens.serve.answers import (
     State,
     Window,
 )
-from medlens.serve.batching import NotAvailable
+from medlens.serve.child import NotAvailable
 from medlens.serve.limits import Full
 from medlens.serve.metrics import Measured
 from medlens.serve.service import Served, Service, Unreadable
@@ -100,7 +100,7 @@ def _state_routes(service: Service) -> APIRouter:
 
     @router.get("/ready", response_model=State, responses={503: {"model": State}})
     async def ready() -> Response:
-        """Whether every model is loaded."""
+        """Whether every model is loaded, and every process that works for them is there."""
         status = State(status="ready" if service.is_ready else "starting")
         return JSONResponse(status.model_dump(), 200 if service.is_ready else 503)
 

@@ -91,8 +91,9 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every classifier is loaded."""
-        return all(one.batcher.is_ready for one in self.models.values())
+        """Whether every classifier is loaded, and files can be decoded for them."""
+        loaded = all(one.batcher.is_ready for one in self.models.values())
+        return loaded and self._decoders.is_ready
 
     @property
     def seconds_to_wait(self) -> int:
