@@ -146,7 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (predict, explain):
         _add_options(command, ["overwrite", "quiet"])
-    serve = _add(commands, "serve", _serve, "Answer over HTTP, with a web page. Loopback only.")
+    serve = _add(
+        commands,
+        "serve",
+        _serve,
+        "Answer over HTTP, with a web page. On this computer alone unless --host says otherwise.",
+    )
     serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs.")
     _add_options(serve, SERVE_FIELDS, SERVE_FIELDS)
     demo = _add(commands, "demo", _demo, "Train on a synthetic phantom data set.")
@@ -373,6 +378,7 @@ def _serve(given: dict[str, Any]) -> int:
         pixels=int(options.max_pixels * 1e6),
         queue=max(options.queue, options.max_images),
         seconds=options.time_limit,
+        head_seconds=min(Limits.head_seconds, options.time_limit),
     )
     settings = Settings(options.host, options.port, options.token, options.allowed_host, limits)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)

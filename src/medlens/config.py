@@ -487,8 +487,8 @@ class ServeOptions:
         _text("a word that is hard to guess"),
         ADDRESS,
         "What requests have to bring as `Authorization: Bearer TOKEN`. Better given as the "
-        "variable MEDLENS_TOKEN, since others see a command line. Where one is required and none "
-        "given, one is made and printed.",
+        "variable MEDLENS_TOKEN: other users of the computer can see a command line. Where one is "
+        "required and none given, one is made and printed.",
     )
     allowed_host: tuple[str, ...] = option(
         (),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from medlens.errors import MedlensError
@@ -26,6 +27,8 @@ def guarded(start: Any, finished_run: Any) -> Iterator[httpx.Client]:
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         assert TOKEN not in server.said()
+        for child in psutil.Process(server.process.pid).children():
+            assert TOKEN not in child.environ().values()
         yield client
 
 

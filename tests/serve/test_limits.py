@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import select
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from medlens.serve.limits import Full, Room
+from medlens.serve.limits import Full, Limits, Room
 
 
 @pytest.fixture(scope="module")
@@ -56,26 +58,79 @@ def test_a_large_body_is_refused_whether_or_not_it_says_so(small: Any) -> None:
         for _ in range(1000):
             yield bytes(10_000)
 
-    kind = {"Content-Type": "multipart/form-data; boundary=x"}
-    with httpx.Client(timeout=60) as client:
+    with connect(small) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+        )
         # The server answers before all of it has come, and closes the connection.
-        try:
-            status = client.post(f"{small.url}/predict", content=stream(), headers=kind).status_code
-        except httpx.WriteError:
-            status = 413
-    assert status == 413
+        with suppress(ConnectionError):
+            for part in stream():
+                connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+                if select.select([connection], [], [], 0.02)[0]:
+                    break
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert httpx.get(f"{small.url}/health", timeout=60).status_code == 200
+    assert small.process.poll() is None
 
 
 def test_a_body_that_never_ends_is_given_up(small: Any) -> None:
-    address = urlsplit(small.url)
-    assert address.hostname and address.port
-    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+    with connect(small) as connection:
         connection.sendall(
             b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
         )
         answer = connection.recv(4096)
     assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def connect(server: Any) -> socket.socket:
+    address = urlsplit(server.url)
+    assert address.hostname and address.port
+    return socket.create_connection((address.hostname, address.port), timeout=60)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the server closes it, after what it may have sent before; waits for that."""
+    with suppress(ConnectionResetError):
+        while connection.recv(4096):
+            pass
+    return True
+
+
+@pytest.mark.parametrize("part", [b"", b"GET /health HTTP/1.1\r\nHost: local"])
+def test_a_connection_without_a_request_is_closed(small: Any, part: bytes) -> None:
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connect(small) as first, connect(small) as next_one:
+        first.sendall(part)
+        next_one.sendall(whole)
+        assert next_one.recv(4096).startswith(b"HTTP/1.1 200 ")
+        next_one.sendall(part)
+        assert is_closed(first)
+        assert is_closed(next_one)
+
+
+def test_connections_without_a_request_are_bounded(small: Any) -> None:
+    with ExitStack() as stack:
+        opened = [stack.enter_context(connect(small)) for _ in range(Limits.connections + 20)]
+        assert is_closed(opened[-1])
+        assert psutil.Process(small.process.pid).num_fds() < Limits.connections + 100
+        assert is_closed(opened[0])  # after its time
+        small.wait_until(lambda: psutil.Process(small.process.pid).num_fds() < 100)
+    assert httpx.get(f"{small.url}/health", timeout=60).status_code == 200
+
+
+def test_a_client_that_goes_away_is_no_failure(small: Any) -> None:
+    with connect(small) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+        )
+    line = 'medlens_requests_total{method="POST",path="/predict",status="499"} 1.0'
+    small.wait_until(lambda: line in _metrics(small))
+    assert "499" not in small.said()
+    assert "failed" not in small.said()
 
 
 def test_a_full_queue_says_when_to_come_back(small: Any, files: list[Path]) -> None:
@@ -129,10 +184,18 @@ def test_no_image_is_kept_on_the_disk(server: Any, client: httpx.Client) -> None
     stream = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
     Image.fromarray(noise).save(stream, "PNG")  # 6 MB: more than parsers like to keep in memory
-    before = psutil.Process(server.process.pid).io_counters().write_bytes
-    assert client.post("/predict", files=[("images", ("a", stream.getvalue()))]).status_code == 200
-    after = psutil.Process(server.process.pid).io_counters().write_bytes
-    assert after - before < 1_000_000
+    one = psutil.Process(server.process.pid)
+    # Neither the server nor its children can write a file larger than its log from now on.
+    before = {each: each.rlimit(psutil.RLIMIT_FSIZE) for each in [one, *one.children(True)]}
+    try:
+        for each, (_, hard) in before.items():
+            each.rlimit(psutil.RLIMIT_FSIZE, (len(server.said()) + 10_000, hard))
+        response = client.post("/predict", files=[("images", ("a", stream.getvalue()))])
+    finally:
+        for each, limits in before.items():
+            each.rlimit(psutil.RLIMIT_FSIZE, limits)
+    assert response.status_code == 200
+    assert {each.pid for each in one.children(True)} == {each.pid for each in before} - {one.pid}
 
 
 def test_room_is_never_overdrawn() -> None:

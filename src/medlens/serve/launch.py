@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PACKAGES = {
     "fastapi": "fastapi",
     "uvicorn": "uvicorn",
+    "httptools": "httptools",
     "python_multipart": "python-multipart",
     "prometheus_client": "prometheus-client",
 }
@@ -88,6 +89,7 @@ async def _serve(
 ) -> None:
     import uvicorn
 
+    from medlens.serve.connections import bounded_protocol
     from medlens.serve.metrics import Metrics
     from medlens.serve.server import create_app
     from medlens.serve.service import Service
@@ -100,6 +102,7 @@ async def _serve(
         await service.start()
         config = uvicorn.Config(
             create_app(service, access),
+            http=bounded_protocol(settings.limits),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -21,6 +21,8 @@ class Limits:
         queue: Images of all requests that are under way.
         seconds: For a request to arrive, and once more for its answer.
         decode_seconds: For making pixels of one file.
+        connections: Open at a time, whether or not a request comes over them.
+        head_seconds: For the head of a request to arrive.
     """
 
     body: int = 100 * MIB
@@ -30,6 +32,8 @@ class Limits:
     queue: int = 256
     seconds: float = 60.0
     decode_seconds: float = 8.0
+    connections: int = 512
+    head_seconds: float = 10.0
 
 
 class Full(Exception):  # noqa: N818 - it says what is the matter
