@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,8 @@ import pydicom.data
 import pytest
 from PIL import Image
 
+from medlens.data.images import decode_image
+from medlens.model.checksums import CHECKSUMS_FILE, write_checksums
 from medlens.serve.explain import explain_picture
 from medlens.serve.launch import name_runs
 
@@ -118,6 +122,9 @@ def test_what_a_file_is_its_content_says(client: httpx.Client, files: list[Path]
         ("/explain", [("image", ("a", b"x")), ("image", ("b", b"x"))], 413, "1"),
         ("/explain", [("image", ("a", b"x"))], 422, "PNG"),
         ("/picture", [("image", ("a", b""))], 422, "empty"),
+        ("/picture?model=other", [("image", ("a", b"x"))], 404, "/models"),
+        ("/picture?window_center=40", [("image", ("a", b"x"))], 422, "window_width"),
+        ("/picture?window_width=40", [("image", ("a", b"x"))], 422, "window_center"),
         ("/picture?window_width=0", [("image", ("a", b"x"))], 422, "window_width"),
         ("/picture?window_center=nan", [("image", ("a", b"x"))], 422, "window_center"),
     ],
@@ -260,8 +267,19 @@ def test_neither_names_nor_tags_are_logged(
     assert str(finished_run.path) not in said
 
 
-def test_several_models_are_told_apart(start: Any, finished_run: medlens.Run) -> None:
-    alone = finished_run.path / "classifier"
+def use_frame(folder: Path, frame: int) -> None:
+    """Make a classifier see another frame of DICOM files."""
+    facts = json.loads((folder / "classifier.json").read_text())
+    (folder / "classifier.json").write_text(json.dumps({**facts, "frame": frame}))
+    listed = (folder / CHECKSUMS_FILE).read_text().splitlines()
+    write_checksums(folder, [line.split()[1] for line in listed])
+
+
+def test_several_models_are_told_apart(
+    start: Any, finished_run: medlens.Run, tmp_path: Path
+) -> None:
+    alone = Path(shutil.copytree(finished_run.path / "classifier", tmp_path / "classifier"))
+    use_frame(alone, 0)
     assert list(name_runs([alone, alone])) == ["classifier", "classifier-2"]
     with start(finished_run.path, alone) as server:
         models = httpx.get(f"{server.url}/models", timeout=60).json()["models"]
@@ -271,5 +289,11 @@ def test_several_models_are_told_apart(start: Any, finished_run: medlens.Run) ->
         response = httpx.post(f"{server.url}/predict", files=image, timeout=60)
         assert response.status_code == 422
         assert "model" in response.json()["detail"]
+        many = Path(str(pydicom.data.get_testdata_file("rtdose.dcm"))).read_bytes()
+        for name, frame in (("classifier", 0), ("run", 7)):
+            address = f"{server.url}/picture?model={name}"
+            shown = httpx.post(address, files=[("image", ("a", many))], timeout=60).content
+            picture = np.asarray(Image.open(io.BytesIO(shown)).convert("L"))
+            assert np.array_equal(picture, decode_image(many, frame=frame).pixels[..., 0])
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medlens.model.checksums import CHECKSUMS_FILE, write_checksums
 from medlens.serve.batching import Batcher
 from medlens.serve.child import NotAvailable
-from medlens.serve.decoders import Decoders
+from medlens.serve.decoders import USUAL_BYTES, Decoders
+from medlens.serve.limits import Limits
+from medlens.serve.metrics import Metrics
+from medlens.serve.service import FAILED, Service
+from medlens.serve.uploads import Upload
 
 if TYPE_CHECKING:
     from medlens.model.classifier import Classifier
@@ -61,7 +70,7 @@ def test_a_decoder_that_cannot_be_started_again_costs_one_answer(files: list[Pat
     data = files[0].read_bytes()
 
     async def story() -> None:
-        decoders = Decoders(1, SECONDS)
+        decoders = Decoders(1, SECONDS, 1 << 20)
         await decoders.start()
         try:
             assert decoders.is_ready
@@ -77,6 +86,54 @@ def test_a_decoder_that_cannot_be_started_again_costs_one_answer(files: list[Pat
             await decoders.stop()
 
     run(story())
+
+
+def deflated(side: int) -> bytes:
+    """A DICOM file of side x side pixels of 32 bits, the upper half black, packed small."""
+    header = FileMetaDataset()
+    header.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    header.MediaStorageSOPClassUID = header.MediaStorageSOPInstanceUID = "1.2.3"
+    one = Dataset()
+    one.file_meta = header
+    one.Rows = one.Columns = side
+    one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+    one.BitsAllocated = one.BitsStored = 32
+    one.HighBit, one.PixelRepresentation = 31, 0
+    one.PixelData = bytes(2 * side * side) + b"\1\0\0\0" * (side * side // 2)
+    stream = io.BytesIO()
+    one.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_a_small_file_that_grows_is_decoded_alone_or_refused() -> None:
+    async def story() -> None:
+        decoders = Decoders(1, SECONDS, 3600 * 3600)
+        await decoders.start()
+        try:
+            usual, large = map(psutil.Process, decoders.pids)
+            before = usual.memory_info().rss
+            data = deflated(3600)
+            assert len(data) < 100_000
+            look = {**LOOK, "pixels": 3600 * 3600}
+            _, png = await decoders.decode(look, data)
+            assert png.startswith(b"\x89PNG")
+            assert peak(usual) - before < USUAL_BYTES < peak(large) - before
+            # What is allowed here, but more than there is memory for.
+            facts, _ = await decoders.decode({**LOOK, "pixels": 5000 * 5000}, deflated(5000))
+            assert "more memory" in facts["unreadable"]
+            assert [usual.pid, large.pid] == decoders.pids
+        finally:
+            await decoders.stop()
+
+    run(story())
+
+
+def peak(process: psutil.Process) -> int:
+    """The most memory that a process has had so far, in bytes."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+    assert found
+    return 1024 * int(found[1])
 
 
 def test_a_classifier_that_cannot_be_started_again_is_told_of(
@@ -117,6 +174,28 @@ def test_one_picture_that_fails_costs_no_other_its_answer(
         expected = classifier.predict(files[:3])["predicted"]
         assert [one["predicted"] for one in answers] == list(expected)
         assert sizes == [1, 1, 1]  # all four together failed first
+
+    run(story())
+
+
+def test_an_image_that_fails_costs_no_other_its_answer(
+    finished_run: Any, files: list[Path]
+) -> None:
+    async def story() -> None:
+        service = Service({"run": finished_run.path}, Limits(), Metrics())
+        await service.start()
+        try:
+            model, broken = service.models["run"], Upload("b", cast("bytes", None))
+            good = [Upload(path.name, path.read_bytes()) for path in files[:2]]
+            first, failed, last = await service.predict(model, [good[0], broken, good[1]])
+            assert (first.unreadable, failed.unreadable, last.unreadable) == (None, FAILED, None)
+            with pytest.raises(NotAvailable):
+                await service.predict(model, [broken])
+            left = [one.get_coro().__qualname__ for one in asyncio.all_tasks()]
+            assert "Service._predict" not in left
+            assert service.images.taken == 0
+        finally:
+            await service.stop()
 
     run(story())
 

@@ -12,6 +12,8 @@ from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medlens.serve.answers import refuse
+
 # What needs no token: the page without any content, and what a supervisor asks.
 OPEN = ("/", "/health", "/ready")
 OPEN_FOLDER = "/static/"
@@ -103,11 +105,11 @@ class Guard:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._access.hosts is not None and host_name(host) not in self._access.hosts:
-            return _problem(421, "This server is not called by that name; see --allowed-host.")
+            return refuse(421, "This server is not called by that name; see --allowed-host.")
         if scope["method"] not in SAFE_METHODS and not _is_same_origin(headers, host):
-            return _problem(403, "Requests from the pages of other sites are refused.")
+            return refuse(403, "Requests from the pages of other sites are refused.")
         if self._access.token is not None and not self._may_pass(scope, headers):
-            return _problem(
+            return refuse(
                 401,
                 "This server wants the header `Authorization: Bearer TOKEN`.",
                 {"WWW-Authenticate": "Bearer"},
@@ -150,7 +152,3 @@ def _is_same_origin(headers: Headers, host: str) -> bool:
         return urlsplit(origin).netloc.lower() == host.lower() != ""
     except ValueError:
         return False
-
-
-def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status, headers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse
 
 NOTICE = "Not a medical device."
 
@@ -116,3 +117,14 @@ class Explanation(BaseModel):
     )
     similar: list[Similar]
     dicom: Window | None
+
+
+def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The answer to a request that is refused or failed.
+
+    Args:
+        status: Of HTTP.
+        detail: One sentence, with what to do about it; see `Problem`.
+        headers: Further ones.
+    """
+    return JSONResponse(Problem(detail=detail).model_dump(), status, headers)

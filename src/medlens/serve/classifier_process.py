@@ -5,7 +5,6 @@ So the server stays responsive during a forward pass, and survives whatever ends
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import signal
@@ -137,7 +136,10 @@ class _AtWork:
     def _explain(
         self, picture: NDArray[np.uint8], row: dict[str, Any], class_name: str | None
     ) -> tuple[dict[str, Any], bytes]:
+        from PIL import Image
+
         from medlens.serve.explain import explain_picture
+        from medlens.serve.png import as_png
 
         explained = class_name or row["predicted"]
         number = self._classifier.classes.index(explained)
@@ -146,7 +148,7 @@ class _AtWork:
             {"row": case.row, "label": case.label, "distance": case.distance}
             for case in found.similar
         ]
-        images = [_as_png(picture), _as_png(_colour(found.heat))]
+        images = [as_png(Image.fromarray(one)) for one in (picture, _colour(found.heat))]
         images += [case.picture or b"" for case in found.similar]
         lengths = [len(image) for image in images]
         facts = {"row": row, "class": explained, "similar": similar, "lengths": lengths}
@@ -163,14 +165,6 @@ def _colour(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     colours = np.rint(255 * matplotlib.colormaps[COLOUR_MAP](heat)).astype(np.uint8)
     colours[..., 3] = np.rint(255 * heat)
     return colours
-
-
-def _as_png(pixels: NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 if __name__ == "__main__":

@@ -1,24 +1,27 @@
 """The process that makes pixels of what clients send; run by decoders.py with `python -m`.
 
-It holds no network and no secret, so that a file that breaks or holds it breaks nothing else.
+It holds no network and no secret, and where the system has limits (Linux) it takes no more memory
+than it is given, so that a file that breaks or holds it breaks nothing else.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
 from dataclasses import asdict
 from typing import Any
 
+import psutil
 from PIL import Image
 
 from medlens.data.dicom_worker import receive, send
 from medlens.data.images import UnreadableImage, decode_image, fit_to_square, to_pillow
+from medlens.serve.png import as_png
 
 # Of a picture that is only looked at.
 LONGEST_SIDE = 1024
+NO_MEMORY = "It needs more memory to decode than this server gives to one file."
 
 
 def answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -37,27 +40,33 @@ def answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         asked = head.get("window")
         decoded = decode_image(data, frame=head["frame"], max_pixels=head["pixels"], asked=asked)
         if head["do"] == "look":
-            return {}, _as_png(to_pillow(decoded.pixels))
+            image = to_pillow(decoded.pixels)
+            image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR)
+            return {}, as_png(image)
         picture = fit_to_square(decoded.pixels, size=head["size"], fit=head["fit"])
     except UnreadableImage as error:
-        return {"unreadable": error.reason}, b""
+        no_memory = isinstance(error.__cause__, MemoryError)
+        return {"unreadable": NO_MEMORY if no_memory else error.reason}, b""
     window = decoded.window
     return {"window": None if window is None else asdict(window)}, picture.tobytes()
 
 
-def _as_png(image: Image.Image) -> bytes:
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR)
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
+def _bound_memory(more: int) -> None:
+    """Let this process and its children take so many bytes each beyond what this one has now."""
+    if sys.platform == "linux":
+        import resource
+
+        most = psutil.Process().memory_info().vms + more
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def main() -> None:
-    """Answer questions until the input ends."""
+    """Answer questions until the input ends; the command names the bytes of memory for one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries written in C may print: keep the way back to ourselves.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    _bound_memory(int(sys.argv[1]))
     send(answers, {"ready": True})
     while True:
         try:

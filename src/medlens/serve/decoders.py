@@ -16,11 +16,15 @@ from medlens.serve.child import (
     ChildTooSlow,
     NotAvailable,
 )
+from medlens.serve.limits import MIB
 
 LOG = logging.getLogger("medlens")
 MODULE = "medlens.serve.decoder_process"
 TOO_SLOW = "It takes too long to decode."
 TOO_MUCH = "It broke the decoder."
+# Enough for a colour image of 40 million pixels (10 bytes each). 32-bit DICOM takes 50 a pixel.
+USUAL_BYTES = 512 * MIB
+BYTES_PER_PIXEL = 64
 
 
 @dataclass(frozen=True)
@@ -31,29 +35,29 @@ class _Task:
 
 
 class Decoders:
-    """Processes that decode, each one file at a time.
+    """Processes that decode: some for usual files, one for those that need more memory.
+
+    So what all of them can take together is bounded, however small the files are that grow in them.
 
     Args:
-        count: How many.
+        count: How many for usual files.
         seconds: What one file may take.
+        pixels: The largest image.
     """
 
-    def __init__(self, count: int, seconds: float) -> None:
-        self._children = [Child(MODULE) for _ in range(count)]
-        self._seconds = seconds
-        self._waiting: asyncio.Queue[_Task] = asyncio.Queue()
-        self._runs: list[asyncio.Task[None]] = []
+    def __init__(self, count: int, seconds: float, pixels: int) -> None:
+        self._usual = _Group(count, seconds, USUAL_BYTES)
+        self._large = _Group(1, seconds, max(USUAL_BYTES, BYTES_PER_PIXEL * pixels))
 
     @property
     def is_ready(self) -> bool:
-        """Whether a process is there, and somebody asks each of them."""
-        is_any = any(child.is_ready for child in self._children)
-        return is_any and bool(self._runs) and not any(run.done() for run in self._runs)
+        """Whether processes are there, and somebody asks each of them."""
+        return self._usual.is_ready and self._large.is_ready
 
     @property
     def pids(self) -> list[int]:
-        """The numbers of its processes."""
-        return [child.pid for child in self._children if child.pid is not None]
+        """The numbers of the processes, that for large files last."""
+        return [*self._usual.pids, *self._large.pids]
 
     async def start(self) -> None:
         """Start the processes.
@@ -61,16 +65,11 @@ class Decoders:
         Raises:
             ChildDied: If one does not come up.
         """
-        await asyncio.gather(*(child.start() for child in self._children))
-        self._runs = [asyncio.create_task(self._run(child)) for child in self._children]
+        await asyncio.gather(self._usual.start(), self._large.start())
 
     async def stop(self) -> None:
         """End the processes."""
-        for run in self._runs:
-            run.cancel()
-        await asyncio.gather(*self._runs, return_exceptions=True)
-        for child in self._children:
-            child.kill()
+        await asyncio.gather(self._usual.stop(), self._large.stop())
 
     async def decode(self, head: dict[str, Any], data: bytes) -> Answer:
         """Ask a question of decoder_process.py about a file.
@@ -81,6 +80,49 @@ class Decoders:
         Raises:
             NotAvailable: If no process can be started for it.
         """
+        facts, body = await self._usual.decode(head, data)
+        # Decoders in C do not say whether it was for want of memory that they failed.
+        if facts.get("unreadable", TOO_SLOW) != TOO_SLOW:
+            facts, body = await self._large.decode(head, data)
+        return facts, body
+
+
+class _Group:
+    """Processes of one kind, each with one file at a time.
+
+    Args:
+        count: How many.
+        seconds: What one file may take.
+        memory: What one process may take for it, in bytes.
+    """
+
+    def __init__(self, count: int, seconds: float, memory: int) -> None:
+        self._children = [Child(MODULE, [str(memory)]) for _ in range(count)]
+        self._seconds = seconds
+        self._waiting: asyncio.Queue[_Task] = asyncio.Queue()
+        self._runs: list[asyncio.Task[None]] = []
+
+    @property
+    def is_ready(self) -> bool:
+        is_any = any(child.is_ready for child in self._children)
+        return is_any and bool(self._runs) and not any(run.done() for run in self._runs)
+
+    @property
+    def pids(self) -> list[int]:
+        return [child.pid for child in self._children if child.pid is not None]
+
+    async def start(self) -> None:
+        await asyncio.gather(*(child.start() for child in self._children))
+        self._runs = [asyncio.create_task(self._run(child)) for child in self._children]
+
+    async def stop(self) -> None:
+        for run in self._runs:
+            run.cancel()
+        await asyncio.gather(*self._runs, return_exceptions=True)
+        for child in self._children:
+            child.kill()
+
+    async def decode(self, head: dict[str, Any], data: bytes) -> Answer:
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait(_Task(head, data, done))
         return await done

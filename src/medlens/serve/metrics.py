@@ -6,15 +6,17 @@ import logging
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medlens.log import describe_failure
+from medlens.serve.answers import refuse
 
 LOG = logging.getLogger("medlens")
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE")
 # What supervisors ask every few seconds.
 QUIET = ("/health", "/ready", "/metrics")
+# As web servers count a client that went away; no standard has a status for it.
+CLIENT_GONE = 499
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -87,7 +89,7 @@ class Measured:
         except Exception as error:
             LOG.error("A request failed:\n%s", describe_failure(error))
             if not status:
-                answer = JSONResponse({"detail": "The server failed. This is our fault."}, 500)
+                answer = refuse(500, "The server failed. This is our fault.")
                 await answer(scope, receive, send_measured)
         finally:
             seconds = time.monotonic() - started
@@ -99,5 +101,6 @@ class Measured:
         path = str(getattr(route, "path", "other"))
         self._metrics.requests.labels(method, path, str(status)).inc()
         self._metrics.seconds.labels(method, path).observe(seconds)
-        level = logging.DEBUG if path in QUIET and status == 200 else logging.INFO
+        is_quiet = (path in QUIET and status == 200) or status == CLIENT_GONE
+        level = logging.DEBUG if is_quiet else logging.INFO
         LOG.log(level, "%s %s %d %.0f ms", method, path, status, 1000 * seconds)

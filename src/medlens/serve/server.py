@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from medlens.serve.access import Access, Guard
@@ -26,10 +27,11 @@ from medlens.serve.answers import (
     Problem,
     State,
     Window,
+    refuse,
 )
 from medlens.serve.child import NotAvailable
 from medlens.serve.limits import Full
-from medlens.serve.metrics import Measured
+from medlens.serve.metrics import CLIENT_GONE, Measured
 from medlens.serve.service import Served, Service, Unreadable
 from medlens.serve.uploads import Upload, multipart_schema, received
 from medlens.serve.web_files import INDEX, WebFile, read_web_files
@@ -209,14 +211,24 @@ def _image_routes(service: Service) -> APIRouter:
         openapi_extra=multipart_schema("image", several=False),
     )
     async def picture(
-        request: Request, window_center: Number = None, window_width: Width = None
+        request: Request,
+        model: ModelName = None,
+        window_center: Number = None,
+        window_width: Width = None,
     ) -> Response:
         """How a file looks: a PNG of at most 1024 px; for grey DICOM images in any window.
 
-        The network always uses its own fixed rule.
+        Of several frames it shows the one that the model sees. The network always uses its own
+        fixed rule.
         """
+        chosen = _choose(service, model)
+        if (window_center is None) != (window_width is None):
+            raise HTTPException(422, "window_center and window_width are given together, or none.")
+        window = None
+        if window_center is not None and window_width is not None:
+            window = (window_center, window_width)
         async with receive(request, "image", 1) as (upload,), _bounded(service):
-            png = await service.look(upload, window_center, window_width)
+            png = await service.look(chosen, upload, window)
         return Response(png, media_type="image/png")
 
     return router
@@ -239,31 +251,32 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
     async def refuse_invalid(_: Request, error: RequestValidationError) -> Response:
         # Which parameter is wrong, and not what was sent.
         said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        return _problem(422, "; ".join(said))
+        return refuse(422, "; ".join(said))
 
     @app.exception_handler(Unreadable)
     async def refuse_unreadable(_: Request, error: Unreadable) -> Response:
-        return _problem(422, error.reason)
+        return refuse(422, error.reason)
 
     @app.exception_handler(Full)
     async def refuse_for_now(_: Request, __: Full) -> Response:
         service.metrics.refused.labels("full").inc()
         wait = service.seconds_to_wait
-        return _problem(429, f"Too much is under way. Try again in {wait} s.", wait)
+        return refuse(
+            429, f"Too much is under way. Try again in {wait} s.", {"Retry-After": str(wait)}
+        )
 
     @app.exception_handler(NotAvailable)
     async def say_not_available(_: Request, __: NotAvailable) -> Response:
         detail = "The process that holds the model is being started again. Try again."
-        return _problem(503, detail, SECONDS_TO_START_AGAIN)
+        return refuse(503, detail, {"Retry-After": str(SECONDS_TO_START_AGAIN)})
+
+    @app.exception_handler(ClientDisconnect)
+    async def note_gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_GONE)  # nobody reads it; it is counted
 
     @app.exception_handler(Exception)
     async def fail(_: Request, __: Exception) -> Response:
-        return _problem(500, "The server failed. This is our fault.")
-
-
-def _problem(status: int, detail: str, wait: int | None = None) -> Response:
-    headers = None if wait is None else {"Retry-After": str(wait)}
-    return JSONResponse({"detail": detail}, status, headers)
+        return refuse(500, "The server failed. This is our fault.")
 
 
 def _choose(service: Service, name: str | None) -> Served:

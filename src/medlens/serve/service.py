@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medlens.model.fast_cpu import usable_cores
 from medlens.run_dir import RunDir
 from medlens.serve.answers import Prediction
 from medlens.serve.batching import Batcher
-from medlens.serve.child import Answer
+from medlens.serve.child import Answer, NotAvailable
 from medlens.serve.decoders import Decoders
 from medlens.serve.limits import Limits, Room
 from medlens.serve.metrics import Metrics
 from medlens.serve.uploads import Upload
 
 MOST_DECODERS = 8
+FAILED = "The server failed over this image. Send it again."
 MOST_SECONDS_TO_WAIT = 60
 
 
@@ -66,7 +67,8 @@ class Service:
         self.metrics = metrics
         self.images = Room(limits.queue)
         self.bytes = Room(limits.bodies)
-        self._decoders = Decoders(min(_cores(), MOST_DECODERS), limits.decode_seconds)
+        count = min(usable_cores(), MOST_DECODERS)
+        self._decoders = Decoders(count, limits.decode_seconds, limits.pixels)
         self.models = {name: self._place(name, folder) for name, folder in folders.items()}
         metrics.queue.set_function(lambda: self.images.taken)
         for one in self.models.values():
@@ -106,13 +108,24 @@ class Service:
 
         Raises:
             Full: If too many images are under way.
-            NotAvailable: If the classifier's process failed twice.
+            NotAvailable: If the processes failed over every one of them.
         """
         with self.images.held(len(uploads)):
-            found = await asyncio.gather(*(self._predict(model, one) for one in uploads))
-        for one in found:
+            # All are waited for, also where one fails: what is under way keeps its room.
+            found = await asyncio.gather(
+                *(self._predict(model, one) for one in uploads), return_exceptions=True
+            )
+        if all(isinstance(one, NotAvailable) for one in found):
+            raise NotAvailable
+        answers = []
+        for upload, one in zip(uploads, found, strict=True):
+            if isinstance(one, NotAvailable):
+                one = _prediction(upload.name, {"unreadable": FAILED}, model)
+            if isinstance(one, BaseException):
+                raise one
             self.metrics.images.labels("unreadable" if one.unreadable else "answered").inc()
-        return list(found)
+            answers.append(one)
+        return answers
 
     async def explain(
         self, model: Served, upload: Upload, class_name: str | None
@@ -136,20 +149,27 @@ class Service:
         prediction = _prediction(upload.name, answer[0]["row"], model)
         return prediction, answer, head["window"]
 
-    async def look(self, upload: Upload, center: float | None, width: float | None) -> bytes:
+    async def look(
+        self, model: Served, upload: Upload, window: tuple[float, float] | None
+    ) -> bytes:
         """A PNG of how a file looks.
 
         Args:
+            model: Of several frames, the one that it sees is shown.
             upload: The file.
-            center: Of the window for grey DICOM images, in their unit; None for the file's own.
-            width: Of the window.
+            window: (center, width) for grey DICOM images, in their unit; None for the file's own.
 
         Raises:
             Unreadable: If it cannot be read.
             Full: If too many images are under way.
+            NotAvailable: If no process can be started for it.
         """
-        window = None if center is None or width is None else (center, width)
-        head = {"do": "look", "frame": None, "pixels": self.limits.pixels, "window": window}
+        head = {
+            "do": "look",
+            "frame": model.facts["frame"],
+            "pixels": self.limits.pixels,
+            "window": window,
+        }
         with self.images.held(1):
             facts, png = await self._decoders.decode(head, upload.data)
         if "unreadable" in facts:
@@ -196,8 +216,3 @@ def _prediction(name: str, row: Mapping[str, Any], model: Served) -> Prediction:
 
 def _is_ready(batcher: Batcher) -> float:
     return float(batcher.is_ready)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

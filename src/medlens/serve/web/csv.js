@@ -13,7 +13,7 @@ function toCsv(items, model) {
     (answer.prediction_set ?? []).join(" | "),
     ...model.classes.map((one) => answer.probabilities?.[one] ?? ""),
     answer.distance ?? "",
-    Number(answer.unfamiliar ?? false),
+    answer.unreadable ? "" : Number(answer.unfamiliar),
     answer.unreadable ?? "",
     model.name,
   ]);

@@ -23,7 +23,7 @@ export function createDetail(client) {
     show("similar-part", false);
     if (!isRead) return;
     listClasses(model, item.answer.predicted);
-    view.open(item, shown.stop.signal);
+    view.open(item, model, shown.stop.signal);
     explain();
   }
 

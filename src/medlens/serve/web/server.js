@@ -79,9 +79,10 @@ export function createClient(askForToken, onBusy) {
       const parameters = className ? { model, class: className } : { model };
       return (await ask("explain", { parameters, body: formOf(file), signal })).json();
     },
-    picture: async (file, parameters, signal) => (
-      (await ask("picture", { parameters, body: formOf(file), signal })).blob()
-    ),
+    picture: async (model, file, window, signal) => {
+      const parameters = { model, ...window };
+      return (await ask("picture", { parameters, body: formOf(file), signal })).blob();
+    },
   };
 }
 

@@ -11,13 +11,13 @@ const PATIENCE = 80;
  * @param {object} client From `createClient`.
  */
 export function createWindow(client) {
-  let shown = null; // item, signal, and what DICOM says of its window
+  let shown = null; // item, model, signal, and what DICOM says of its window
   let address = "";
   let timer = 0;
   let latest = null;
 
-  function open(item, signal) {
-    shown = { item, signal, dicom: null };
+  function open(item, model, signal) {
+    shown = { item, model, signal, dicom: null };
     byId("picture").alt = `The image ${item.name}`;
     fetchPicture({});
   }
@@ -72,13 +72,13 @@ export function createWindow(client) {
     fetchPicture({});
   }
 
-  async function fetchPicture(parameters) {
+  async function fetchPicture(window) {
     latest?.abort();
     latest = new AbortController();
     const signal = AbortSignal.any([shown.signal, latest.signal]);
     if (!address) byId("picture-wait").textContent = "Reading the image …";
     try {
-      const picture = await client.picture(shown.item.file, parameters, signal);
+      const picture = await client.picture(shown.model.name, shown.item.file, window, signal);
       if (signal.aborted) return;
       replacePicture(URL.createObjectURL(picture));
       byId("picture-wait").textContent = "";
