@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -32,7 +32,7 @@ from medlens.model.familiarity import Familiarity, load_familiarity, save_famili
 from medlens.model.head import Head
 from medlens.model.opened_graph import OpenedGraph, open_graph
 from medlens.model.operating_point import OperatingPoint
-from medlens.model.prediction_sets import prediction_sets, write_sets
+from medlens.model.prediction_sets import name_sets, prediction_sets
 from medlens.model.symmetric_graph import by_view, symmetric_views
 from medlens.model.training_cases import (
     CASES_FILE,
@@ -115,8 +115,9 @@ class Classifier:
             paths: Image files; DICOM files as well. One alone needs no list.
 
         Returns:
-            One row per path, in the order given: path, then what `answer` says of it (texts are ""
-            and probabilities NaN where it is unreadable), and unreadable ("" or the reason).
+            One row per path, in the order given: path, then what `answer` says of it (texts are "",
+            the set is empty and probabilities are NaN where it is unreadable), and unreadable (""
+            or the reason).
         """
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
         parts = list(self.predict_in_parts(os.fspath(path) for path in given))
@@ -134,13 +135,7 @@ class Classifier:
         names: list[str] = []
         pictures: list[NDArray[np.uint8] | str] = []
         done = 0
-        room = Room(PIXELS_UNDER_WAY)
-
-        def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
-            with room.take(count_pixels(Path(path))):
-                return path, self.read(path)
-
-        with closing(in_order(read, paths)) as found:
+        with closing(self.read_all(paths)) as found:
             for name, picture in found:
                 names.append(name)
                 pictures.append(picture)
@@ -161,10 +156,10 @@ class Classifier:
 
         Returns:
             One row per picture: predicted (the most probable class), decision (of the operating
-            point, "" without one), prediction_set (the classes that hold the true one in 90 % of
-            cases, as `write_sets` writes them; "" where there were too few images for it),
-            prob_<class> from 0 to 1, distance from the training images, unfamiliar (1 where it is
-            above the limit: the answer is then worth little).
+            point, "" without one), prediction_set (the names of the classes that hold the true
+            one in 90 % of cases; none where there were too few images for it), prob_<class> from 0
+            to 1, distance from the training images, unfamiliar (1 where it is above the limit: the
+            answer is then worth little).
         """
         starts = range(0, len(pictures), self._forward.batch)
         found = [
@@ -178,9 +173,9 @@ class Classifier:
             probable = probabilities(logits, self.verdict.temperature)
             distances = self.familiarity.distances(rows[:, :-num_classes])
         threshold = self.set_threshold
-        sets = [""] * len(pictures)
+        sets: list[tuple[str, ...]] = [()] * len(pictures)
         if threshold is not None:
-            sets = write_sets(prediction_sets(probable, threshold), self.classes)
+            sets = name_sets(prediction_sets(probable, threshold), self.classes)
         return pd.DataFrame(
             {
                 "predicted": np.asarray(self.classes)[np.nan_to_num(probable).argmax(axis=1)],
@@ -223,6 +218,23 @@ class Classifier:
         """
         return self.rule.apply(read_image(source, frame=self.frame).pixels)
 
+    def read_all(
+        self, paths: Iterable[str]
+    ) -> Generator[tuple[str, NDArray[np.uint8] | str], None, None]:
+        """Files and what `read` gives of them, in order; memory does not grow with their number.
+
+        Args:
+            paths: Image files; they are asked for as they are needed.
+        """
+        room = Room(PIXELS_UNDER_WAY)
+
+        def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
+            with room.take(count_pixels(Path(path))):
+                return path, self.read(path)
+
+        with closing(in_order(read, paths)) as found:
+            yield from found
+
     def read(self, path: str) -> NDArray[np.uint8] | str:
         """The picture of an image file, or the reason why there is none."""
         try:
@@ -246,8 +258,10 @@ class Classifier:
         for place, number in enumerate(known):
             stacked[place] = pictures[number]
         said = self.answer(stacked).set_axis(known).reindex(range(len(paths)))
-        texts = ["predicted", "decision", "prediction_set"]
+        texts = ["predicted", "decision"]
         said[texts] = said[texts].fillna("")
+        sets = [one if isinstance(one, tuple) else () for one in said["prediction_set"]]
+        said["prediction_set"] = pd.Series(sets, said.index, object)
         said["unfamiliar"] = said["unfamiliar"].fillna(0).astype(int)
         said.insert(0, "path", list(paths))
         said["unreadable"] = [one if isinstance(one, str) else "" for one in pictures]
@@ -497,12 +511,13 @@ def load_classifier(folder: Path) -> Classifier:
     try:
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
         _check_format(facts, folder)
-        verify_checksums(folder, FILES)
+        verified = verify_checksums(folder, FILES)
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
         frame = None if facts["frame"] == "middle" else int(facts["frame"])
         rule = PictureRule(facts["image_size"], facts["fit"])
         familiarity, limit = load_familiarity(folder / FAMILIARITY_FILE)
-        cases = load_cases(folder / CASES_FILE, folder / PICTURES_FILE)
+        pictures = folder / PICTURES_FILE if PICTURES_FILE in verified else None
+        cases = load_cases(folder / CASES_FILE, pictures)
         classes = tuple(facts["classes"])
         return Classifier(model, classes, rule, frame, familiarity, limit, cases, facts)
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
