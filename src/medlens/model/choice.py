@@ -28,14 +28,12 @@ from medlens.model.fold_heads import (
 )
 from medlens.model.head import CompiledHead, cross_entropy
 from medlens.model.head_plan import HeadForm, HeadPlan, HeadSpace
+from medlens.model.paired_bootstrap import BOOTSTRAP_DRAWS, SURE
 from medlens.model.search import Drawn, GiveUp, search_heads
 from medlens.model.view_features import Views
 
 # Candidates are compared on at most so many images, drawn by group.
 MOST_COMPARED = 6000
-# Class weighting is used where it helps so surely: this share of the bootstrap draws.
-SURE = 0.975
-BOOTSTRAP_DRAWS = 1000
 
 
 # By number of folds, inputs and classes, and form; all of one seed, batch size and learning rate.

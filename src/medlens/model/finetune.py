@@ -119,7 +119,7 @@ def fine_tune(
     )
     model.optimizer.build(model.trainable_variables)
     first: Arrays = ()
-    history = History(plan.head, first)
+    history = History(plan.head, first, "--fine-tune-learning-rate")
     facts = settings_digest(frozen_pass, head, pictures, labels, rows, plan)
     draws = [one for one in model.variables if "seed" in one.path]
     state = [*model.trainable_variables, *model.optimizer.variables, *draws]
