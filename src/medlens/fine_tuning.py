@@ -19,7 +19,7 @@ from medlens.data.store import Store
 from medlens.environment import check_disk_space
 from medlens.errors import MedlensError
 from medlens.model.averaging import average_logits
-from medlens.model.classifier import feature_columns
+from medlens.model.classifier_graph import feature_columns
 from medlens.model.development import Development, develop_tuned
 from medlens.model.engine import choose_pass, write_tuned
 from medlens.model.features import extract_features, feature_store, gather_features, unknown_keys

@@ -25,14 +25,8 @@ from medlens.model.averaging import Symmetric, average_over_views
 from medlens.model.backbone_choice import BackboneChoice
 from medlens.model.calibration import probabilities
 from medlens.model.choice import Choice
-from medlens.model.classifier import (
-    Classifier,
-    ClassifierFacts,
-    check_saved,
-    feature_columns,
-    read_maps_of_head,
-    save_classifier,
-)
+from medlens.model.classifier import Classifier, ClassifierFacts, check_saved, save_classifier
+from medlens.model.classifier_graph import feature_columns, read_maps_of_head
 from medlens.model.cross_validation import Fold, cross_validate
 from medlens.model.development import Development, refit_on_all
 from medlens.model.engine import Forward, FrozenPass

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medlens.data.augmentation import PRESETS
 from medlens.model.backbone import build_backbone
-from medlens.model.classifier import features_layer
+from medlens.model.classifier_graph import features_layer
 from medlens.model.engine import FrozenPass, choose_precision, in_bfloat16
 from medlens.model.finetune_checkpoint import (
     BATCH,
