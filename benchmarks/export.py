@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 import medlens
 from medlens.data.scan import PictureRule
 from medlens.model.backbone import BACKBONES
-from medlens.model.classifier import Classifier, build_classifier
+from medlens.model.classifier import Classifier
+from medlens.model.classifier_graph import build_classifier
 from medlens.model.engine import FrozenPass, compile_forward
 from medlens.model.head import Head
 from medlens.model.weights import Weights

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 
 import medlens
+from medlens.data.roles import STOP
 from medlens.errors import MedlensError
-from medlens.fine_tuning import share_of_draws_lower
+from medlens.fine_tuning import divide_stop
+from medlens.model.paired_bootstrap import share_of_draws_lower
 
 COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "stage"]
 MEASURES = {"accuracy", "balanced_accuracy", "roc_auc_macro", "log_loss"}
@@ -201,3 +203,40 @@ def test_a_difference_by_chance_is_rarely_sure() -> None:
     assert sure <= 12  # 2.5 % are meant; 12 or more of 200 would be seen in 1 of 1,000
     assert share_of_draws_lower(one - 1, one, groups, seed=0) == 1
     assert share_of_draws_lower(one, one, groups, seed=0) == 0
+
+
+def test_the_best_of_many_epochs_does_not_flatter_itself() -> None:
+    """No epoch is better in truth; one half chooses the best of twenty, the other judges it."""
+    random = np.random.default_rng(0)
+    count = 120
+    used = pd.DataFrame(
+        {
+            "path": [f"{number}.png" for number in range(count)],
+            "label": np.arange(count) % 2,
+            "group": [str(number // 3) for number in range(count)],
+        }
+    )
+    stop, judge = divide_stop(used, pd.Series(STOP, index=used.index), seed=0)
+    groups = used["group"].to_numpy()
+    assert sorted([*stop, *judge]) == list(range(count))
+    assert set(groups[stop]).isdisjoint(groups[judge])
+    assert abs(len(stop) - len(judge)) <= 6
+    sure = 0
+    for seed in range(200):
+        frozen = random.normal(size=count)
+        epochs = frozen + random.normal(size=(20, count))
+        best = epochs[epochs[:, stop].mean(1).argmin()]
+        share = share_of_draws_lower(best[judge], frozen[judge], groups[judge], seed=seed)
+        sure += share >= 0.975
+    assert sure <= 12
+
+
+def test_what_is_out_of_fold_keeps_the_verdict_of_the_frozen_network(run: medlens.Run) -> None:
+    table = pd.read_csv(run.path / "out_of_fold.csv")
+    names = run.evaluation["classes"]
+    logits = table[[f"logit_{name}" for name in names]].to_numpy()
+    odds = np.log(table[f"prob_{names[1]}"] / table[f"prob_{names[0]}"])
+    temperatures = (logits[:, 1] - logits[:, 0]) / odds
+    own = medlens.load(run.path).facts["temperature"]
+    assert np.allclose(temperatures, temperatures[0], rtol=1e-3)
+    assert abs(temperatures[0] / own - 1) > 0.01

@@ -210,9 +210,12 @@ def test_an_existing_folder_is_refused_and_other_files_are_never_deleted(
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
+    half = mine / ".movie.mkv.1.part"
+    half.write_bytes(b"still loading")
     with pytest.raises(MedlensError, match="deletes only a run"):
         train(phantoms, mine, overwrite=True)
     assert (mine / "thesis.txt").read_text() == "years of work"
+    assert half.read_bytes() == b"still loading"
 
 
 def test_a_run_that_an_error_ended_at_once_leaves_its_folder_free(
@@ -240,7 +243,12 @@ def test_what_a_killed_writer_left_is_cleared_away(
     parts = (".config.toml.99.part", ".splits.csv.99.part", "classifier/.99.part.keras")
     for path in (*(tmp_path / "run" / part for part in parts), pictures / ".a.npy.99.part"):
         path.write_bytes(b"half")
+    # Results of `medlens predict -o RUN/mine.csv` that are under way are not train's to clear.
+    others = tmp_path / "run" / ".mine.csv.parts"
+    others.mkdir()
     again = train(phantoms, tmp_path / "run", resume=True)
+    assert others.is_dir()
+    others.rmdir()
     before, after = ({p.relative_to(r.path) for p in r.path.rglob("*")} for r in (run, again))
     assert before == after
 

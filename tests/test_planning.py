@@ -57,6 +57,21 @@ def test_every_decision_has_its_kind_and_reason(plan: dict[str, Any]) -> None:
     assert plan["fingerprint"]["colour_share"] == 0
 
 
+def test_a_plan_can_be_asked_for_all_that_it_decides(
+    phantoms: Path, cache: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "planned"
+    command = ["plan", str(phantoms), "--out", str(out), "--cache", str(cache), "--quiet"]
+    assert main([*command, "--augmentation", "x_ray", "--fine-tune", "2"]) == 0
+    decisions = json.loads((out / "plan.json").read_text(encoding="utf-8"))["decisions"]
+    assert decisions["augmentation"]["value"] == "x_ray"
+    assert decisions["fine_tune"] == {
+        "value": 2,
+        "kind": "given",
+        "reason": "Asked for with --fine-tune.",
+    }
+
+
 def test_a_run_chooses_by_measuring_and_says_why(
     train: Callable[..., medlens.Run], tmp_path: Path
 ) -> None:

@@ -197,10 +197,12 @@ def explain(
 ) -> Outcome:
     """Show where images speak for a class, and which training cases are most like them.
 
+    An interrupted call goes on, as `predict` does.
+
     Args:
         run: As for `predict`.
         inputs: As for `predict`.
-        out: The folder to write: a page for each image, and explain.csv.
+        out: The folder to write, new or empty: a page for each image, and explain.csv.
         class_name: The class to explain; None for that which is predicted, image by image.
         overwrite: Whether an earlier explanation may be there.
         quiet: Whether nothing is printed.

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,7 @@ from medlens.errors import MedlensError
 DONE, MENDABLE, OUR_FAULT = 0, 2, 1
 EXPORT_FORMATS = ("savedmodel", "onnx", "litert", "openvino")
 NAMES_SHOWN = 10
-HOW_TO_GO_ON = "the same command goes on (`train` with --resume)"
+GOES_ON = "the same command goes on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,19 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     given = vars(_parser().parse_args(arguments))
     command: Callable[[dict[str, Any]], int] = given.pop("command")
+    goes_on = _how_to_go_on(given.pop("goes_on"), given)
     try:
         return command(given)
     except MedlensError as error:
         _print_error(error)
         return MENDABLE
     except KeyboardInterrupt:
-        print(f"\nInterrupted. Nothing is lost: {HOW_TO_GO_ON}.", file=sys.stderr)
+        kept = f" Nothing that is finished is lost: {goes_on}." if goes_on else ""
+        print(f"\nInterrupted.{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
     except OSError as error:
-        _print_error(_from_system(error))
+        _print_error(_from_system(error, goes_on))
         return MENDABLE
     except Exception as error:  # the last net: the person gets a sentence, not a traceback
         from medlens.log import describe_failure
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version("medlens"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _add(commands, "train", _train, "Audit, split, features, head, evaluation, report.")
+    train.set_defaults(goes_on=f"{GOES_ON} with --resume")
     _add_options(train, [name for name in FIELDS if name != "data"])
     train.add_argument(
         "--config", metavar="FILE", help="TOML file of options; those given here win."
@@ -118,9 +121,10 @@ def _parser() -> argparse.ArgumentParser:
         "explain",
         _explain,
         "Show where new images speak for a class, and which training cases are most like them. "
-        "Exit status as for `predict`.",
+        "Goes on as `predict` does; exit status as there.",
     )
     for command in (predict, explain):
+        command.set_defaults(goes_on=GOES_ON)
         command.add_argument("run", metavar="RUN", help="A run, or its classifier folder alone.")
         command.add_argument(
             "inputs",
@@ -200,8 +204,14 @@ def _add_export(commands: Any) -> None:
 
 def _add(commands: Any, name: str, run: Callable[[dict[str, Any]], int], does: str) -> Any:
     parser = commands.add_parser(name, help=does, description=does)
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, goes_on="")
     return parser
+
+
+def _how_to_go_on(goes_on: str, given: Mapping[str, Any]) -> str:
+    """How a command goes on after a break; "" where it keeps nothing of its result."""
+    # What `predict` shows on the screen is not kept.
+    return goes_on if given.get("output", "a file") is not None else ""
 
 
 def _add_options(
@@ -410,14 +420,14 @@ def _doctor(given: dict[str, Any]) -> int:
     return DONE
 
 
-def _from_system(error: OSError) -> MedlensError:
+def _from_system(error: OSError, goes_on: str) -> MedlensError:
     """What the operating system refused, as an error that a person can mend."""
+    kept = f" What is finished is kept: {goes_on}." if goes_on else ""
     return MedlensError(
         "A file or folder cannot be used.",
         got=error.strerror or type(error).__name__,
         expected="a disk with room, and folders that can be read and written",
-        fix="Check the path, its permissions and the free space. What is finished is kept: "
-        f"{HOW_TO_GO_ON}.",
+        fix=f"Check the path, its permissions and the free space.{kept}",
         names=[str(error.filename)] if error.filename else [],
     )
 

@@ -535,9 +535,8 @@ AUDIT_OPTIONS = (
     "quiet",
 )
 
-PLAN_OPTIONS = (
-    *AUDIT_OPTIONS,
-    "plan",
+# The options that decide what a plan decides.
+PLANNED = (
     "backbone",
     "image_size",
     "fit",
@@ -545,7 +544,10 @@ PLAN_OPTIONS = (
     "head",
     "dropout",
     "class_weight",
+    "augmentation",
+    "fine_tune",
 )
+PLAN_OPTIONS = (*AUDIT_OPTIONS, "plan", *PLANNED)
 EVALUATE_OPTIONS = ("patient_regex", "drop_class", "prevalence", "out", "overwrite", "quiet")
 
 

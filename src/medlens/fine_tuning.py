@@ -13,19 +13,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlens.config import Options
+from medlens.data.division import divide_groups
 from medlens.data.roles import FIT, STOP
 from medlens.data.store import Store
+from medlens.environment import check_disk_space
+from medlens.errors import MedlensError
 from medlens.model.averaging import average_logits
-from medlens.model.choice import BOOTSTRAP_DRAWS, SURE
-from medlens.model.classifier import feature_columns
+from medlens.model.classifier_graph import feature_columns
 from medlens.model.development import Development, develop_tuned
 from medlens.model.engine import choose_pass, write_tuned
 from medlens.model.features import extract_features, feature_store, gather_features, unknown_keys
 from medlens.model.finetune import FineTuned, fine_tune
 from medlens.model.finetune_checkpoint import BATCH, FineTuningPlan, Pictures
 from medlens.model.head import Training, TrainingRows, cross_entropy
-from medlens.model.head_plan import WEIGHT_DECAY
+from medlens.model.head_plan import WEIGHT_DECAY, HeadPlan
 from medlens.model.held_out import Choices
+from medlens.model.paired_bootstrap import BOOTSTRAP_DRAWS, SURE, share_of_draws_lower
 from medlens.model.plan import Decisions
 from medlens.network import Extracted, Gathered, run_symmetric
 from medlens.report.evaluation import evaluate
@@ -61,7 +64,7 @@ class FineTuning:
         reason: Why, in words.
         plan: How it was trained.
         tuned: What came of it.
-        losses: Mean cross-entropy on the images that stop the training: frozen, fine-tuned.
+        losses: Mean cross-entropy on the images that judge: frozen, fine-tuned.
         accuracies: Accuracy on them: frozen, fine-tuned.
     """
 
@@ -174,19 +177,13 @@ def tune_network(
     development, network = frozen.development, frozen.network
     preset = str(decisions["augmentation"].value)
     plan = FineTuningPlan(
-        replace(
-            development.choice.plan,
-            epochs=options.fine_tune_epochs,
-            learning_rate=options.fine_tune_learning_rate,
-            # What suits a head may be far too much for the backbone.
-            weight_decay=WEIGHT_DECAY,
-        ),
+        plan_training(development, options),
         blocks,
         modality if preset == "none" else preset,
         network.features,
     )
-    roles = development.roles
-    rows = TrainingRows(np.flatnonzero(roles == FIT), np.flatnonzero(roles == STOP))
+    stop, judge = divide_stop(used, development.roles, seed=plan.head.seed)
+    rows = TrainingRows(np.flatnonzero(development.roles == FIT), stop)
     keys = list(used["pixels_sha256"])
     steps = plan.head.epochs * -(-len(rows.fit) // BATCH)
     with screen.progress("Fine-tuning", steps, "steps") as progress:
@@ -201,7 +198,7 @@ def tune_network(
             run.fine_tuning,
             progress,
         )
-    own = pass_of_tuned(network, tuned, used, pictures, run, options, cache, screen)
+    own = pass_of_tuned(network, tuned, used, pictures, run, options, screen)
     head_history = development.training.history
     training = Training(
         tuned.head,
@@ -217,7 +214,58 @@ def tune_network(
     )
     as_before = replace(development.training, history=training.history)
     frozen = replace(frozen, development=replace(development, training=as_before))
-    return _judge(frozen, candidate, labels, used, rows.stop, plan, tuned, screen)
+    return _judge(frozen, candidate, labels, used, judge, plan, tuned, screen)
+
+
+def plan_training(development: Development, options: Options) -> HeadPlan:
+    """How both are trained: as the head was, but for epochs, rate and decay.
+
+    The accuracy at which training stops is asked for only where the head alone did not reach it:
+    otherwise fine-tuning would end before it had begun.
+    """
+    plan = development.choice.plan
+    is_reached = development.training.stop_reason == "accuracy"
+    return replace(
+        plan,
+        epochs=options.fine_tune_epochs,
+        learning_rate=options.fine_tune_learning_rate,
+        # What suits a head may be far too much for the backbone.
+        weight_decay=WEIGHT_DECAY,
+        stop_at_accuracy=None if is_reached else plan.stop_at_accuracy,
+    )
+
+
+def divide_stop(
+    used: pd.DataFrame, roles: pd.Series[str], *, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The images that stopped the head, in two halves of whole groups.
+
+    One stops the fine-tuning and says which epoch was the best. The other judges whether it is
+    better than the frozen network: on the first the best of many epochs would flatter itself.
+
+    Args:
+        used: One row per image, with `path`, `label` and `group`.
+        roles: The role of each.
+        seed: Decides among equally good halves.
+
+    Returns:
+        Rows that stop, and rows that judge.
+
+    Raises:
+        MedlensError: If they are all of one group.
+    """
+    rows = np.flatnonzero(roles == STOP)
+    images = used.iloc[rows]
+    half = divide_groups(images, images["group"], shares={"stop": 0.5, "judge": 0.5}, seed=seed)
+    is_stop = (half == "stop").to_numpy()
+    if is_stop.all() or not is_stop.any():
+        raise MedlensError(
+            "There is too little val to fine-tune.",
+            got=f"{len(rows)} images of one group that stop the training",
+            expected="two groups at least: one stops the fine-tuning, one judges it",
+            fix="Give val a larger share with --split, or leave --fine-tune out.",
+        )
+    return rows[is_stop], rows[~is_stop]
 
 
 def pass_of_tuned(
@@ -227,22 +275,27 @@ def pass_of_tuned(
     pictures: Store,
     run: RunDir,
     options: Options,
-    cache: Path,
     screen: Screen,
 ) -> Gathered:
     """Run the fine-tuned network once per image, as the frozen one was.
+
+    Its weights are those of this run alone, so nothing of it goes into the cache.
 
     Args:
         network: The frozen one.
         tuned: What came of fine-tuning.
         used: One row per image.
         pictures: Holds the pictures.
-        run: The weights are put there.
+        run: All of it is put there.
         options: Name the engine.
-        cache: The cache folder.
         screen: Shows the progress.
+
+    Raises:
+        MedlensError: If the disk has too little room.
     """
-    before, keys = network.frozen_pass, list(used["pixels_sha256"])
+    before, keys, cache = network.frozen_pass, list(used["pixels_sha256"]), run.tuned
+    passes = network.symmetric.count if network.symmetric else 1
+    check_disk_space(run.root, passes * len(keys) * before.bytes_per_image, "features")
     frozen_pass = choose_pass(
         before.backbone,
         before.weights,
@@ -251,7 +304,7 @@ def pass_of_tuned(
         cache,
         lambda: pictures.read(keys[:4]),
         screen.say,
-        write_tuned(run.tuned_weights, tuned.weights),
+        write_tuned(cache / "weights.npz", tuned.weights),
     )
     features = feature_store(cache, frozen_pass)
     count = unknown_keys(keys, features)
@@ -259,10 +312,10 @@ def pass_of_tuned(
         load = partial(frozen_pass.forward, cache)
         extract_features(keys, load, pictures.read, features, progress, screen.say)
     columns = feature_columns(before.backbone, network.features)
-    matrix = gather_features(keys, features, columns, run.tuned_features)
+    matrix = gather_features(keys, features, columns, cache / "features.npy")
     symmetric = None
     if network.symmetric is not None:
-        modality, path = network.symmetric.preset, run.tuned_symmetric_features
+        modality, path = network.symmetric.preset, cache / "symmetric_features.npy"
         extracted = Extracted(frozen_pass, features)
         symmetric = run_symmetric(used, modality, extracted, columns, pictures, path, cache, screen)
     return replace(network, frozen_pass=frozen_pass, matrix=matrix, symmetric=symmetric)
@@ -297,9 +350,10 @@ def _judge(
     means = float(losses[0].mean()), float(losses[1].mean())
     is_used = share >= SURE
     reason = (
-        f"Cross-entropy on the {len(rows):,} images that stop the training: {means[0]:.4f} with "
-        f"the backbone frozen, {means[1]:.4f} fine-tuned; lower in {100 * share:.1f} % of "
-        f"{BOOTSTRAP_DRAWS:,} draws by group, where {100 * SURE:g} % are asked. "
+        f"Cross-entropy on {len(rows):,} images of val that stopped no fine-tuning: "
+        f"{means[0]:.4f} with the backbone frozen, {means[1]:.4f} fine-tuned; lower in "
+        f"{100 * share:.1f} % of {BOOTSTRAP_DRAWS:,} draws by group, where {100 * SURE:g} % are "
+        "asked. "
         + ("The fine-tuned network is used." if is_used else "The frozen network is used.")
     )
     screen.say(reason)
@@ -316,21 +370,3 @@ def _judge(
         losses=means,
         accuracies=(accuracies[0], accuracies[1]),
     )
-
-
-def share_of_draws_lower(
-    one: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[np.str_], *, seed: int
-) -> float:
-    """Share of bootstrap draws of groups in which one mean is lower than the other.
-
-    Args:
-        one: A value of each image.
-        other: The other value of each image.
-        groups: The group of each image.
-        seed: Of the draws.
-    """
-    codes, names = pd.factorize(groups)
-    gain = np.bincount(codes, weights=other - one)
-    random = np.random.default_rng(seed)
-    draws = (random.integers(len(names), size=len(names)) for _ in range(BOOTSTRAP_DRAWS))
-    return float(np.mean([gain[drawn].sum() > 0 for drawn in draws]))

@@ -23,7 +23,7 @@ from medlens.errors import MedlensError
 from medlens.model.averaging import Symmetric
 from medlens.model.backbone import Backbone
 from medlens.model.backbone_choice import BackboneChoice, Contender, choose_backbone
-from medlens.model.classifier import feature_columns
+from medlens.model.classifier_graph import feature_columns
 from medlens.model.engine import FrozenPass, choose_pass
 from medlens.model.features import (
     extract_features,

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from medlens.config import FIELDS, Options, flag_name
+from medlens.config import FIELDS, PLANNED, Options, flag_name
 from medlens.data.augmentation import PRESETS
 from medlens.data.dataset import Dataset
 from medlens.data.fingerprint import Fingerprint, take_fingerprint
@@ -41,20 +41,6 @@ from medlens.network import find_backbones, with_side_of
 from medlens.run_dir import RunDir, folder_without_run
 from medlens.screen import Screen
 from medlens.tracking import check_tracking
-
-# The options that decide what a plan decides.
-PLANNED = (
-    "backbone",
-    "image_size",
-    "fit",
-    "features",
-    "head",
-    "dropout",
-    "class_weight",
-    "augmentation",
-    "fine_tune",
-)
-
 
 # Those that are known before the data is looked at.
 SETTLED = ("backbone", "image_size", "fit", "augmentation", "fine_tune")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import glob
+import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,14 +15,15 @@ from medlens.model.checksums import CHECKSUMS_FILE, digest_of
 from medlens.model.classifier import load_classifier
 from medlens.run_dir import classifier_folder
 from medlens.screen import Screen
-from medlens.serve.explain import TABLE_FILE, explain_to_folder
+from medlens.serve.explain import explain_to_folder
+from medlens.serve.explain_folder import check_folder
 from medlens.serve.inputs import Inputs, PathLike, list_inputs
+from medlens.serve.only_writer import only_writer
 from medlens.serve.predict import Outcome, predict_to_file, screen_lines, tell
 from medlens.serve.result_file import check_result_path
 
 MOST_ON_SCREEN = 100
 NOTICE = "Not a medical device."
-_PAGE = re.compile(r"\d{5,}\.png")
 
 
 def run_predict(
@@ -43,7 +46,8 @@ def run_predict(
     inputs = _list(given, screen)
     folder = classifier_folder(run)
     classifier = load_classifier(folder)
-    with screen.progress("Predicting", len(inputs), "images") as progress:
+    with only_writer(out), screen.progress("Predicting", len(inputs), "images") as progress:
+        check_result_path(out, overwrite=overwrite)  # another process may have finished meanwhile
         outcome = predict_to_file(
             classifier,
             inputs,
@@ -96,7 +100,7 @@ def run_explain(
     overwrite: bool,
     screen: Screen,
 ) -> Outcome:
-    """Explain images: a page for each, and explain.csv.
+    """Explain images: a page for each, and explain.csv; an interrupted run goes on.
 
     Args:
         run: As for `run_predict`.
@@ -109,9 +113,11 @@ def run_explain(
     Raises:
         MedlensError: If the classifier, the images, the class or the place cannot be used.
     """
-    _make_room(out, overwrite=overwrite)
+    check_folder(out, overwrite=overwrite)
     inputs = _list(given, screen)
-    classifier = load_classifier(classifier_folder(run))
+    _keep_apart(out, given, inputs)
+    folder = classifier_folder(run)
+    classifier = load_classifier(folder)
     if class_name is not None and class_name not in classifier.classes:
         raise MedlensError(
             "The classifier does not know the class that is to be explained.",
@@ -121,7 +127,14 @@ def run_explain(
         )
     with screen.progress("Explaining", len(inputs), "images") as progress:
         outcome = explain_to_folder(
-            classifier, inputs, out, class_name=class_name, progress=progress
+            classifier,
+            inputs,
+            out,
+            class_name=class_name,
+            digest=digest_of(folder / CHECKSUMS_FILE),
+            overwrite=overwrite,
+            say=screen.say,
+            progress=progress,
         )
     screen.say("\n".join([*outcome.lines, f"Explanations: {out}", NOTICE]))
     return outcome
@@ -146,25 +159,34 @@ def _spare_inputs(out: Path, given: Sequence[PathLike]) -> None:
         )
 
 
-def _make_room(out: Path, *, overwrite: bool) -> None:
-    """Make the folder for explanations usable: earlier ones are deleted if that is asked for.
+def _keep_apart(out: Path, given: Sequence[PathLike], inputs: Inputs) -> None:
+    """Refuse a folder for explanations that is, holds, or lies in what was given.
+
+    Pages would lie among the images, and the next time be taken for some.
 
     Raises:
-        MedlensError: If it holds what may not be replaced.
+        MedlensError: If it does.
     """
-    entries = sorted(out.iterdir()) if out.is_dir() else []
-    table = out / TABLE_FILE
-    foreign = [path for path in entries if path != table and not _PAGE.fullmatch(path.name)]
-    # Pages without the table are what an interrupted run left.
-    if foreign or out.is_file() or (table.exists() and not overwrite):
+    place = out.resolve()
+    holds = {Path(folder or ".").resolve() for folder in map(os.path.dirname, inputs.files())}
+    files = {Path(one).resolve() for one in given if Path(one).is_file()}
+    above = [place, *place.parents]
+    is_inside = any(_searched(os.fspath(one)) in above for one in given)
+    if is_inside or any(place in (one, *one.parents) for one in holds | files):
         raise MedlensError(
-            "The folder for the explanations is in use.",
-            got="a file of that name" if out.is_file() else f"{len(entries):,} files in it",
-            expected="a new or an empty folder",
-            fix="Name another -o."
-            if foreign or out.is_file()
-            else "Name another -o, or replace what is there with --overwrite.",
-            names=[str(out), *map(str, foreign)],
+            "The explanations would lie among the images.",
+            got="an -o that is, holds, or lies in an INPUT",
+            expected="a folder apart from the images",
+            fix="Name another -o.",
+            names=[str(out)],
         )
-    for path in entries:
-        path.unlink()
+
+
+def _searched(given: str) -> Path | None:
+    """The folder that is searched to its depths for an INPUT; None where there is none."""
+    if Path(given).is_dir():
+        return Path(given).resolve()
+    if Path(given).exists() or "**" not in given:
+        return None
+    parts = Path(given).parts
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts)).resolve()

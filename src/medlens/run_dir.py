@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from medlens.config import Options, config_toml, differences, flag_name, read_config
 from medlens.errors import MedlensError
 from medlens.files import remove, write_text
+
+# Names of files that are being written: `files.write_bytes`, and Keras in `save_classifier`.
+PART = re.compile(r"\.(.+\.)?\d+\.part(\.keras)?")
 
 
 @dataclass(frozen=True)
@@ -162,19 +166,9 @@ class RunDir:
         return self.root / ".fine_tuning.npz"
 
     @property
-    def tuned_weights(self) -> Path:
-        """The fine-tuned backbone, only while the run goes on; then it is in the classifier."""
-        return self.root / ".tuned_weights.npz"
-
-    @property
-    def tuned_features(self) -> Path:
-        """Features of the fine-tuned network, as `features`."""
-        return self.root / ".tuned_features.npy"
-
-    @property
-    def tuned_symmetric_features(self) -> Path:
-        """Features of the fine-tuned network, as `symmetric_features`."""
-        return self.root / ".tuned_symmetric_features.npy"
+    def tuned(self) -> Path:
+        """Weights and features of the fine-tuned network, only while the run goes on."""
+        return self.root / ".tuned"
 
     @property
     def other_predictions(self) -> Path:
@@ -209,9 +203,7 @@ class RunDir:
             self.view_features,
             self.symmetric_features,
             self.fine_tuning,
-            self.tuned_weights,
-            self.tuned_features,
-            self.tuned_symmetric_features,
+            self.tuned,
         )
 
     def own(self) -> tuple[Path, ...]:
@@ -279,9 +271,8 @@ def open_run(options: Options) -> RunDir:
             expected="one of them",
             fix="--resume goes on with the run; --overwrite starts it anew.",
         )
-    for part in run.root.rglob(".*.part*"):
-        part.unlink()  # left by a process that was killed while it wrote
-    entries = list(run.root.iterdir()) if run.root.is_dir() else []
+    found = run.root.iterdir() if run.root.is_dir() else ()
+    entries = [path for path in found if not PART.fullmatch(path.name)]
     if set(entries) <= {run.audit, run.plan} or _has_only_begun(run, entries):
         entries = []  # left by `medlens audit --out` or `medlens plan --out`, or by an error
     if entries and options.overwrite:
@@ -298,9 +289,19 @@ def open_run(options: Options) -> RunDir:
             else "Name another --out.",
             names=[str(run.root)],
         )
+    _clear_parts(run)
     run.root.mkdir(parents=True, exist_ok=True)
     write_text(run.config, config_toml(options))
     return run
+
+
+def _clear_parts(run: RunDir) -> None:
+    """Delete what a process left in the run that was killed while it wrote."""
+    for path in run.own():
+        parts = path.rglob("*") if path.is_dir() else path.parent.glob(f".{path.name}.*")
+        for part in parts:
+            if PART.fullmatch(part.name) and part.is_file():
+                part.unlink()
 
 
 def folder_without_run(out: str, file: str) -> RunDir:

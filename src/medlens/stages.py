@@ -25,14 +25,8 @@ from medlens.model.averaging import Symmetric, average_over_views
 from medlens.model.backbone_choice import BackboneChoice
 from medlens.model.calibration import probabilities
 from medlens.model.choice import Choice
-from medlens.model.classifier import (
-    Classifier,
-    ClassifierFacts,
-    check_saved,
-    feature_columns,
-    read_maps_of_head,
-    save_classifier,
-)
+from medlens.model.classifier import Classifier, ClassifierFacts, check_saved, save_classifier
+from medlens.model.classifier_graph import feature_columns, read_maps_of_head
 from medlens.model.cross_validation import Fold, cross_validate
 from medlens.model.development import Development, refit_on_all
 from medlens.model.engine import Forward, FrozenPass
@@ -226,7 +220,7 @@ def write_evidence(
     write_json(run.training, {**training, "saved_network_difference": difference})
     # Without a test set apart, the classifier that is saved was trained on every image.
     if options.robustness and "test" in evaluation:
-        forward = frozen_pass.forward(cache_folder(options.cache))
+        forward = frozen_pass.forward(cache_of(frozen_pass, run, options))
         content["robustness"] = measure_robustness(
             predictions, classifier, forward, development, frozen_pass, options, dataset.root
         )
@@ -252,11 +246,16 @@ def explain_cases(
     cases = choose_cases(headline_rows(predictions), classifier.classes)
     read_maps = None
     if frozen_pass.engine == "ncnn":
-        forward = frozen_pass.forward(cache_folder(options.cache))
+        forward = frozen_pass.forward(cache_of(frozen_pass, run, options))
         read_maps = read_maps_of_head(
             forward, frozen_pass.backbone, str(classifier.facts["features"])
         )
     return draw_heat_maps(cases, classifier, root, run.heat_maps, read_maps)
+
+
+def cache_of(frozen_pass: FrozenPass, run: RunDir, options: Options) -> Path:
+    """Where the network's own files are: those of a fine-tuned one lie in the run."""
+    return run.tuned if frozen_pass.tuned else cache_folder(options.cache)
 
 
 def write_held_out(

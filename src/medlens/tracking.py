@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -146,8 +146,9 @@ def track(options: Options, run: RunDir) -> Iterator[Tracking]:
     Raises:
         MedlensError: If a server does not answer.
     """
-    for folder in (run.tensorboard, run.mlflow):
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    folders = {TENSORBOARD: run.tensorboard, MLFLOW: run.mlflow}
+    for kind in set(options.track) & set(folders):
+        shutil.rmtree(folders[kind], ignore_errors=True)  # of a run that was interrupted
     said = parameters(options)
     tracking = Tracking([_open(kind, run, said) for kind in options.track])
     is_done = False
@@ -155,8 +156,9 @@ def track(options: Options, run: RunDir) -> Iterator[Tracking]:
         yield tracking
         is_done = True
     finally:
-        for tracker in tracking.trackers:
-            tracker.close(is_done=is_done)
+        with ExitStack() as closing:  # each is closed, whatever becomes of the others
+            for tracker in tracking.trackers:
+                closing.callback(tracker.close, is_done=is_done)
 
 
 def _open(kind: str, run: RunDir, said: Mapping[str, str]) -> Tracker:

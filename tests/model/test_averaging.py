@@ -17,8 +17,8 @@ from medlens.data.symmetries import mirror, read_symmetric, symmetric_keys
 from medlens.model.averaging import Symmetric, average_logits, average_over_views
 from medlens.model.backbone import BACKBONES
 from medlens.model.calibration import probabilities
-from medlens.model.classifier import build_classifier, features_layer
 from medlens.model.classifier_forward import _Checked, classifier_forward, features_and_logits
+from medlens.model.classifier_graph import build_classifier, features_layer
 from medlens.model.cross_validation import cross_validate
 from medlens.model.development import Development, develop
 from medlens.model.engine import FrozenPass

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medlens.data.scan import PictureRule
 from medlens.model.backbone import BACKBONES, Backbone
 from medlens.model.calibration import probabilities
-from medlens.model.classifier import build_classifier
+from medlens.model.classifier_graph import build_classifier
 from medlens.model.engine import (
     LARGEST_DIFFERENCE,
     FrozenPass,

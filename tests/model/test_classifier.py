@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +12,9 @@ import pytest
 
 import medlens
 from medlens.data.images import read_image
-from medlens.model.classifier import Classifier
-from medlens.model.prediction_sets import prediction_sets, read_set, write_sets
+from medlens.model.classifier import Classifier, load_classifier
+from medlens.model.prediction_sets import name_sets, prediction_sets
+from medlens.model.training_cases import PICTURES_FILE
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +76,8 @@ def test_the_prediction_set_holds_what_the_threshold_says(
     assert threshold is not None
     probable = said[[f"prob_{name}" for name in classifier.classes]].to_numpy()
     sets = prediction_sets(probable, threshold)
-    for text, predicted, row in zip(said["prediction_set"], said["predicted"], sets, strict=True):
-        named = read_set(text, classifier.classes)
-        assert named == [name for name, is_in in zip(classifier.classes, row, strict=True) if is_in]
+    assert list(said["prediction_set"]) == name_sets(sets, classifier.classes)
+    for named, predicted in zip(said["prediction_set"], said["predicted"], strict=True):
         assert predicted in named
 
 
@@ -83,18 +85,17 @@ def test_without_a_threshold_there_is_no_prediction_set(
     classifier: Classifier, files: list[Path]
 ) -> None:
     without = replace(classifier, facts={**classifier.facts, "prediction_sets": {"0.9": None}})
-    assert set(without.predict(files[:2])["prediction_set"]) == {""}
+    assert set(without.predict(files[:2])["prediction_set"]) == {()}
 
 
-def test_a_set_is_read_as_it_was_written() -> None:
-    classes = ("a", "b | c", "d")
-    for row in ([True, False, True], [False, True, True], [True, True, True], [False, False, True]):
-        (text,) = write_sets(np.array([row]), classes)
-        wanted = [name for name, is_in in zip(classes, row, strict=True) if is_in]
-        assert read_set(text, classes) == wanted
-    assert read_set("", classes) == []
-    with pytest.raises(ValueError, match="no set"):
-        read_set("d | a", classes)
+def test_pictures_that_no_checksum_covers_are_not_used(
+    finished_run: medlens.Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "classifier"
+    shutil.copytree(finished_run.path / "classifier", folder)
+    with zipfile.ZipFile(folder / PICTURES_FILE, "w") as archive:
+        archive.writestr("0.jpg", b"from elsewhere")
+    assert load_classifier(folder).cases.pictures is None
 
 
 def test_an_image_is_read_from_its_content_as_from_its_file(

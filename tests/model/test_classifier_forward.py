@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from medlens.data.scan import PictureRule
 from medlens.model.backbone import BACKBONES
-from medlens.model.classifier import build_classifier, features_layer
 from medlens.model.classifier_forward import _Checked, classifier_forward
+from medlens.model.classifier_graph import build_classifier, features_layer
 from medlens.model.engine import Forward, FrozenPass
 from medlens.model.head import Head
 from medlens.model.weights import Weights

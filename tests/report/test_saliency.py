@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medlens.data.phantom import draw_phantom
 from medlens.data.scan import PictureRule
 from medlens.model.backbone import BACKBONES, SPREAD_FLOOR
-from medlens.model.classifier import build_classifier, read_maps_of_head
+from medlens.model.classifier_graph import build_classifier, read_maps_of_head
 from medlens.model.engine import FrozenPass
 from medlens.model.head import Head
 from medlens.model.opened_graph import open_graph

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import io
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +14,22 @@ import pytest
 from PIL import Image
 
 import medlens
-from medlens.cli import main
+from medlens.cli import _how_to_go_on, _parser, main
 from medlens.errors import MedlensError
 from medlens.model.classifier import Classifier
 from medlens.model.training_cases import SimilarCase
 from medlens.report.saliency import grad_cam
 from medlens.serve.explain import explain_picture
 from medlens.serve.explain_page import draw_page
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +71,7 @@ def test_the_command_draws_a_page_for_each_image(
     out = tmp_path / "out"
     command = ["explain", str(finished_run.path), str(tmp_path / "in"), "-o", str(out)]
     assert main(command) == 2
-    assert {path.name for path in out.iterdir()} == {"00002.png", "explain.csv"}
+    assert names_in(out) == {"00002.png", "explain.csv", "explanation.json"}
     table = pd.read_csv(out / "explain.csv", keep_default_na=False)
     assert [Path(path).name for path in table["path"]] == ["bad.png", "one.png"]
     assert list(table["page"]) == ["", "00002.png"]
@@ -87,16 +100,117 @@ def test_a_folder_in_use_is_spared(
 ) -> None:
     image, out = trained_on["file"].iloc[0], tmp_path / "out"
     out.mkdir()
-    (out / "00007.png").write_bytes(b"left by an interrupted run")
+    (out / "00001.png").write_bytes(b"somebody's picture")
+    with pytest.raises(MedlensError, match="in use"):
+        medlens.explain(finished_run.path, image, out=out, quiet=True, overwrite=True)
+    (out / "00001.png").unlink()
     medlens.explain(finished_run.path, image, out=out, quiet=True)
-    assert {path.name for path in out.iterdir()} == {"00001.png", "explain.csv"}
+    assert names_in(out) == {"00001.png", "explain.csv", "explanation.json"}
     with pytest.raises(MedlensError, match="in use"):
         medlens.explain(finished_run.path, image, out=out, quiet=True)
     medlens.explain(finished_run.path, image, out=out, quiet=True, overwrite=True)
+    (out / "00002.png").write_bytes(b"of no image that was explained")
     (out / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(MedlensError, match="in use"):
         medlens.explain(finished_run.path, image, out=out, quiet=True, overwrite=True)
-    assert (out / "thesis.txt").exists()
+    assert names_in(out) == {
+        *("00001.png", "00002.png", "explain.csv", "explanation.json", "thesis.txt")
+    }
+
+
+def test_a_folder_of_images_is_no_place_for_explanations(
+    finished_run: medlens.Run, trained_on: pd.DataFrame, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "all" / "pictures"
+    pictures.mkdir(parents=True)
+    for number, file in enumerate(trained_on["file"].iloc[:3], 1):
+        shutil.copy(file, pictures / f"{number:05d}.png")
+    shutil.copytree(pictures, tmp_path / "all" / "others")
+    listed = tmp_path / "all" / "list.csv"
+    listed.write_text("path\npictures/00001.png\n", encoding="utf-8")
+    before = contents(tmp_path)
+    for given, out in (
+        (pictures, pictures),
+        (pictures, pictures / "out"),
+        (pictures, tmp_path / "all"),
+        (tmp_path / "all" / "**" / "*.png", tmp_path / "all" / "out"),
+        (listed, pictures),
+        (listed, tmp_path / "all"),
+    ):
+        for overwrite in (False, True):
+            with pytest.raises(MedlensError, match=r"in use|among the images"):
+                medlens.explain(finished_run.path, given, out=out, overwrite=overwrite)
+            assert contents(tmp_path) == before
+
+
+def test_what_cannot_be_done_deletes_nothing(
+    finished_run: medlens.Run, trained_on: pd.DataFrame, tmp_path: Path
+) -> None:
+    image, out = trained_on["file"].iloc[0], tmp_path / "out"
+    medlens.explain(finished_run.path, image, out=out, quiet=True)
+    before = contents(out)
+    for run, given, class_name in (
+        (finished_run.path, image, "masses"),
+        (finished_run.path, tmp_path / "none.png", None),
+        (tmp_path, image, None),
+    ):
+        with pytest.raises(MedlensError):
+            medlens.explain(run, given, out=out, class_name=class_name, overwrite=True, quiet=True)
+        assert contents(out) == before
+
+
+def test_after_ctrl_c_the_same_command_goes_on_to_the_same_bytes(
+    finished_run: medlens.Run,
+    trained_on: pd.DataFrame,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listed, whole, out = tmp_path / "list.csv", tmp_path / "whole", tmp_path / "out"
+    paths = [*map(str, trained_on["file"].iloc[:23]), "missing.png"]
+    # A column that is called as one of the answer.
+    listed.write_text("\n".join(["path,page", *[f"{path},7" for path in paths], ""]))
+    medlens.explain(finished_run.path, listed, out=whole, quiet=True)
+    command = ["explain", str(finished_run.path), str(listed), "-o", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "medlens", *command], stderr=subprocess.PIPE)
+    while process.poll() is None and not (out / "00018.png").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert b"the same command goes on." in process.communicate()[1]
+    assert process.returncode == 130
+    assert not (out / "explain.csv").exists()
+    kept = (out / "00001.png").stat().st_mtime_ns
+    (out / ".00019.png.1.part").write_bytes(b"half")
+    assert main(command) == 2
+    assert "Going on after 16 images" in capsys.readouterr().out
+    assert (out / "00001.png").stat().st_mtime_ns == kept
+    assert contents(out) == contents(whole)
+    assert set(pd.read_csv(out / "explain.csv")["given_page"]) == {7}
+
+
+def test_pages_of_an_interrupted_run_give_way_to_those_of_other_images(
+    finished_run: medlens.Run,
+    trained_on: pd.DataFrame,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files, out = list(trained_on["file"].iloc[:2]), tmp_path / "out"
+    medlens.explain(finished_run.path, files, out=out, quiet=True)
+    (out / "explain.csv").unlink()
+    medlens.explain(finished_run.path, files[:1], out=out)
+    assert "begun anew" in capsys.readouterr().out
+    assert names_in(out) == {"00001.png", "explain.csv", "explanation.json"}
+
+
+@pytest.mark.parametrize("name", ["audit", "plan", "serve", "report"])
+def test_only_what_goes_on_says_so(name: str) -> None:
+    given = vars(_parser().parse_args([name, "somewhere"]))
+    assert _how_to_go_on(given["goes_on"], given) == ""
+
+
+def test_predictions_on_the_screen_do_not_go_on() -> None:
+    for more, goes_on in ([], ""), (["-o", "a.csv"], "the same command goes on"):
+        given = vars(_parser().parse_args(["predict", "run", "image", *more]))
+        assert _how_to_go_on(given["goes_on"], given) == goes_on
 
 
 def test_pictures_of_similar_cases_are_shown_where_there_are_any() -> None:

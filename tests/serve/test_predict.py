@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ import pytest
 import medlens
 from medlens.cli import main
 from medlens.errors import MedlensError
-from medlens.model.prediction_sets import read_set
+from medlens.model.prediction_sets import name_sets
 from medlens.serve.inputs import list_inputs
+from medlens.serve.only_writer import lock_path, only_writer
+from medlens.serve.result_file import ResultFile
 
 # Some parts of 256.
 MANY = 900
@@ -99,11 +102,53 @@ def test_every_format_says_the_same_as_python(
         assert np.allclose(table[numbers].astype(float), expected[numbers], rtol=1e-5)
         for column in ("path", "predicted", "decision", "unfamiliar", "unreadable"):
             assert list(table[column]) == list(expected[column]), column
-        sets = [read_set(one, classes) for one in expected["prediction_set"]]
-        is_json = "json" in name
-        assert list(table["prediction_set"]) == (
-            sets if is_json else list(expected["prediction_set"])
-        )
+        written = table["prediction_set"]
+        sets = written.str.split(" | ", regex=False) if name.endswith("csv") else written
+        assert list(map(tuple, sets)) == list(expected["prediction_set"])
+
+
+def test_a_set_is_written_whatever_its_classes_are_called(tmp_path: Path) -> None:
+    classes = ("a", "a | b", "b", "b | a", " | ")
+    members = np.array(list(product([False, True], repeat=len(classes))))
+    sets = name_sets(members, classes)
+    table = pd.DataFrame({"prediction_set": sets, "unfamiliar": 0})
+    found = {}
+    for name in ("a.json", "a.parquet"):
+        result = ResultFile(tmp_path / name, tuple(table.columns))
+        result.open({})
+        result.add(0, table)
+        result.finish()
+        found[name] = (tmp_path / name).read_bytes()
+    assert [tuple(row["prediction_set"]) for row in json.loads(found["a.json"])] == sets
+    assert list(map(tuple, pd.read_parquet(tmp_path / "a.parquet")["prediction_set"])) == sets
+
+
+def test_a_csv_holds_names_and_values_as_they_are(
+    finished_run: medlens.Run, mixed: Path, tmp_path: Path
+) -> None:
+    shutil.copy(mixed / "a.png", mixed / "=1+1.png")
+    given = "path,change,=note\n=1+1.png,-3.5,@home\n"
+    (mixed / "list.csv").write_text(given, encoding="utf-8")
+    out = tmp_path / "out.csv"
+    medlens.predict(finished_run.path, mixed / "list.csv", out=out, quiet=True)
+    table = pd.read_csv(out, dtype=str, keep_default_na=False)
+    assert table.iloc[:, :3].to_csv(index=False, lineterminator="\n") == given
+
+
+def test_two_at_once_do_not_write_the_same_result(
+    finished_run: medlens.Run, files: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    with only_writer(out):
+        process = start(finished_run.path, files[0], out)
+        with pytest.raises(MedlensError, match=f"process {os.getpid()} at work"):
+            medlens.predict(finished_run.path, files[:2], out=out, quiet=True)
+        process.communicate()
+    assert process.returncode == 2
+    assert not list(tmp_path.iterdir())
+    lock_path(out).write_text("12345", encoding="utf-8")  # its process was killed
+    medlens.predict(finished_run.path, files[:2], out=out, quiet=True)
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_json_has_null_where_there_is_no_number(

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from medlens.data.roles import FIT, assign_roles
 from medlens.errors import MedlensError
-from medlens.model.choice import BOOTSTRAP_DRAWS, Choice, choose_head
+from medlens.model.choice import Choice, choose_head
 from medlens.model.head import cross_entropy
 from medlens.model.head_plan import HeadSpace
+from medlens.model.paired_bootstrap import BOOTSTRAP_DRAWS, share_of_draws_lower
 
 # The features of one backbone, and the heads to choose from on them.
 Contender = tuple[NDArray[np.float32], HeadSpace]
@@ -91,7 +92,7 @@ def choose_backbone(
     order = np.argsort([one.mean() for one in said], kind="stable")
     folds = choices[0].folds
     groups = images["group"].to_numpy()[folds.rows] if folds is not None else np.array([])
-    share = _share_of_draws_lower(said[order[0]], said[order[1]], groups, seed)
+    share = share_of_draws_lower(said[order[0]], said[order[1]], groups, seed=seed)
     figures = "; ".join(f"{names[place]} {said[place].mean():.4f}" for place in order)
     reason = (
         f"Lowest mean cross-entropy out of fold, each with its best head: {figures}. "
@@ -107,17 +108,6 @@ def choose_backbone(
         _stack(names, [one.candidates for one in choices], place),
         _stack(names, [one.curves for one in choices], None),
     )
-
-
-def _share_of_draws_lower(
-    one: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[np.int64], seed: int
-) -> float:
-    """Share of bootstrap draws of groups in which the first has the lower mean."""
-    codes, names = pd.factorize(groups)
-    difference = np.bincount(codes, one - other, len(names))
-    random = np.random.default_rng(seed)
-    draws = random.integers(len(names), size=(BOOTSTRAP_DRAWS, len(names)))
-    return float((difference[draws].sum(axis=1) < 0).mean())
 
 
 def _stack(names: Sequence[str], tables: list[pd.DataFrame], winner: int | None) -> pd.DataFrame:

@@ -28,12 +28,15 @@ def write_checksums(folder: Path, names: Sequence[str]) -> None:
     write_text(folder / CHECKSUMS_FILE, "".join(lines))
 
 
-def verify_checksums(folder: Path, needed: Sequence[str]) -> None:
+def verify_checksums(folder: Path, needed: Sequence[str]) -> frozenset[str]:
     """Make sure that a folder holds the files that were written, as they were written.
 
     Args:
         folder: The folder.
         needed: Files that must be among them.
+
+    Returns:
+        The names of the files that were verified; another file in the folder is not to be used.
 
     Raises:
         MedlensError: If the checksums or a file are missing, or a file was changed; it is named.
@@ -58,6 +61,7 @@ def verify_checksums(folder: Path, needed: Sequence[str]) -> None:
                 fix=_MEND,
                 names=[str(folder / name)],
             )
+    return frozenset(expected)
 
 
 def _read_checksums(folder: Path, needed: Sequence[str]) -> dict[str, str]:

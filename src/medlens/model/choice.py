@@ -28,14 +28,12 @@ from medlens.model.fold_heads import (
 )
 from medlens.model.head import CompiledHead, cross_entropy
 from medlens.model.head_plan import HeadForm, HeadPlan, HeadSpace
+from medlens.model.paired_bootstrap import BOOTSTRAP_DRAWS, SURE
 from medlens.model.search import Drawn, GiveUp, search_heads
 from medlens.model.view_features import Views
 
 # Candidates are compared on at most so many images, drawn by group.
 MOST_COMPARED = 6000
-# Class weighting is used where it helps so surely: this share of the bootstrap draws.
-SURE = 0.975
-BOOTSTRAP_DRAWS = 1000
 
 
 # By number of folds, inputs and classes, and form; all of one seed, batch size and learning rate.
@@ -238,20 +236,26 @@ class _Trials:
         plan, inputs = self.space.plan(*candidate), self._inputs_of(name)
         if is_augmented and self._views is not None:
             inputs = add_views(inputs, self._views, self.folds)
-        key = (self.folds.count, inputs.columns, self.num_classes, plan.form)
-        if key not in self._compiled:
-            self._compiled[key] = compile_fold_heads(
-                self.folds.count, inputs.columns, self.num_classes, plan
-            )
+        compiled = self._compile(inputs.columns, plan)
         return train_fold_heads(
             inputs,
             self.labels,
             self.folds,
             self.num_classes,
             plan,
-            self._compiled[key],
+            compiled,
             give_up=give_up,
         )
+
+    def _compile(self, columns: int, plan: HeadPlan) -> CompiledHead:
+        """The network of that form; those of the plan are kept, one that was drawn comes once."""
+        key = (self.folds.count, columns, self.num_classes, plan.form)
+        if key in self._compiled:
+            return self._compiled[key]
+        compiled = compile_fold_heads(self.folds.count, columns, self.num_classes, plan)
+        if plan.form in self.space.heads:
+            self._compiled[key] = compiled
+        return compiled
 
     def _inputs_of(self, name: str) -> FoldInputs:
         if name not in self._inputs:

@@ -7,10 +7,10 @@ import importlib.metadata
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,16 @@ from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
 from medlens.data.scan import PIXELS_UNDER_WAY, PictureRule, Room, count_pixels, in_order
 from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
-from medlens.model.backbone import Backbone, build_backbone
 from medlens.model.calibration import probabilities
 from medlens.model.checksums import verify_checksums, write_checksums
 from medlens.model.classifier_forward import classifier_forward
-from medlens.model.engine import Forward, FrozenPass, Maps, ReadMaps
+from medlens.model.classifier_graph import build_classifier, features_layer
+from medlens.model.engine import Forward, FrozenPass
 from medlens.model.familiarity import Familiarity, load_familiarity, save_familiarity
 from medlens.model.head import Head
 from medlens.model.opened_graph import OpenedGraph, open_graph
 from medlens.model.operating_point import OperatingPoint
-from medlens.model.prediction_sets import prediction_sets, write_sets
-from medlens.model.symmetric_graph import by_view, symmetric_views
+from medlens.model.prediction_sets import name_sets, prediction_sets
 from medlens.model.training_cases import (
     CASES_FILE,
     PICTURES_FILE,
@@ -115,8 +114,9 @@ class Classifier:
             paths: Image files; DICOM files as well. One alone needs no list.
 
         Returns:
-            One row per path, in the order given: path, then what `answer` says of it (texts are ""
-            and probabilities NaN where it is unreadable), and unreadable ("" or the reason).
+            One row per path, in the order given: path, then what `answer` says of it (texts are "",
+            the set is empty and probabilities are NaN where it is unreadable), and unreadable (""
+            or the reason).
         """
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
         parts = list(self.predict_in_parts(os.fspath(path) for path in given))
@@ -134,13 +134,7 @@ class Classifier:
         names: list[str] = []
         pictures: list[NDArray[np.uint8] | str] = []
         done = 0
-        room = Room(PIXELS_UNDER_WAY)
-
-        def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
-            with room.take(count_pixels(Path(path))):
-                return path, self.read(path)
-
-        with closing(in_order(read, paths)) as found:
+        with closing(self.read_all(paths)) as found:
             for name, picture in found:
                 names.append(name)
                 pictures.append(picture)
@@ -161,10 +155,10 @@ class Classifier:
 
         Returns:
             One row per picture: predicted (the most probable class), decision (of the operating
-            point, "" without one), prediction_set (the classes that hold the true one in 90 % of
-            cases, as `write_sets` writes them; "" where there were too few images for it),
-            prob_<class> from 0 to 1, distance from the training images, unfamiliar (1 where it is
-            above the limit: the answer is then worth little).
+            point, "" without one), prediction_set (the names of the classes that hold the true
+            one in 90 % of cases; none where there were too few images for it), prob_<class> from 0
+            to 1, distance from the training images, unfamiliar (1 where it is above the limit: the
+            answer is then worth little).
         """
         starts = range(0, len(pictures), self._forward.batch)
         found = [
@@ -178,9 +172,9 @@ class Classifier:
             probable = probabilities(logits, self.verdict.temperature)
             distances = self.familiarity.distances(rows[:, :-num_classes])
         threshold = self.set_threshold
-        sets = [""] * len(pictures)
+        sets: list[tuple[str, ...]] = [()] * len(pictures)
         if threshold is not None:
-            sets = write_sets(prediction_sets(probable, threshold), self.classes)
+            sets = name_sets(prediction_sets(probable, threshold), self.classes)
         return pd.DataFrame(
             {
                 "predicted": np.asarray(self.classes)[np.nan_to_num(probable).argmax(axis=1)],
@@ -223,6 +217,23 @@ class Classifier:
         """
         return self.rule.apply(read_image(source, frame=self.frame).pixels)
 
+    def read_all(
+        self, paths: Iterable[str]
+    ) -> Generator[tuple[str, NDArray[np.uint8] | str], None, None]:
+        """Files and what `read` gives of them, in order; memory does not grow with their number.
+
+        Args:
+            paths: Image files; they are asked for as they are needed.
+        """
+        room = Room(PIXELS_UNDER_WAY)
+
+        def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
+            with room.take(count_pixels(Path(path))):
+                return path, self.read(path)
+
+        with closing(in_order(read, paths)) as found:
+            yield from found
+
     def read(self, path: str) -> NDArray[np.uint8] | str:
         """The picture of an image file, or the reason why there is none."""
         try:
@@ -246,8 +257,10 @@ class Classifier:
         for place, number in enumerate(known):
             stacked[place] = pictures[number]
         said = self.answer(stacked).set_axis(known).reindex(range(len(paths)))
-        texts = ["predicted", "decision", "prediction_set"]
+        texts = ["predicted", "decision"]
         said[texts] = said[texts].fillna("")
+        sets = [one if isinstance(one, tuple) else () for one in said["prediction_set"]]
+        said["prediction_set"] = pd.Series(sets, said.index, object)
         said["unfamiliar"] = said["unfamiliar"].fillna(0).astype(int)
         said.insert(0, "path", list(paths))
         said["unreadable"] = [one if isinstance(one, str) else "" for one in pictures]
@@ -262,85 +275,6 @@ class Classifier:
     def _forward(self) -> Forward:
         """Features and logits of pictures, side by side."""
         return classifier_forward(self.model, self.facts)
-
-
-def feature_columns(backbone: Backbone, features: str) -> slice | NDArray[np.int64]:
-    """Which columns of the cached features a head sees: all, or the means of the last depth."""
-    if features == "all":
-        return slice(None)
-    names = backbone.columns
-    last = f"{backbone.depths[-1]}/mean/"
-    wanted = [number for number, name in enumerate(names) if name.startswith(last)]
-    return np.array(wanted)
-
-
-def features_layer(backbone: Backbone, features: str) -> str:
-    """The layer whose output the head sees."""
-    return "features" if features == "all" else f"{backbone.depths[-1]}_mean"
-
-
-def read_maps_of_head(forward: Forward, backbone: Backbone, features: str) -> ReadMaps | None:
-    """Pictures -> the maps of the depths that the head reads, and its features; None if it can't.
-
-    Args:
-        forward: The loaded network.
-        backbone: Which one it is.
-        features: "all" or "last".
-    """
-    read_all = forward.maps
-    if read_all is None:
-        return None
-    columns = feature_columns(backbone, features)
-
-    def read(pictures: NDArray[np.uint8]) -> Maps:
-        maps, found = read_all(pictures)
-        return (maps if features == "all" else maps[-1:]), found[:, columns]
-
-    return read
-
-
-def build_classifier(
-    frozen_pass: FrozenPass, head: Head, *, features: str, temperature: float, views: int = 1
-) -> keras.Model:
-    """Backbone and head as one flat graph from raw pixels to probabilities.
-
-    Args:
-        frozen_pass: The backbone, its weights and the picture size.
-        head: The trained head, standardisation folded in.
-        features: "all" or "last".
-        temperature: Divides the logits before the softmax.
-        views: Symmetries of a picture whose logits are averaged; 1 for the picture alone.
-    """
-    backbone = frozen_pass.model if views == 1 else _with_views(frozen_pass, views)
-    values = backbone.get_layer(features_layer(frozen_pass.backbone, features)).output
-    layers = []
-    for number in range(len(head.layers)):
-        is_last = number == len(head.layers) - 1
-        units = head.layers[number][0].shape[1]
-        name = "logits" if is_last else f"hidden_{number + 1}"
-        layer = keras.layers.Dense(units, None if is_last else "relu", name=name)
-        values = layer(values)
-        layers.append(layer)
-    if views > 1:
-        values = keras.ops.mean(by_view(values, views), axis=0)
-    values = keras.layers.Rescaling(1 / temperature, name="temperature")(values)
-    probabilities = keras.layers.Softmax(name="probabilities")(values)
-    model = keras.Model(backbone.input, probabilities, name="classifier")
-    for layer, (kernel, bias) in zip(layers, head.layers, strict=True):
-        layer.set_weights([kernel, bias])
-    return model
-
-
-def _with_views(frozen_pass: FrozenPass, views: int) -> keras.Model:
-    """The backbone, with the same weights, on each picture in so many symmetries."""
-    model = build_backbone(
-        frozen_pass.backbone,
-        frozen_pass.weights,
-        size=frozen_pass.rule.size,
-        views=partial(symmetric_views, count=views),
-    )
-    model.set_weights(frozen_pass.model.get_weights())
-    return model
 
 
 @dataclass(frozen=True)
@@ -497,12 +431,13 @@ def load_classifier(folder: Path) -> Classifier:
     try:
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
         _check_format(facts, folder)
-        verify_checksums(folder, FILES)
+        verified = verify_checksums(folder, FILES)
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
         frame = None if facts["frame"] == "middle" else int(facts["frame"])
         rule = PictureRule(facts["image_size"], facts["fit"])
         familiarity, limit = load_familiarity(folder / FAMILIARITY_FILE)
-        cases = load_cases(folder / CASES_FILE, folder / PICTURES_FILE)
+        pictures = folder / PICTURES_FILE if PICTURES_FILE in verified else None
+        cases = load_cases(folder / CASES_FILE, pictures)
         classes = tuple(facts["classes"])
         return Classifier(model, classes, rule, frame, familiarity, limit, cases, facts)
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:

@@ -87,6 +87,8 @@ class Development:
         familiarity: Measures how unlike the training images an image is.
         limit: Images at a larger distance are unfamiliar.
         averaged: What averaging over views changed; None where that was not asked.
+        frozen: That of the frozen network, whose fold heads said what is out of fold; None where
+            the backbone was not fine-tuned.
     """
 
     choice: Choice
@@ -103,6 +105,12 @@ class Development:
     familiarity: Familiarity
     limit: float
     averaged: Averaged | None = None
+    frozen: Development | None = None
+
+    @property
+    def of_out_of_fold(self) -> Development:
+        """The development that what was said out of fold belongs to: one network, one verdict."""
+        return self.frozen or self
 
     def verdict(self, classes: Sequence[str], positive_class: str | None) -> Verdict:
         """What turns logits and distances into what is said of an image."""
@@ -225,6 +233,7 @@ def develop_tuned(
     held_out = hold_out(features, chosen_on, training.head, familiarity, symmetric)
     return replace(
         development,
+        frozen=development,
         training=training,
         familiarity=familiarity,
         fitted_on="val" if len(calibrating) else "tuned",

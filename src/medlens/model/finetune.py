@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medlens.data.augmentation import PRESETS
 from medlens.model.backbone import build_backbone
-from medlens.model.classifier import features_layer
+from medlens.model.classifier_graph import features_layer
 from medlens.model.engine import FrozenPass, choose_precision, in_bfloat16
 from medlens.model.finetune_checkpoint import (
     BATCH,
@@ -119,7 +119,7 @@ def fine_tune(
     )
     model.optimizer.build(model.trainable_variables)
     first: Arrays = ()
-    history = History(plan.head, first)
+    history = History(plan.head, first, "--fine-tune-learning-rate")
     facts = settings_digest(frozen_pass, head, pictures, labels, rows, plan)
     draws = [one for one in model.variables if "seed" in one.path]
     state = [*model.trainable_variables, *model.optimizer.variables, *draws]

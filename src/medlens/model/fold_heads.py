@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import keras
@@ -101,7 +102,10 @@ class FoldTraining:
     """The heads of all folds, and what they say of the images they were not fitted on.
 
     Args:
-        heads: One per fold.
+        layers: Of the head of each fold, from inputs to logits; none where it was given up.
+        maps: From features to the inputs of each fold's head.
+        length: The length that the inputs had in training, see `HeadInputs.longer`.
+        priors: What is taken from the logits of each fold.
         history: One row per epoch and fold: epoch, fold, loss, accuracy, val_loss, val_accuracy,
             seconds. "val" is the fold left out.
         logits: Of shape (images, classes), in the order of the rows.
@@ -111,13 +115,24 @@ class FoldTraining:
         columns_kept: How many features are used and vary, in the fold with the fewest.
     """
 
-    heads: tuple[Head, ...]
+    layers: tuple[Layers, ...]
+    maps: tuple[HeadInputs, ...]
+    length: float
+    priors: tuple[NDArray[np.float32], ...]
     history: pd.DataFrame
     logits: NDArray[np.float64]
     best_epoch: int
     stop_reason: str
     stop_text: str
     columns_kept: int
+
+    @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """One per fold, from raw features; made when first asked for, as they are large."""
+        return tuple(
+            fold_inputs(layers, inputs.longer(self.length), prior)
+            for layers, inputs, prior in zip(self.layers, self.maps, self.priors, strict=True)
+        )
 
 
 def fit_fold_inputs(
@@ -290,14 +305,16 @@ def train_fold_heads(
             history.stop_reason = GIVEN_UP
             history.stop_text = f"Given up after {epoch} epochs: others were better by then."
     kept = compiled.layers() if keep == "last" else history.best_weights
-    heads, logits = [], np.empty((len(folds.rows), num_classes))
-    for n in numbers:
-        own = _of_fold(kept, n - 1)
-        prior = prior_of_logits(labels[folds.fit(n)], num_classes, plan)
+    of_folds = tuple(_of_fold(kept, n - 1) for n in numbers)
+    priors = tuple(prior_of_logits(labels[folds.fit(n)], num_classes, plan) for n in numbers)
+    logits = np.empty((len(folds.rows), num_classes))
+    for n, own, prior in zip(numbers, of_folds, priors, strict=True):
         logits[folds.fold == n] = forward(own, out[n - 1][0]).astype(np.float64) - prior
-        heads.append(fold_inputs(own, inputs.maps[n - 1].longer(length), prior))
     return FoldTraining(
-        heads=tuple(heads),
+        layers=() if history.stop_reason == GIVEN_UP else of_folds,
+        maps=inputs.maps,
+        length=length,
+        priors=priors,
         history=pd.DataFrame(rows),
         logits=logits,
         best_epoch=history.best_epoch,
@@ -311,24 +328,25 @@ def adjust_logits(
     training: FoldTraining, labels: NDArray[np.int64], folds: FoldRows, num_classes: int
 ) -> FoldTraining:
     """The same heads, less the logarithm of each class's share (see `HeadPlan.class_weight`)."""
-    heads, logits = [], training.logits.copy()
-    for number, head in enumerate(training.heads, start=1):
-        prior = class_shares(labels[folds.fit(number)], num_classes)
+    numbers, logits = range(1, folds.count + 1), training.logits.copy()
+    shares = [class_shares(labels[folds.fit(number)], num_classes) for number in numbers]
+    for number, prior in zip(numbers, shares, strict=True):
         logits[folds.fold == number] -= prior
-        kernel, bias = head.layers[-1]
-        heads.append(Head((*head.layers[:-1], (kernel, bias - prior))))
-    return replace(training, heads=tuple(heads), logits=logits)
+    priors = tuple(one + more for one, more in zip(training.priors, shares, strict=True))
+    return replace(training, priors=priors, logits=logits)
 
 
 def _shuffle(train: list[Examples], random: Shuffler) -> Examples:
     """All folds' images in a random order of each, of shape (images, folds, ...)."""
     count = max(len(inputs) for inputs, _, _ in train)
-    orders = [np.resize(random.permutation(len(one[0])), count) for one in train]
-    inputs, targets, weights = (
-        np.stack([one[part][order] for one, order in zip(train, orders, strict=True)], axis=1)
-        for part in range(3)
+    shuffled = tuple(
+        np.empty((count, len(train), *part.shape[1:]), np.float32) for part in train[0]
     )
-    return inputs, targets, weights
+    for fold, one in enumerate(train):
+        order = np.resize(random.permutation(len(one[0])), count)
+        for whole, part in zip(shuffled, one, strict=True):
+            whole[:, fold] = part[order]
+    return shuffled[0], shuffled[1], shuffled[2]
 
 
 def _of_fold(layers: Layers, place: int) -> Layers:

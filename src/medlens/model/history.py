@@ -22,10 +22,13 @@ class History(Generic[WeightsOfEpoch]):
     Args:
         plan: When to stop.
         first: Stands for the best weights before the first epoch.
+        rate: The option that says the learning rate.
     """
 
-    def __init__(self, plan: HeadPlan, first: WeightsOfEpoch) -> None:
-        self.plan = plan
+    def __init__(
+        self, plan: HeadPlan, first: WeightsOfEpoch, rate: str = "--learning-rate"
+    ) -> None:
+        self.plan, self.rate = plan, rate
         self.rows: list[dict[str, float]] = []
         self.best_epoch = 0
         self.best_loss = np.inf
@@ -43,7 +46,7 @@ class History(Generic[WeightsOfEpoch]):
                 "Training went astray: the loss is not a number.",
                 got=f"loss {loss}, validation loss {val_loss} in epoch {epoch}",
                 expected="a finite loss",
-                fix="Lower --learning-rate.",
+                fix=f"Lower {self.rate}.",
             )
         plan = self.plan
         watched = figures["val_accuracy" if plan.stop_on == "val" else "accuracy"]

@@ -96,32 +96,16 @@ def prediction_sets(
     return sets
 
 
-def write_sets(sets: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
-    """Write each image's set as one text: the names of its classes, in their order.
+def name_sets(sets: NDArray[np.bool_], classes: Sequence[str]) -> list[tuple[str, ...]]:
+    """Each image's set as the names of its classes, in their order.
 
     Args:
         sets: From `prediction_sets`, of shape (images, classes).
         classes: The names.
     """
-    return [
-        BETWEEN_NAMES.join(name for name, is_in in zip(classes, row, strict=True) if is_in)
-        for row in sets
-    ]
+    return [tuple(name for name, is_in in zip(classes, row, strict=True) if is_in) for row in sets]
 
 
-def read_set(text: str, classes: Sequence[str]) -> list[str]:
-    """The names in a text of `write_sets`; none in "".
-
-    A name may hold what stands between names: each is looked for in the order of the classes.
-
-    Raises:
-        ValueError: If the text is not made of these names, in this order.
-    """
-    found, rest = [], text
-    for name in classes:
-        if rest == name or rest.startswith(name + BETWEEN_NAMES):
-            found.append(name)
-            rest = rest[len(name + BETWEEN_NAMES) :]
-    if rest:
-        raise ValueError(f"no set of these classes: {text!r}")
-    return found
+def write_set(names: Sequence[str]) -> str:
+    """A set as one text, for a person or a CSV; what a name holds is not told from it again."""
+    return BETWEEN_NAMES.join(names)

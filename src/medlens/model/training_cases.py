@@ -179,12 +179,12 @@ def save_cases(path: Path, cases: TrainingCases) -> None:
     write_bytes(path, stream.getbuffer())
 
 
-def load_cases(path: Path, pictures: Path) -> TrainingCases:
+def load_cases(path: Path, pictures: Path | None) -> TrainingCases:
     """Read the file of `save_cases`; nothing in it is executed.
 
     Args:
         path: The file.
-        pictures: The archive of pictures, which may not be there.
+        pictures: The archive of pictures, whose checksum was verified; None where there is none.
 
     Raises:
         MedlensError: If it is not there or damaged.
@@ -195,7 +195,7 @@ def load_cases(path: Path, pictures: Path) -> TrainingCases:
                 np.asarray(file["rows"], np.int32),
                 np.asarray(file["labels"], np.int16),
                 np.asarray(file["places"], np.float16),
-                pictures if pictures.is_file() else None,
+                pictures,
             )
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise _cannot_be_read(path, error) from error

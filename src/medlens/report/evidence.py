@@ -139,7 +139,8 @@ def find_suspects(
     if held_out is None:
         return {"n": None, "reason": "train was not predicted out of fold", "images": []}
     rows = images.iloc[held_out.rows]
-    calibrated = probabilities(held_out.logits, development.temperature)
+    temperature = development.of_out_of_fold.temperature
+    calibrated = probabilities(held_out.logits, temperature)
     return suspects_block(list(rows["path"]), list(rows["label"]), calibrated, classes)
 
 

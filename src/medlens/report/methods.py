@@ -137,9 +137,10 @@ def fine_tuning_sentences(facts: RunFacts) -> str:
         f"{tuned['optimizer']}, in steps of {count_of(tuned['batch_size'], 'image')}, on views of "
         f"the training images drawn anew in every epoch, as suits "
         f"{tuned['views'].replace('_', ' ')}; batch normalisation stayed frozen. The weights of "
-        f"epoch {tuned['best_epoch']} of {tuned['epochs_run']}, by the loss on the tuning images, "
-        f"were kept. {ended}: that loss was {frozen:.3f} before and {after:.3f} after, and "
-        "fine-tuning had to be better in 97.5 % of bootstrap draws by group."
+        f"epoch {tuned['best_epoch']} of {tuned['epochs_run']}, by the loss on one half of the "
+        f"tuning images that stop the training, divided by group, were kept. {ended}: on the other "
+        f"half the loss was {frozen:.3f} before and {after:.3f} after, and fine-tuning had to be "
+        "better in 97.5 % of bootstrap draws by group."
     )
 
 

@@ -111,7 +111,7 @@ def tabulate_held_out(
     if held_out is None:
         return None
     rows = images.iloc[held_out.rows]
-    verdict = development.verdict(classes, positive_class)
+    verdict = development.of_out_of_fold.verdict(classes, positive_class)
     table = tabulate_predictions(
         rows.assign(role=FIT), held_out.logits, held_out.distances, verdict
     )

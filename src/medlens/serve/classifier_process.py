@@ -118,15 +118,13 @@ class _AtWork:
         return self._explain(pictures[0], rows[0], head["class"])
 
     def _predict(self, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        from medlens.model.prediction_sets import read_set
-
         classes = self._classifier.classes
         return [
             {
                 "predicted": row["predicted"],
                 "probabilities": {name: float(row[f"prob_{name}"]) for name in classes},
                 "decision": row["decision"] or None,
-                "prediction_set": read_set(row["prediction_set"], classes) or None,
+                "prediction_set": list(row["prediction_set"]) or None,
                 "unfamiliar": bool(row["unfamiliar"]),
                 "distance": float(row["distance"]) if np.isfinite(row["distance"]) else None,
             }

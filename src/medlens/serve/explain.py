@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib.metadata
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medlens.data.scan import in_order
-from medlens.files import write_bytes, write_text
+from medlens.files import write_bytes
 from medlens.model.classifier import Classifier
 from medlens.model.training_cases import MOST_SHOWN, SimilarCase
 from medlens.report.figure_style import short_names
 from medlens.report.saliency import heat_maps, overlay
+from medlens.serve.explain_folder import TABLE_FILE, check_folder, open_folder, page_name
 from medlens.serve.explain_page import draw_page
 from medlens.serve.inputs import Inputs
-from medlens.serve.predict import Outcome, Tally
+from medlens.serve.only_writer import only_writer
+from medlens.serve.predict import Outcome, beside_given, complete, result_columns, say_where
+from medlens.serve.result_file import ResultFile
 
-TABLE_FILE = "explain.csv"
+# Some seconds of work, which is what a break can cost.
+PART_PAGES = 16
 
 
 @dataclass(frozen=True)
@@ -70,45 +73,99 @@ def explain_to_folder(
     out: Path,
     *,
     class_name: str | None,
+    digest: str,
+    overwrite: bool,
+    say: Callable[[str], None],
     progress: Callable[[int], None],
 ) -> Outcome:
     """Write a page for each image, named by its number, and explain.csv.
+
+    Goes on where it was interrupted, in memory that does not grow with the images.
 
     Args:
         classifier: The classifier.
         inputs: The images.
         out: The folder to write.
         class_name: The class to explain; None for that which is predicted, image by image.
+        digest: Of the classifier; with another one the work begins anew.
+        overwrite: Whether finished explanations may be there.
+        say: Told what is gone on with, or begun anew.
         progress: Called with the number of images done since the last call.
+
+    Raises:
+        MedlensError: If the folder holds something else, or another process writes it.
     """
-    tally, rows = Tally(), []
-    with closing(in_order(classifier.read, inputs.files())) as pictures:
-        for number, picture in enumerate(pictures, 1):
-            row, page = _explain_one(classifier, picture, class_name, f"{number:05d}.png")
+    state = {
+        "class": class_name,
+        "inputs": inputs.digest(),
+        "classifier": digest,
+        "medlens": importlib.metadata.version("medlens"),
+        "images": len(inputs),
+    }
+    with only_writer(out / TABLE_FILE):
+        check_folder(out, overwrite=overwrite)
+        is_other = open_folder(out, state)
+        result = ResultFile(out / TABLE_FILE, explain_columns(classifier, inputs))
+        result.open(state)
+        done = _count_done(result, out)
+        say_where(done, is_other=is_other, say=say, progress=progress)
+        tables = _explain_all(classifier, inputs, out, class_name, done, progress)
+        return complete(result, tables, out, done=done, images=len(inputs), part_rows=PART_PAGES)
+
+
+def _count_done(result: ResultFile, out: Path) -> int:
+    """Rows of finished parts, up to the first part of which a page is gone."""
+    done = 0
+    for table in result.tables():
+        if not all((out / page).is_file() for page in table["page"] if page):
+            break
+        done += len(table)
+    return done
+
+
+def _explain_all(
+    classifier: Classifier,
+    inputs: Inputs,
+    out: Path,
+    class_name: str | None,
+    start: int,
+    progress: Callable[[int], None],
+) -> Iterator[pd.DataFrame]:
+    """Write the pages from an image on; the row of each, once its page is there."""
+    with closing(classifier.read_all(inputs.files(start))) as found:
+        for number, (path, picture) in enumerate(found, start):
+            said = classifier.tell([path], [picture], number)
+            row, page = _explain_one(classifier, picture, said, class_name, number)
             if page is not None:
-                write_bytes(out / f"{number:05d}.png", page)
-            tally.add(row)
-            rows.append(row)
+                write_bytes(out / page_name(number + 1), page)
+            yield beside_given(row, inputs)
             progress(1)
-    table = pd.concat([inputs.table, pd.concat(rows, ignore_index=True)], axis="columns")
-    write_text(out / TABLE_FILE, table.to_csv(index=False, lineterminator="\n"))
-    return tally.outcome(out)
 
 
 def _explain_one(
-    classifier: Classifier, picture: NDArray[np.uint8] | str, class_name: str | None, name: str
+    classifier: Classifier,
+    picture: NDArray[np.uint8] | str,
+    said: pd.DataFrame,
+    class_name: str | None,
+    number: int,
 ) -> tuple[pd.DataFrame, bytes | None]:
     """The row of one image, or of the reason why it cannot be read, and its page."""
-    said = classifier.tell([""], [picture]).drop(columns="path")
-    cells: dict[str, Any] = dict.fromkeys(("page", "explained", *similar_columns()), "")
+    cells = dict.fromkeys(("page", "explained", *similar_columns()), "")
     page = None
     if not isinstance(picture, str):
         explained = class_name or str(said["predicted"].iloc[0])
         found = explain_picture(classifier, picture, classifier.classes.index(explained))
         page = draw_page(picture, found.overlay, found.similar, _title(said.iloc[0], explained))
-        cells |= {"page": name, "explained": explained, **_similar_cells(found.similar)}
-    first, last = ["page", "explained"], similar_columns()
-    return said.assign(**cells)[[*first, *said.columns, *last]], page
+        cells |= {"page": page_name(number + 1), "explained": explained}
+        cells |= _similar_cells(found.similar)
+    return said.assign(**cells), page
+
+
+def explain_columns(classifier: Classifier, inputs: Inputs) -> tuple[str, ...]:
+    """The columns of explain.csv."""
+    given = len(inputs.table.columns)
+    columns = result_columns(classifier, inputs)
+    return (*columns[:given], "page", "explained", *columns[given:], *similar_columns())
 
 
 def similar_columns() -> list[str]:
@@ -120,12 +177,12 @@ def similar_columns() -> list[str]:
     ]
 
 
-def _similar_cells(similar: Sequence[SimilarCase]) -> dict[str, Any]:
-    cells: dict[str, Any] = {}
+def _similar_cells(similar: Sequence[SimilarCase]) -> dict[str, str]:
+    cells: dict[str, str] = {}
     for place, case in enumerate(similar, 1):
-        cells[f"similar_{place}_row"] = case.row
+        cells[f"similar_{place}_row"] = str(case.row)
         cells[f"similar_{place}_label"] = case.label
-        cells[f"similar_{place}_distance"] = round(case.distance, 3)
+        cells[f"similar_{place}_distance"] = str(round(case.distance, 3))
     return cells
 
 

@@ -19,9 +19,11 @@ from medlens.data.dataset import image_files
 from medlens.data.images import is_image_name
 from medlens.errors import MedlensError
 
-# Columns of the answer; one of a CSV that is called so is carried along under another name.
+# Columns of the answers of predict and explain; one of a CSV that is called so is carried along
+# under another name.
 OWN_COLUMNS = ("predicted", "decision", "prediction_set", "distance", "unfamiliar", "unreadable")
-OWN_PREFIX = "prob_"
+EXPLAIN_COLUMNS = ("page", "explained")
+OWN_PREFIXES = ("prob_", "similar_")
 CHUNK_ROWS = 4096
 
 PathLike = str | os.PathLike[str]
@@ -176,7 +178,7 @@ def _in_csv(file: Path) -> pd.DataFrame:
     taken = [
         name
         for name in map(str, table.columns)
-        if name in OWN_COLUMNS or name.startswith(OWN_PREFIX)
+        if name in OWN_COLUMNS + EXPLAIN_COLUMNS or name.startswith(OWN_PREFIXES)
     ]
     table = table.rename(columns={name: f"given_{name}" for name in taken})
     others = [name for name in table.columns if name != "path"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from medlens.model.classifier import Classifier
+from medlens.model.prediction_sets import write_set
 from medlens.serve.inputs import Inputs
 from medlens.serve.result_file import ResultFile
 
@@ -89,17 +90,24 @@ def tell(
 
     Yields:
         The columns of `result_columns`; the index is the number of the image. Where an image is
-        refused, texts are "" and numbers are missing.
+        refused, texts and sets are empty and numbers are missing.
     """
-    columns = list(result_columns(classifier, inputs))
     for table in classifier.predict_in_parts(inputs.files(start)):
-        table = table.set_axis(table.index + start)
-        given = inputs.table.iloc[table.index[0] : table.index[-1] + 1]
-        is_read = table["unreadable"] == ""
-        said = table.assign(unfamiliar=table["unfamiliar"].astype("Int8").where(is_read))
-        said = pd.concat([given, said.drop(columns="path")], axis="columns")[columns]
-        yield said
-        progress(len(said))
+        yield beside_given(table.set_axis(table.index + start), inputs)
+        progress(len(table))
+
+
+def beside_given(said: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
+    """What `Classifier.tell` says of some of the images, beside what was given of them.
+
+    Args:
+        said: The index is the number of the image.
+        inputs: The images.
+    """
+    given = inputs.table.iloc[said.index[0] : said.index[-1] + 1]
+    is_read = said["unreadable"] == ""
+    said = said.assign(unfamiliar=said["unfamiliar"].astype("Int8").where(is_read))
+    return pd.concat([given, said.drop(columns="path")], axis="columns")
 
 
 def result_columns(classifier: Classifier, inputs: Inputs) -> tuple[str, ...]:
@@ -131,7 +139,7 @@ def predict_to_file(
         say: Told what is gone on with, or begun anew.
         progress: Called with the number of images done since the last call.
     """
-    result = ResultFile(out, classifier.classes, result_columns(classifier, inputs))
+    result = ResultFile(out, result_columns(classifier, inputs))
     state = {
         "inputs": inputs.digest(),
         "classifier": digest,
@@ -139,22 +147,59 @@ def predict_to_file(
         "images": len(inputs),
     }
     done, is_other = result.open(state)
+    say_where(done, is_other=is_other, say=say, progress=progress)
+    tables = tell(classifier, inputs, done, progress)
+    return complete(result, tables, out, done=done, images=len(inputs))
+
+
+def say_where(
+    done: int, *, is_other: bool, say: Callable[[str], None], progress: Callable[[int], None]
+) -> None:
+    """Say what an interrupted run left.
+
+    Args:
+        done: How many images are finished.
+        is_other: Whether what was left was of other images or another classifier.
+        say: Told so.
+        progress: As for `predict_to_file`.
+    """
     if is_other:
-        say("What an interrupted run left is of other images or another classifier: begun anew.")
+        say("What an interrupted run left is of other images, classifier or class: begun anew.")
     if done:
         say(f"Going on after {done:,} images that are finished.")
         progress(done)
+
+
+def complete(
+    result: ResultFile,
+    tables: Iterable[pd.DataFrame],
+    out: Path,
+    *,
+    done: int,
+    images: int,
+    part_rows: int = PART_ROWS,
+) -> Outcome:
+    """Finish a result, part by part.
+
+    Args:
+        result: The result.
+        tables: Its rows from `done` on.
+        out: What the outcome names as the result.
+        done: How many rows are finished.
+        images: How many rows there are in the end.
+        part_rows: Rows of a part, at least.
+    """
     waiting: list[pd.DataFrame] = []
-    for table in tell(classifier, inputs, done, progress):
+    for table in tables:
         waiting.append(table)
         count = sum(map(len, waiting))
-        if count >= PART_ROWS or done + count == len(inputs):
+        if count >= part_rows or done + count == images:
             result.add(done, pd.concat(waiting))
             done += count
             waiting = []
     tally = Tally()
-    for table in result.tables():
-        tally.add(table)
+    for finished in result.tables():
+        tally.add(finished)
     result.finish()
     return tally.outcome(out)
 
@@ -172,7 +217,7 @@ def screen_lines(table: pd.DataFrame, classes: tuple[str, ...]) -> list[str]:
             "image": [_shorten(path) for path in table["path"]],
             "predicted": table["predicted"],
             "probability": ["" if pd.isna(value) else f"{value:.3f}" for value in probable],
-            "set": table["prediction_set"],
+            "set": [write_set(names) for names in table["prediction_set"]],
             "decision": table["decision"],
             "remark": [
                 reason or ("unfamiliar" if flag == 1 else "")

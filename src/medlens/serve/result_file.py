@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,7 +18,7 @@ import pyarrow.parquet as parquet
 
 from medlens.errors import MedlensError
 from medlens.files import write_bytes, write_json
-from medlens.model.prediction_sets import read_set
+from medlens.model.prediction_sets import write_set
 
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
 STATE_FILE = "state.json"
@@ -30,12 +30,10 @@ class ResultFile:
 
     Args:
         path: The file that is to appear.
-        classes: Class names.
         columns: All columns, in order; those of `NUMBERS` and of probabilities hold numbers.
     """
 
     path: Path
-    classes: tuple[str, ...]
     columns: tuple[str, ...]
 
     @property
@@ -77,7 +75,8 @@ class ResultFile:
         for path, _ in self._finished():
             table = parquet.read_table(path).to_pandas()
             # Without it a missing flag would turn the others into 0.0 and 1.0.
-            yield table.assign(unfamiliar=table["unfamiliar"].astype("Int8"))
+            sets = pd.Series([tuple(names) for names in table["prediction_set"]], dtype=object)
+            yield table.assign(prediction_set=sets, unfamiliar=table["unfamiliar"].astype("Int8"))
 
     def finish(self) -> None:
         """Write the file from its parts, a part at a time, and remove them."""
@@ -114,6 +113,8 @@ class ResultFile:
         def kind(name: str) -> pyarrow.DataType:
             if name == "distance" or name.startswith("prob_"):
                 return pyarrow.float64()
+            if name == "prediction_set":
+                return pyarrow.list_(pyarrow.string())
             return pyarrow.int8() if name == "unfamiliar" else pyarrow.string()
 
         return pyarrow.schema([(name, kind(name)) for name in self.columns])
@@ -135,6 +136,8 @@ class ResultFile:
         with part.open("w", encoding="utf-8", newline="") as stream:
             if kind == ".csv":
                 for number, table in enumerate(self.tables()):
+                    texts = table["prediction_set"].map(write_set)
+                    table = table.assign(prediction_set=texts)
                     table.to_csv(stream, index=False, header=number == 0, lineterminator="\n")
             else:
                 self._write_records(stream, is_array=kind == ".json")
@@ -145,19 +148,17 @@ class ResultFile:
         is_first = True
         stream.write("[\n" if is_array else "")
         for table in self.tables():
-            for record in records(table, self.classes):
+            for record in records(table):
                 stream.write("" if is_first else between)
                 stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False))
                 is_first = False
         stream.write("\n]\n" if is_array else "\n")
 
 
-def records(table: pd.DataFrame, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+def records(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The rows as JSON has them: the set as a list, null where there is no number."""
     for row in table.to_dict("records"):
-        record = {str(name): _or_null(value) for name, value in row.items()}
-        record["prediction_set"] = read_set(str(record["prediction_set"]), classes)
-        yield record
+        yield {str(name): _or_null(value) for name, value in row.items()}
 
 
 def _or_null(value: Any) -> Any:

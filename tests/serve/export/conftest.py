@@ -13,7 +13,8 @@ import medlens
 from medlens.data.phantom import write_phantoms
 from medlens.data.scan import PictureRule
 from medlens.model.backbone import Backbone
-from medlens.model.classifier import ClassifierFacts, features_layer, save_classifier
+from medlens.model.classifier import ClassifierFacts, save_classifier
+from medlens.model.classifier_graph import features_layer
 from medlens.model.engine import FrozenPass
 from medlens.model.familiarity import fit_familiarity
 from medlens.model.head import Head

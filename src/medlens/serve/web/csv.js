@@ -20,11 +20,10 @@ function toCsv(items, model) {
   return [header, ...lines].map((line) => `${line.map(cell).join(",")}\r\n`).join("");
 }
 
-/** A number as it is; text quoted, and so that no spreadsheet takes it for a formula. */
+/** A number as it is, text quoted where it must be: a name is to be found again by this table. */
 function cell(value) {
   if (typeof value === "number") return String(value);
-  const safe = /^[=+\-@\t\r\n]/.test(value) ? `'${value}` : value;
-  return /[",\r\n']/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  return /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
 }
 
 /** The bytes of a CSV file; the mark before them tells spreadsheets that it is UTF-8. */
