@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medlens.config import make_options
 from medlens.run import Run
+from medlens.start_up import without_start_up_noise
 
 if TYPE_CHECKING:
     from medlens.data.finding import Finding
@@ -36,7 +37,8 @@ def train(data: PathLike, *, out: PathLike, **options: Any) -> Run:
     Raises:
         MedlensError: If an option or the data cannot be used; says how to mend it.
     """
-    from medlens.pipeline import run_training
+    with without_start_up_noise():
+        from medlens.pipeline import run_training
 
     chosen = make_options({"data": os.fspath(data), "out": os.fspath(out), **options})
     return run_training(chosen, new_screen(chosen.quiet))
@@ -78,7 +80,8 @@ def evaluate(run: PathLike, data: PathLike, **options: Any) -> Run:
     Raises:
         MedlensError: If the data cannot test this classifier; says how to mend it.
     """
-    from medlens.external import evaluate_externally
+    with without_start_up_noise():
+        from medlens.external import evaluate_externally
     from medlens.run_dir import RunDir
 
     chosen = make_options({"data": os.fspath(data), **options})
@@ -145,7 +148,8 @@ def export(
     Raises:
         MedlensError: If the export is not possible, or not equal; nothing is written then.
     """
-    from medlens.exporting import export_run
+    with without_start_up_noise():
+        from medlens.exporting import export_run
     from medlens.serve.export import Wanted
     from medlens.serve.export_formats import find_format
 
@@ -180,7 +184,8 @@ def predict(
     Raises:
         MedlensError: If the classifier, the images or the place cannot be used.
     """
-    from medlens.prediction import run_predict
+    with without_start_up_noise():
+        from medlens.prediction import run_predict
 
     screen = new_screen(quiet)
     return run_predict(run, _several(inputs), Path(out), overwrite=overwrite, screen=screen)
@@ -210,7 +215,8 @@ def explain(
     Raises:
         MedlensError: If the classifier, the images, the class or the place cannot be used.
     """
-    from medlens.prediction import run_explain
+    with without_start_up_noise():
+        from medlens.prediction import run_explain
 
     return run_explain(
         run,
@@ -235,7 +241,8 @@ def load(path: PathLike) -> Classifier:
     Raises:
         MedlensError: If there is no whole classifier.
     """
-    from medlens.model.classifier import load_classifier
+    with without_start_up_noise():
+        from medlens.model.classifier import load_classifier
     from medlens.run_dir import classifier_folder
 
     return load_classifier(classifier_folder(path))

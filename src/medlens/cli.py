@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from medlens.config import (
     read_config,
 )
 from medlens.errors import MedlensError
+from medlens.start_up import without_start_up_noise
 
 DONE, MENDABLE, OUR_FAULT = 0, 2, 1
 EXPORT_FORMATS = ("savedmodel", "onnx", "litert", "openvino")
@@ -257,28 +256,9 @@ def _options(given: dict[str, Any]) -> Options:
     return options
 
 
-@contextmanager
-def _without_start_up_noise() -> Iterator[None]:
-    """Keep what TensorFlow's C++ code writes while it is imported (GPU libraries it misses) away.
-
-    It goes to file descriptor 2, past Python, before any of its settings are read.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(nowhere)
-        os.close(kept)
-
-
 def _train(given: dict[str, Any]) -> int:
     options = _options(given)
-    with _without_start_up_noise():
+    with without_start_up_noise():
         from medlens.pipeline import run_training
 
     run_training(options, new_screen(options.quiet))
@@ -295,7 +275,8 @@ def _audit(given: dict[str, Any]) -> int:
 
 def _plan(given: dict[str, Any]) -> int:
     options = _options(given)
-    from medlens.planning import run_plan
+    with without_start_up_noise():
+        from medlens.planning import run_plan
 
     would_train = run_plan(options, new_screen(options.quiet))
     return DONE if would_train else MENDABLE
@@ -304,7 +285,7 @@ def _plan(given: dict[str, Any]) -> int:
 def _evaluate(given: dict[str, Any]) -> int:
     run = given.pop("run")
     options = _options(given)
-    with _without_start_up_noise():
+    with without_start_up_noise():
         from medlens.external import evaluate_externally
     from medlens.run_dir import RunDir
 
@@ -322,7 +303,7 @@ def _report(given: dict[str, Any]) -> int:
 
 
 def _compare(given: dict[str, Any]) -> int:
-    with _without_start_up_noise():
+    with without_start_up_noise():
         from medlens.report.compare import compare_lines
     from medlens.api import compare
     from medlens.files import write_json
@@ -339,13 +320,13 @@ def _export(given: dict[str, Any]) -> int:
     from medlens.api import export
 
     # The converters write there as well, all through their work.
-    with _without_start_up_noise():
+    with without_start_up_noise():
         export(given.pop("run"), out=given.pop("output"), **given)
     return DONE
 
 
 def _predict(given: dict[str, Any]) -> int:
-    with _without_start_up_noise():
+    with without_start_up_noise():
         from medlens.prediction import predict_on_screen, run_predict
 
     screen = new_screen(given.get("quiet", False))
@@ -360,7 +341,7 @@ def _predict(given: dict[str, Any]) -> int:
 
 
 def _explain(given: dict[str, Any]) -> int:
-    with _without_start_up_noise():
+    with without_start_up_noise():
         from medlens.prediction import run_explain
 
     outcome = run_explain(
@@ -404,7 +385,7 @@ def _say(line: str) -> None:
 
 
 def _demo(given: dict[str, Any]) -> int:
-    with _without_start_up_noise():
+    with without_start_up_noise():
         from medlens.demo import run_demo
 
     run_demo(given, new_screen(given.get("quiet", False)))
@@ -414,7 +395,7 @@ def _demo(given: dict[str, Any]) -> int:
 def _doctor(given: dict[str, Any]) -> int:
     from medlens.environment import describe_machine
 
-    with _without_start_up_noise():
+    with without_start_up_noise():
         lines = describe_machine()
     print("\n".join(lines))
     return DONE

@@ -137,8 +137,16 @@ def describe_machine() -> list[str]:
 
 def _extras() -> list[str]:
     """Lines on what the optional packages bring."""
-    search = [] if importlib.util.find_spec("optuna") else ["optuna"]
-    needed = {"--search": search}
+    modules = {
+        "--search": ("optuna",),
+        "--track tensorboard": ("tensorboard",),
+        "--track mlflow": ("mlflow", "alembic", "sqlalchemy"),
+        "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart"),
+    }
+    needed = {
+        name: [one for one in wanted if importlib.util.find_spec(one) is None]
+        for name, wanted in modules.items()
+    }
     needed |= {f"export {one.name}": missing_packages(one) for one in FORMATS.values()}
     return [
         f"extra          {name}: " + (f"needs {', '.join(missing)}" if missing else "there")

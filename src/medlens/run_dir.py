@@ -329,7 +329,7 @@ def folder_without_run(out: str, file: str) -> RunDir:
 def _has_only_begun(run: RunDir, entries: list[Path]) -> bool:
     """Whether an error ended a run there before it had a split, or only study.toml is there."""
     begun = {run.config, run.log}
-    found = set(entries) - {run.study, run.audit}
+    found = set(entries) - {run.study, run.audit, run.pictures}
     return not found or found - {run.tensorboard, run.mlflow} == begun
 
 

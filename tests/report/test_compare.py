@@ -332,3 +332,12 @@ def test_intervals_of_the_difference_of_accuracies_cover() -> None:
         found = differences(pair, TWO, 1, seed=number, draws=200)["accuracy"]
         covered += found["ci95"][0] <= -0.04 <= found["ci95"][1]
     assert 0.93 <= covered / 1000 <= 0.98
+
+
+def test_two_runs_that_say_the_same_have_no_interval_around_nothing() -> None:
+    first = predict(TWO, 60, 1, 1.0, 1)
+    compared = compare(first, first.sample(frac=1, random_state=0), TWO)
+    assert compared["is_same"]
+    lines = compare_lines(compared)
+    assert len(lines) == 2 and "exactly the same" in lines[1]
+    assert not compare(first, predict(TWO, 60, 1, 1.0, 2), TWO)["is_same"]

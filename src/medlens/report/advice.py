@@ -91,6 +91,7 @@ def _labels(suspects: Mapping[str, Any]) -> list[str]:
     if not suspects.get("n") or share is None or share < MANY_SUSPECTS:
         return []
     return [
-        f"{100 * share:.1f} % of the training labels are at odds with what the network sees: look "
-        "at those in label_suspects.csv before anything else."
+        f"{100 * share:.1f} % of the training labels are at odds with what the network sees: wrong "
+        "labels, or classes that it cannot tell apart. label_suspects.csv lists them, the surest "
+        "first."
     ]

@@ -52,7 +52,7 @@ def compare_predictions(
     Returns:
         tested ("test" or "out_of_fold"), n and groups; first, second and difference (second minus
         first), each with accuracy, balanced_accuracy, roc_auc_macro, log_loss and recall by class;
-        mcnemar and delong.
+        mcnemar and delong; is_same: whether both say the same of every image.
 
     Raises:
         MedlensError: If the classes or the test sets differ, or a table is not one of predictions.
@@ -85,6 +85,9 @@ def compare_predictions(
     compared["difference"] = {name: found[name] for name in (*METRICS, "recall")}
     compared["mcnemar"] = mcnemar_test(pair)
     compared["delong"] = delong_test(pair, classes, positive)
+    names = [f"prob_{name}" for name in classes]
+    before, after = (own.set_index("path").sort_index()[names].to_numpy() for own in rows)
+    compared["is_same"] = bool(np.array_equal(before, after))
     return compared
 
 
@@ -99,6 +102,8 @@ def compare_lines(compared: Mapping[str, Any]) -> list[str]:
         f"Both runs on the same {what}: {_count(compared['n'], 'image')}, "
         f"{_count(compared['groups'], 'group')}."
     ]
+    if compared["is_same"]:
+        return [*lines, "Both say exactly the same of every image: there is no difference."]
     values = compared["first"], compared["second"]
     for name, words in METRICS.items():
         own = [one[name]["value"] for one in values]

@@ -357,7 +357,8 @@ def _draw_curves(axes: Axes, history: pd.DataFrame, train: str, val: str, epochs
         linestyle=STROKES[2], linewidth=0.9, label=label,
     )  # fmt: skip
     if not is_last:
-        label = f"stopped after {epochs.last} ({epochs.reason})"
+        # With fine-tuning the reason would be that of one of two trainings.
+        label = f"stopped after {epochs.last}" + ("" if epochs.frozen else f" ({epochs.reason})")
         axes.axvline(epochs.last, color=INK, linewidth=0.9, label=label)
     if epochs.frozen:
         axes.axvspan(
