@@ -78,6 +78,16 @@ def test_a_shift_moves_as_far_as_it_says() -> None:
     assert abs(np.corrcoef(across, down)[0, 1]) < 0.2
 
 
+def test_half_of_the_views_are_as_sharp_as_their_picture() -> None:
+    given = pictures(256, 32)
+    given[:, :8] = given[:, -8:] = given[:, :, :8] = given[:, :, -8:] = 0
+    drawn = draw(Augmentation(1, 10, 0.1, 0.1, 0, 0), given)
+    levels = set(np.unique(given))
+    # Without resampling no grey level is new.
+    is_sharp = [set(np.unique(np.round(view, 2))) <= levels for view in drawn]
+    assert 0.35 < np.mean(is_sharp) < 0.65
+
+
 def test_black_stays_black_and_each_picture_has_its_own_view() -> None:
     given = pictures(8, 16)
     given[:, :4] = 0

@@ -15,7 +15,9 @@ class RandomView(keras.layers.Layer):  # type: ignore[misc]
     """A random view of each picture while training, as `data.views.draw_view` draws them.
 
     Symmetry, turn, zoom and shift are one map from places in the view to places in the picture, so
-    that it is resampled once. The layer stands in training graphs only, never in what is saved.
+    that it is resampled once. Resampling blurs, and the spread of a channel tells blurred from
+    sharp: so half of the views are moved by whole pixels only, which blurs nothing. The layer
+    stands in training graphs only, never in what is saved.
 
     Args:
         limits: How far a view may lie from its picture.
@@ -54,10 +56,12 @@ class RandomView(keras.layers.Layer):  # type: ignore[misc]
         mirrored = self._sign(count, limits.symmetries >= 2)
         upended = self._sign(count, limits.symmetries == 8)
         is_turned = self._sign(count, limits.symmetries == 8) < 0
-        angle = self._even((count,), np.deg2rad(limits.turn))
-        scale = 1 + self._even((count,), limits.zoom)
+        is_sharp = self._sign(count, True) < 0
+        angle = ops.where(is_sharp, 0.0, self._even((count,), np.deg2rad(limits.turn)))
+        scale = ops.where(is_sharp, 1.0, 1 + self._even((count,), limits.zoom))
         cosine, sine = ops.cos(angle) / scale, ops.sin(angle) / scale
         shift = size * self._even((2, count), limits.shift)
+        shift = ops.where(is_sharp, ops.round(shift), shift)
         along = mirrored * cosine, mirrored * sine
         across = -upended * sine, upended * cosine
         # A quarter turn and a mirror image: the two axes change places.
