@@ -195,7 +195,8 @@ def test_no_image_is_kept_on_the_disk(server: Any, client: httpx.Client) -> None
         for each, limits in before.items():
             each.rlimit(psutil.RLIMIT_FSIZE, limits)
     assert response.status_code == 200
-    assert {each.pid for each in one.children(True)} == {each.pid for each in before} - {one.pid}
+    # None of them was ended for it; a decoder that an earlier test ended may have come back.
+    assert {each.pid for each in before} - {one.pid} <= {each.pid for each in one.children(True)}
 
 
 def test_room_is_never_overdrawn() -> None:

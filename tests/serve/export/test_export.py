@@ -190,7 +190,7 @@ def test_what_a_format_cannot_do_is_an_error_and_leaves_nothing(save: Save, tmp_
     ("backbone", "features"),
     [
         ("vgg16", "all"),
-        ("mobilenet_v2", "last"),
+        pytest.param("mobilenet_v2", "last", marks=pytest.mark.slow),
         *(
             pytest.param(name, "all", marks=pytest.mark.slow)
             for name in BACKBONES
