@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from medlens.model.averaging import average_logits
 from medlens.model.classifier_graph import feature_columns
 from medlens.model.development import Development, develop_tuned
 from medlens.model.engine import choose_pass, write_tuned
-from medlens.model.features import extract_features, feature_store, gather_features, unknown_keys
+from medlens.model.features import feature_store, gather_features
 from medlens.model.finetune import FineTuned, fine_tune
 from medlens.model.finetune_checkpoint import BATCH, FineTuningPlan, Pictures
 from medlens.model.head import Training, TrainingRows, cross_entropy
@@ -30,7 +29,7 @@ from medlens.model.head_plan import WEIGHT_DECAY, HeadPlan
 from medlens.model.held_out import Choices
 from medlens.model.paired_bootstrap import BOOTSTRAP_DRAWS, SURE, share_of_draws_lower
 from medlens.model.plan import Decisions
-from medlens.network import Extracted, Gathered, run_symmetric
+from medlens.network import Extracted, Gathered, run_once, run_symmetric
 from medlens.report.evaluation import evaluate
 from medlens.report.predictions import predict_all, write_predictions
 from medlens.run_dir import RunDir
@@ -306,17 +305,13 @@ def pass_of_tuned(
         screen.say,
         write_tuned(cache / "weights.npz", tuned.weights),
     )
-    features = feature_store(cache, frozen_pass)
-    count = unknown_keys(keys, features)
-    with screen.progress("Fine-tuned network", count, "images") as progress:
-        load = partial(frozen_pass.forward, cache)
-        extract_features(keys, load, pictures.read, features, progress, screen.say)
+    extracted = Extracted(frozen_pass, feature_store(cache, frozen_pass))
+    run_once("Fine-tuned network", "images", keys, extracted, pictures.read, cache, screen)
     columns = feature_columns(before.backbone, network.features)
-    matrix = gather_features(keys, features, columns, cache / "features.npy")
+    matrix = gather_features(keys, extracted.features, columns, cache / "features.npy")
     symmetric = None
     if network.symmetric is not None:
         modality, path = network.symmetric.preset, cache / "symmetric_features.npy"
-        extracted = Extracted(frozen_pass, features)
         symmetric = run_symmetric(used, modality, extracted, columns, pictures, path, cache, screen)
     return replace(network, frozen_pass=frozen_pass, matrix=matrix, symmetric=symmetric)
 

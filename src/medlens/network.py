@@ -17,7 +17,12 @@ from medlens.config import FIELDS, Options
 from medlens.data.augmentation import PRESETS
 from medlens.data.scan import PictureRule
 from medlens.data.store import Store
-from medlens.data.symmetries import MOST_SYMMETRIES, read_symmetric, symmetric_keys
+from medlens.data.symmetries import (
+    MOST_SYMMETRIES,
+    ReadPictures,
+    read_symmetric,
+    symmetric_keys,
+)
 from medlens.data.views import read_views, view_keys
 from medlens.errors import MedlensError
 from medlens.model.averaging import Symmetric
@@ -199,6 +204,32 @@ def passes_per_image(options: Options) -> int:
     return symmetries + (options.views if options.augmentation != "none" else 0)
 
 
+def run_once(
+    title: str,
+    unit: str,
+    keys: Sequence[str],
+    extracted: Extracted,
+    read: ReadPictures,
+    cache: Path,
+    screen: Screen,
+) -> None:
+    """Run a network once for every picture whose features are not known yet, with progress.
+
+    Args:
+        title: Of the progress.
+        unit: What a step of it is.
+        keys: Content keys of the pictures.
+        extracted: The network; its store receives the features.
+        read: Gives the pictures of some keys.
+        cache: The cache folder.
+        screen: Shows the progress.
+    """
+    frozen_pass, features = extracted
+    with screen.progress(title, unknown_keys(keys, features), unit) as progress:
+        load = partial(frozen_pass.forward, cache)
+        extract_features(keys, load, read, features, progress, screen.say)
+
+
 def extract_views(
     used: pd.DataFrame,
     preset: str,
@@ -221,11 +252,7 @@ def extract_views(
     """
     keys = list(used.loc[may_be_augmented(used, options), "pixels_sha256"])
     wanted = view_keys(keys, preset, options.views)
-    frozen_pass, features = extracted
-    with screen.progress("Views", unknown_keys(wanted, features), "views") as progress:
-        load = partial(frozen_pass.forward, cache)
-        read = read_views(pictures.read, preset)
-        extract_features(wanted, load, read, features, progress, screen.say)
+    run_once("Views", "views", wanted, extracted, read_views(pictures.read, preset), cache, screen)
 
 
 def gather_views(
@@ -267,12 +294,9 @@ def run_symmetric(
     """
     count = PRESETS[modality].symmetries
     wanted = symmetric_keys(list(used["pixels_sha256"]), count)
-    frozen_pass, features = extracted
-    with screen.progress("Symmetries", unknown_keys(wanted, features), "views") as progress:
-        load = partial(frozen_pass.forward, cache)
-        read = read_symmetric(pictures.read)
-        extract_features(wanted, load, read, features, progress, screen.say)
-    matrix = gather_features(wanted, features, columns, path)
+    read = read_symmetric(pictures.read)
+    run_once("Symmetries", "views", wanted, extracted, read, cache, screen)
+    matrix = gather_features(wanted, extracted.features, columns, path)
     return Symmetric(matrix, modality, count)
 
 
@@ -326,11 +350,9 @@ def run_networks(
         screen: Shows the progress.
     """
     keys = list(used["pixels_sha256"])
-    for frozen_pass, features in passes:
-        title = "Frozen network" + f" {frozen_pass.backbone.name}" * (len(passes) > 1)
-        with screen.progress(title, unknown_keys(keys, features), "images") as progress:
-            load = partial(frozen_pass.forward, cache)
-            extract_features(keys, load, pictures.read, features, progress, screen.say)
+    for one in passes:
+        title = "Frozen network" + f" {one.frozen_pass.backbone.name}" * (len(passes) > 1)
+        run_once(title, "images", keys, one, pictures.read, cache, screen)
     chosen = choose_among(passes, used, labels, decisions, base, options.search, run, screen)
     extracted = passes[chosen.place if chosen else 0]
     gathered = gathered_features(decisions)
