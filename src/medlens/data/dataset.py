@@ -46,6 +46,7 @@ RESERVED_COLUMNS = (
 RESERVED_PREFIXES = ("logit_", "prob_")
 
 OUTSIDE = "outside a class folder"
+DROPPED = "of a class that --drop-class leaves out"
 
 
 @dataclass(frozen=True)
@@ -300,5 +301,9 @@ def _drop_classes(dataset: Dataset, drop_class: Sequence[str]) -> Dataset:
             expected="one of " + ", ".join(dataset.classes),
             fix="Write the name as the folder or the CSV has it.",
         )
-    kept = dataset.table[~dataset.table["label"].isin(list(drop_class))]
-    return replace(dataset, table=kept.reset_index(drop=True))
+    if not drop_class:
+        return dataset
+    is_dropped = dataset.table["label"].isin(list(drop_class))
+    kept = dataset.table[~is_dropped].reset_index(drop=True)
+    passed_over = {**dataset.passed_over, DROPPED: int(is_dropped.sum())}
+    return replace(dataset, table=kept, passed_over=passed_over)
