@@ -129,7 +129,7 @@ def check_tracking(options: Options) -> None:
                 f"--track {kind} needs a package that is not installed.",
                 got=f"no package {', '.join(missing)}",
                 expected=f"the packages {packages}",
-                fix=f"pip install {packages}, or leave --track {kind} out.",
+                fix=f"pip install 'medlens[tracking]', or leave --track {kind} out.",
             )
     if MLFLOW_SERVER in options.track and not os.environ.get(URI):
         raise MedlensError(
