@@ -1,7 +1,7 @@
 // The token of a server that asks for one; it is kept in memory alone.
 
 import { byId } from "./dom.js";
-import { ServerError } from "./server.js";
+import { ServerError } from "./ask.js";
 
 /**
  * Asks for the token.
