@@ -74,7 +74,7 @@ function chosenFolder(client, folder, name) {
   const images = folder.classes.reduce((sum, one) => sum + one.images, 0);
   const input = element("input", {
     id: "run-name", type: "text", spellcheck: "false", autocomplete: "off",
-    placeholder: lastPart(folder.path || name), "aria-describedby": "run-name-hint",
+    placeholder: "named after the images", "aria-describedby": "run-name-hint",
   });
   const begin = async () => {
     const content = { data: folder.path };

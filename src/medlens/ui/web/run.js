@@ -135,9 +135,7 @@ export async function openRun({ client, parameters, view, signal }) {
 /** The steps that have a result. */
 function doneSteps(run) {
   const done = new Set(["data"]);
-  const { has = {} } = run;
-  if (has.audit) done.add("audit");
-  if (has.plan) done.add("plan");
+  for (const key of ["audit", "plan"]) if (run.current[key]) done.add(key);
   if (run.state === "done" || run.state === "exporting") {
     for (const key of ["audit", "plan", "train", "report"]) done.add(key);
   }

@@ -36,13 +36,14 @@ export async function openStart({ client, view, signal }) {
 
   function tableOf(runs) {
     const compare = link("Compare the two", "", { class: "button", id: "compare" });
-    const hint = element("p", { class: "hint" });
+    const hint = element("p", { class: "hint", text: "Tick two finished runs to compare them." });
+    const choice = element("div", { class: "row after-title" }, hint, compare);
+    choice.hidden = runs.filter((run) => run.state === "done").length < 2;
     const showChosen = () => {
       const [first, second] = chosen;
       compare.hidden = chosen.size !== 2;
       compare.href = `#/compare?${new URLSearchParams({ first, second })}`;
-      hint.textContent = chosen.size === 2 ? "" : "Tick two finished runs to compare them.";
-      hint.hidden = runs.filter((run) => run.state === "done").length < 2;
+      hint.hidden = chosen.size === 2;
       for (const box of table.querySelectorAll("input")) {
         box.disabled = !box.checked && chosen.size === 2;
       }
@@ -53,7 +54,7 @@ export async function openStart({ client, view, signal }) {
       : element("td", {}, element("span", { class: "unseen", text: "What to do" }))));
     const made = element(
       "div", {},
-      element("div", { class: "row after-title" }, hint, compare),
+      choice,
       element("table", { class: "runs" },
         element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows)),
     );
@@ -79,10 +80,9 @@ export async function openStart({ client, view, signal }) {
     const images = Number.isFinite(run.images) ? count(run.images, "image") : "–";
     const cells = [
       element("span", { class: `state ${run.state}`, text: STATES[run.state] ?? run.state }),
-      run.classes ? `${images}, ${count(numberOf(run.classes), "class", "classes")}` : images,
+      run.classes.length ? `${images}, ${count(run.classes.length, "class", "classes")}` : images,
       withInterval(run.accuracy),
-      Number.isFinite(run.roc_auc?.value ?? run.roc_auc)
-        ? (run.roc_auc.value ?? run.roc_auc).toFixed(2) : "–",
+      withInterval(run.roc_auc),
       run.backbone ?? "–",
       moment(run.changed),
     ].map((content, column) => element("td", { "data-title": HEADS[column + 1] }, content));
@@ -123,8 +123,6 @@ export async function openStart({ client, view, signal }) {
   );
   askNow = await keepAsking(client.runs, take, signal);
 }
-
-const numberOf = (classes) => (Array.isArray(classes) ? classes.length : classes);
 
 function beginning(usePhantoms) {
   return element("section", { class: "beginning", "aria-labelledby": "beginning-title" },

@@ -38,7 +38,7 @@ export async function drawAudit(context) {
     await again();
   };
   const left = leftOut(audit, change);
-  const isOld = run.state === "new"; // something was left out or taken back since
+  const isOld = !run.current.audit; // something was left out or taken back since
   return [
     verdict(audit, isOld, start, context),
     element("div", { class: "beside" },

@@ -5,8 +5,8 @@ import { count } from "./serve/words.js";
 import { classBars, link } from "./parts.js";
 
 /** What stands in the step. */
-export function drawData({ run, go }) {
-  const classes = Array.isArray(run.classes) ? run.classes : [];
+export async function drawData({ client, run, go, signal }) {
+  const { classes } = await client.folders(run.data, signal);
   const images = classes.reduce((sum, one) => sum + one.images, 0);
   return [
     element("p", { class: "lead-text" }, "The images of this run lie in ",

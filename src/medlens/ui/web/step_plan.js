@@ -1,0 +1,116 @@
+// Step 3: what training would do, why, and how to have it otherwise.
+
+import { element } from "./serve/dom.js";
+import { button, commandLine, doing, link } from "./parts.js";
+import { failure } from "./step_audit.js";
+import { optionField } from "./options.js";
+import { isWorking, valueInWords } from "./words.js";
+
+/** What stands in the step. */
+export async function drawPlan(context) {
+  const { client, run, path, progress, again, signal } = context;
+  const start = doing(async () => {
+    await client.startPlan(path);
+    await again();
+  });
+  const intro = element("p", { class: "lead-text", text: "medlens decides from the images how large "
+    + "the network sees them, and what it will compare by cross-validation inside the training "
+    + "images. Each line says why. You may leave everything as it is." });
+  const options = await client.options(signal);
+  const plan = isWorking(run) ? null : await planOf(client, path, signal);
+  const line = run.commands?.plan && commandLine(run.commands.plan);
+  if (plan === null) {
+    return [
+      intro,
+      run.error && failure(run.error),
+      !isWorking(run) && element("div", { class: "buttons" },
+        button("Make the plan", start, { id: "start-plan", kind: "main" })),
+      progress.part,
+      !isWorking(run) && otherOptions(options, [], context),
+      line,
+    ];
+  }
+  return [
+    intro,
+    run.error && failure(run.error),
+    verdict(run, start, context),
+    fingerprint(plan.fingerprint),
+    decisions(plan, options, context),
+    otherOptions(options, plan.decisions, context),
+    line,
+  ];
+}
+
+async function planOf(client, path, signal) {
+  try {
+    return await client.plan(path, signal);
+  } catch (error) {
+    if (error.status === 404 || error.status === 409) return null; // none was made yet
+    throw error;
+  }
+}
+
+function verdict(run, start, { go }) {
+  const isOld = !run.current.plan; // an option was changed since
+  if (isOld) {
+    return element("div", { class: "verdict" },
+      element("p", {}, element("strong", { text: "You changed something. " }),
+        "What stands below is from before. Make the plan again."),
+      element("div", { class: "buttons" },
+        button("Make the plan again", start, { id: "start-plan", kind: "main" })));
+  }
+  return element("div", { class: "verdict good" },
+    element("p", {}, element("strong", { text: "The plan is made. " }),
+      "Change what you know better, or go on."),
+    element("div", { class: "buttons" },
+      link("Next: the training", go("train"), { class: "button main", id: "next" }),
+      button("Make the plan again", start, { id: "start-plan" })));
+}
+
+/** The data set in a line of numbers. */
+function fingerprint(print) {
+  if (!print) return "";
+  const [low, high] = print.sides ?? [];
+  const parts = [
+    Number.isFinite(print.images) && [`${print.images.toLocaleString("en")}`, "images"],
+    print.classes && [`${Object.keys(print.classes).length}`, "classes"],
+    Number.isFinite(print.patients_known)
+      && [`${Math.round(100 * print.patients_known)} %`, "with a known patient"],
+    Number.isFinite(low) && [low === high ? `${low}` : `${low} to ${high}`, "pixels at a side"],
+    print.modality && [print.modality.replaceAll("_", " "), "kind of image, guessed"],
+  ].filter(Boolean);
+  return element("dl", { class: "numbers" }, ...parts.map(([value, name]) => (
+    element("div", {}, element("dt", { text: name }), element("dd", { text: value }))
+  )));
+}
+
+function decisions(plan, options, context) {
+  const rows = plan.decisions.map((one) => {
+    const option = options.find((known) => known.name === one.option || known.name === one.name);
+    return element("tr", { class: one.changed ? "changed" : "" },
+      element("th", { scope: "row" }, one.name.replaceAll("_", " "),
+        one.changed ? element("span", { class: "badge", text: "yours" }) : ""),
+      element("td", { class: "value", "data-title": "Decided" }, valueInWords(one.value)),
+      element("td", { class: "reason", "data-title": "Why", text: one.reason }),
+      element("td", { "data-title": "Change" }, option ? optionField(option, context, "plan") : ""));
+  });
+  return element("table", { class: "decisions" },
+    element("thead", {}, element("tr", {},
+      ...["What", "Decided", "Why", "Change"].map((text) => element("th", { scope: "col", text })))),
+    element("tbody", {}, ...rows));
+}
+
+/** All options that the plan does not show, by their groups. */
+function otherOptions(options, shown, context) {
+  const names = new Set(shown.flatMap((one) => [one.name, one.option]));
+  const rest = options.filter((one) => !names.has(one.name));
+  const groups = Map.groupBy(rest, (one) => one.group);
+  return element("details", { id: "other-options", class: "card" },
+    element("summary", { text: "Further options" }),
+    ...[...groups].map(([group, members]) => element("fieldset", { class: "options" },
+      element("legend", { text: group[0].toUpperCase() + group.slice(1) }),
+      ...members.map((one) => element("div", { class: "option" },
+        element("label", { for: `option-${one.name}`, text: one.name.replaceAll("_", " ") }),
+        optionField(one, context),
+        element("p", { class: "hint", id: `about-${one.name}`, text: one.help }))))));
+}
