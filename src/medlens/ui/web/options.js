@@ -14,7 +14,8 @@ const STANDARD = ""; // the value of the choice that leaves it to medlens
  */
 export function optionField(option, { client, run, path, again }, place = "") {
   const own = run.options?.[option.name];
-  const field = option.kind === "switch" || option.choices ? choiceOf(option, own) : inputOf(option, own);
+  const isClosed = option.kind === "switch" || (option.choices && !option.open);
+  const field = isClosed ? choiceOf(option, own) : inputOf(option, own);
   field.id = `option-${option.name}`;
   if (place) field.setAttribute("aria-label", `Change ${option.name.replaceAll("_", " ")}`);
   else field.setAttribute("aria-describedby", `about-${option.name}`);
@@ -30,7 +31,11 @@ export function optionField(option, { client, run, path, again }, place = "") {
       complain(error.message);
     }
   });
-  return field;
+  if (isClosed || !option.choices) return field;
+  const list = element("datalist", { id: `choices-${option.name}` },
+    ...option.choices.map((name) => element("option", { value: name })));
+  field.setAttribute("list", list.id);
+  return element("span", {}, field, list);
 }
 
 /** What the server is told; null for the standard. */

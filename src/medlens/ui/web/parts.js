@@ -63,6 +63,13 @@ export function commandLine(command, title = "The same on the command line") {
   );
 }
 
+/** A sentence in which options stand out, and are not broken at their dashes. */
+export function withFlags(text) {
+  return text.split(/(--[a-z][a-z-]*)/).map((part) => (
+    part.startsWith("--") ? element("code", { class: "flag", text: part }) : part
+  ));
+}
+
 /** How many images each class has, as bars. `extra` gives something more for a class. */
 export function classBars(classes, extra = () => []) {
   const most = Math.max(1, ...classes.map((one) => one.images));

@@ -3,7 +3,7 @@
 import { element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
 import { thumbnail } from "./thumbnails.js";
-import { button, classBars, commandLine, doing, link } from "./parts.js";
+import { button, classBars, commandLine, doing, link, withFlags } from "./parts.js";
 import { isWorking } from "./words.js";
 
 const SEVERITIES = { error: "Must be mended", warning: "Take care", note: "Good to know" };
@@ -80,7 +80,7 @@ function verdict(audit, isOld, start, { go }) {
   return element("div", { class: passed ? "verdict good" : "verdict bad" },
     element("p", {}, element("strong", { text: said[0] }), said[1]),
     element("div", { class: "buttons" },
-      passed && link("Next: the plan", go("plan"), { class: "button main", id: "next" }),
+      passed ? link("Next: the plan", go("plan"), { class: "button main", id: "next" }) : "",
       button("Audit again", start, { id: "start-audit" })));
 }
 
@@ -98,8 +98,8 @@ function findingsOf(audit, change, context) {
         element("span", { class: "severity", text: SEVERITIES[finding.severity] }),
         element("span", { class: "unseen", text: ": " }),
         titleOf(finding)),
-      element("p", { text: finding.message }),
-      element("p", { class: "fix" }, element("b", { text: "What to do: " }), finding.fix),
+      element("p", {}, ...withFlags(finding.message)),
+      element("p", { class: "fix" }, element("b", { text: "What to do: " }), ...withFlags(finding.fix)),
       ...classesOf(finding, audit, change),
       imagesOf(finding, place, audit, change, context));
   });

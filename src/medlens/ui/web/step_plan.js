@@ -1,10 +1,10 @@
 // Step 3: what training would do, why, and how to have it otherwise.
 
 import { element } from "./serve/dom.js";
-import { button, commandLine, doing, link } from "./parts.js";
+import { button, commandLine, doing, link, withFlags } from "./parts.js";
 import { failure } from "./step_audit.js";
 import { optionField } from "./options.js";
-import { isWorking, valueInWords } from "./words.js";
+import { headInWords, isWorking, valueInWords } from "./words.js";
 
 /** What stands in the step. */
 export async function drawPlan(context) {
@@ -86,12 +86,13 @@ function fingerprint(print) {
 
 function decisions(plan, options, context) {
   const rows = plan.decisions.map((one) => {
-    const option = options.find((known) => known.name === one.option || known.name === one.name);
+    const option = options.find((known) => known.name === optionOf(one));
     return element("tr", { class: one.changed ? "changed" : "" },
       element("th", { scope: "row" }, one.name.replaceAll("_", " "),
         one.changed ? element("span", { class: "badge", text: "yours" }) : ""),
-      element("td", { class: "value", "data-title": "Decided" }, valueInWords(one.value)),
-      element("td", { class: "reason", "data-title": "Why", text: one.reason }),
+      element("td", { class: "value", "data-title": "Decided" }, ...decided(one)),
+      element("td", { class: "reason", "data-title": "Why" },
+        element("span", {}, ...withFlags(one.reason))),
       element("td", { "data-title": "Change" }, option ? optionField(option, context, "plan") : ""));
   });
   return element("table", { class: "decisions" },
@@ -100,9 +101,22 @@ function decisions(plan, options, context) {
     element("tbody", {}, ...rows));
 }
 
+/** The option that decides it otherwise; those folds are of the comparison, and have none. */
+const optionOf = ({ name }) => ({ heads: "head", folds: null })[name] ?? name;
+
+/** What was decided, or what will be compared. */
+function decided({ name, value, kind }) {
+  const isHead = name === "heads";
+  if (!Array.isArray(value)) return [isHead ? headInWords(value) : valueInWords(value)];
+  const words = value.map(isHead ? headInWords : valueInWords);
+  if (words.length === 1) return words;
+  return [element("span", {}, kind === "measured" ? "The best of:" : "",
+    element("ul", { class: "compared-values" }, ...words.map((text) => element("li", { text }))))];
+}
+
 /** All options that the plan does not show, by their groups. */
 function otherOptions(options, shown, context) {
-  const names = new Set(shown.flatMap((one) => [one.name, one.option]));
+  const names = new Set(shown.map(optionOf));
   const rest = options.filter((one) => !names.has(one.name));
   const groups = Map.groupBy(rest, (one) => one.group);
   return element("details", { id: "other-options", class: "card" },

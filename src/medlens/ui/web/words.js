@@ -55,16 +55,17 @@ export function moment(text) {
 /** The last part of a path. */
 export const lastPart = (path) => path.split("/").at(-1);
 
-/** What a value of an option is called; lists and heads as well. */
+/** What a value of an option is called. */
 export function valueInWords(value) {
   if (value === null || value === undefined || value === "") return "none";
   if (value === true) return "yes";
   if (value === false) return "no";
-  if (Array.isArray(value)) return value.map(valueInWords).join("; ");
-  if (typeof value === "object") {
-    return Object.entries(value).map(([name, one]) => (
-      `${name.replaceAll("_", " ")} ${valueInWords(one)}`
-    )).join(", ");
-  }
+  if (Array.isArray(value)) return value.map(valueInWords).join(", ");
   return String(value);
+}
+
+/** What a head of the plan is called: "256 and 64 units, dropout 0.5, weight decay 0.01". */
+export function headInWords({ units, dropout, weight_decay: decay }) {
+  const size = units.length > 0 ? `${units.join(" and ")} units` : "linear";
+  return `${size}, dropout ${dropout}, weight decay ${decay}`;
 }
