@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -58,12 +58,14 @@ class Dataset:
             ("" = none given), then the metadata columns.
         kind: "folder", "split folders", "CSV" or "MedMNIST".
         passed_over: How many files of which kind were not taken as images.
+        left_out: The images that a person excluded, with the columns of the table.
     """
 
     root: Path
     table: pd.DataFrame
     kind: str
     passed_over: Mapping[str, int]
+    left_out: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*OWN_COLUMNS]))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -72,7 +74,12 @@ class Dataset:
 
 
 def read_dataset(
-    data: Path, *, cache: Path, patient_regex: str = "", drop_class: Sequence[str] = ()
+    data: Path,
+    *,
+    cache: Path,
+    patient_regex: str = "",
+    drop_class: Sequence[str] = (),
+    exclude: Path | None = None,
 ) -> Dataset:
     """List a data set's images without opening them.
 
@@ -82,6 +89,7 @@ def read_dataset(
         cache: Where the pictures of an .npz file are unpacked.
         patient_regex: A regular expression whose first group finds the patient in a path.
         drop_class: Classes to leave out.
+        exclude: A CSV whose column path lists images to leave out.
 
     Raises:
         MedlensError: If there is no such data, fewer than two classes, or a column is missing.
@@ -105,6 +113,8 @@ def read_dataset(
         )
     if patient_regex:
         dataset = replace(dataset, table=_find_patients(dataset.table, patient_regex))
+    if exclude is not None:
+        dataset = _exclude(dataset, exclude)
     dataset = _drop_classes(dataset, drop_class)
     if len(dataset.classes) < 2:
         outside = dataset.passed_over.get(OUTSIDE, 0)
@@ -291,6 +301,23 @@ def _bad_regex(got: str) -> MedlensError:
     )
 
 
+def _exclude(dataset: Dataset, file: Path) -> Dataset:
+    listed = read_csv_file(file, called="The file given with --exclude", needed=("path",))["path"]
+    paths = set(listed.str.strip().str.replace("\\", "/", regex=False)) - {""}
+    unknown = sorted(paths - set(dataset.table["path"]))
+    if unknown:
+        raise MedlensError(
+            "The file given with --exclude lists images that are not there.",
+            got=f"{len(unknown):,} of {len(paths):,} paths without an image",
+            expected="paths as they stand in dataset.csv and audit.json",
+            fix="Mend or remove these rows.",
+            names=unknown,
+        )
+    is_out = dataset.table["path"].isin(paths)
+    kept, out = (dataset.table[rows].reset_index(drop=True) for rows in (~is_out, is_out))
+    return replace(dataset, table=kept, left_out=out)
+
+
 def _drop_classes(dataset: Dataset, drop_class: Sequence[str]) -> Dataset:
     unknown = [name for name in drop_class if name not in dataset.classes]
     if unknown:
@@ -300,5 +327,8 @@ def _drop_classes(dataset: Dataset, drop_class: Sequence[str]) -> Dataset:
             expected="one of " + ", ".join(dataset.classes),
             fix="Write the name as the folder or the CSV has it.",
         )
-    kept = dataset.table[~dataset.table["label"].isin(list(drop_class))]
-    return replace(dataset, table=kept.reset_index(drop=True))
+
+    def kept(table: pd.DataFrame) -> pd.DataFrame:
+        return table[~table["label"].isin(list(drop_class))].reset_index(drop=True)
+
+    return replace(dataset, table=kept(dataset.table), left_out=kept(dataset.left_out))

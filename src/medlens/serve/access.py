@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,9 +18,10 @@ from medlens.serve.answers import refuse
 # What needs no token: the page without any content, and what a supervisor asks.
 OPEN = ("/", "/health", "/ready")
 OPEN_FOLDER = "/static/"
-# A browser that follows a link to a report cannot send the token; so who sent it once gets a cookie
-# that is good for reading these documents, and for nothing else.
-DOCUMENTS = "/models/"
+# A browser that follows a link to a report cannot send the token; so who sent it once, to the first
+# of such two addresses, gets a cookie that is good for reading what is below the second, and for
+# nothing else.
+DOCUMENTS: Mapping[str, str] = {"/models": "/models/"}
 COOKIE = "medlens-documents"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PAGE_POLICY = (
@@ -39,6 +41,11 @@ HEADERS = {
 }
 
 
+def is_open(path: str) -> bool:
+    """Whether a path needs no token."""
+    return path in OPEN or path.startswith(OPEN_FOLDER)
+
+
 @dataclass(frozen=True)
 class Access:
     """Who may ask.
@@ -48,10 +55,14 @@ class Access:
             any. A page of another site that has its own name point here (DNS rebinding) calls the
             server by that name.
         token: What a request has to bring; None for none.
+        is_open: Tells of a path whether it needs no token.
+        documents: Where the cookie is given, and what it is good for; see `DOCUMENTS`.
     """
 
     hosts: frozenset[str] | None
     token: str | None
+    is_open: Callable[[str], bool] = is_open
+    documents: Mapping[str, str] = field(default_factory=lambda: DOCUMENTS)
 
     @property
     def cookie(self) -> str:
@@ -94,8 +105,9 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                if self._access.token and not refused and scope["path"] + "/" == DOCUMENTS:
-                    rules = f"Path={DOCUMENTS}; HttpOnly; SameSite=Strict"
+                documents = self._access.documents.get(scope["path"])
+                if self._access.token and not refused and documents:
+                    rules = f"Path={documents}; HttpOnly; SameSite=Strict"
                     headers["Set-Cookie"] = f"{COOKIE}={self._access.cookie}; {rules}"
             await send(message)
 
@@ -118,12 +130,13 @@ class Guard:
 
     def _may_pass(self, scope: Scope, headers: Headers) -> bool:
         path: str = scope["path"]
-        if path in OPEN or path.startswith(OPEN_FOLDER):
+        if self._access.is_open(path):
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return _are_equal(given.strip(), self._access.token or "")
-        is_document = scope["method"] == "GET" and path.startswith(DOCUMENTS)
+        folders = tuple(self._access.documents.values())
+        is_document = scope["method"] == "GET" and path.startswith(folders)
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         return is_document and _are_equal(cookie, self._access.cookie)
 

@@ -62,8 +62,8 @@ def serve(runs: Sequence[Path], settings: Settings, say: Callable[[str], None]) 
         MedlensError: If a package is missing, a run has no whole classifier, or the address
             cannot be used.
     """
-    _require_packages()
-    listener = _listen(settings.host, settings.port)
+    require_packages("serve")
+    listener = listen(settings.host, settings.port)
     with listener:
         asyncio.run(_serve(name_runs(runs), settings, listener, say))
 
@@ -142,7 +142,12 @@ def choose_access(settings: Settings, environment: Mapping[str, str]) -> Access:
     return Access(None if is_any else frozenset(names), token or None)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on an address of this computer.
+
+    Raises:
+        MedlensError: If that cannot be.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
@@ -155,11 +160,16 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _require_packages() -> None:
+def require_packages(command: str) -> None:
+    """Say what a command of the extra `serve` lacks.
+
+    Raises:
+        MedlensError: If a package is missing.
+    """
     missing = [name for module, name in PACKAGES.items() if not importlib.util.find_spec(module)]
     if missing:
         raise MedlensError(
-            "`medlens serve` needs packages that are not installed.",
+            f"`medlens {command}` needs packages that are not installed.",
             got=f"no {', '.join(missing)}",
             expected=", ".join(PACKAGES.values()),
             fix="pip install 'medlens[serve]'",

@@ -1,0 +1,316 @@
+"""The routes of `medlens ui`: what the page asks, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, Response
+from pydantic import BaseModel, Field
+from starlette.types import ASGIApp
+
+from medlens.data.phantom import write_phantoms
+from medlens.errors import MedlensError
+from medlens.run_dir import RunDir
+from medlens.serve.access import OPEN_FOLDER, Access, Guard
+from medlens.serve.answers import NOTICE, refuse
+from medlens.serve.server import REPORT_POLICY
+from medlens.serve.web_files import FOLDER as SERVE_FOLDER
+from medlens.serve.web_files import INDEX, read_web_files
+from medlens.ui.choices import change_options, exclude
+from medlens.ui.folders import list_folder
+from medlens.ui.jobs import output_file, stop_job, tail
+from medlens.ui.page_options import describe_options, take_options
+from medlens.ui.root import Refused, Root
+from medlens.ui.runs import delete, describe_row, describe_run, find_runs, new_run, rename, run_at
+from medlens.ui.steps import describe_audit, describe_plan, start_step
+from medlens.ui.thumbnails import Thumbnails
+
+WEB_FOLDER = Path(__file__).parent / "web"
+PHANTOMS = "phantom-data"
+# Where the cookie for documents is given, and what it is good for.
+DOCUMENTS = {"/api/about": "/runs/"}
+TEXT = "text/plain; charset=utf-8"
+
+Names = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=100_000)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the page works.
+
+    Args:
+        root: The folder that it may see.
+        cache: The option --cache of the commands.
+        cache_folder: The folder that this is.
+    """
+
+    root: Root
+    cache: str
+    cache_folder: Path
+
+
+class NewRun(BaseModel):
+    """What a run is made of."""
+
+    data: str
+    name: str | None = None
+    options: dict[str, Any] = {}
+
+
+class Exclusion(BaseModel):
+    """What is left out, and what is taken in again."""
+
+    images: Names = []
+    classes: Names = []
+    include_images: Names = []
+    include_classes: Names = []
+
+
+class Start(BaseModel):
+    """How training is started."""
+
+    resume: bool = False
+
+
+class NewName(BaseModel):
+    """Another name for a run."""
+
+    name: str
+
+
+def chosen_run(request: Request, path: str) -> RunDir:
+    """The run that a request names as `path`."""
+    return run_at(request.app.state.root, path)
+
+
+ChosenRun = Annotated[RunDir, Depends(chosen_run)]
+
+
+def create_app(place: Place, token: str, hosts: frozenset[str]) -> ASGIApp:
+    """The server as an ASGI application.
+
+    Args:
+        place: Where it works.
+        token: What every request has to bring, but those for the empty page.
+        hosts: Names by which it may be called.
+    """
+    app = FastAPI(title="medlens ui", version=version("medlens"), docs_url=None, redoc_url=None)
+    app.state.root = place.root
+    _handle_errors(app)
+    app.include_router(_page_routes())
+    app.include_router(_folder_routes(place))
+    app.include_router(_run_routes(place))
+    app.include_router(_step_routes(place))
+    app.include_router(_document_routes())
+    return Guard(app, Access(hosts, token, _is_open, DOCUMENTS))
+
+
+def _is_open(path: str) -> bool:
+    return path == "/" or path.startswith(OPEN_FOLDER)
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Turn what stops a request into a status and a sentence."""
+
+    @app.exception_handler(Refused)
+    async def refuse_asked(_: Request, error: Refused) -> Response:
+        return refuse(error.status, error.detail)
+
+    @app.exception_handler(MedlensError)
+    async def refuse_mendable(_: Request, error: MedlensError) -> Response:
+        return refuse(
+            422, f"{error.what} Got: {error.got}. Expected: {error.expected}. {error.fix}"
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_invalid(_: Request, error: RequestValidationError) -> Response:
+        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        return refuse(422, "; ".join(said))
+
+    @app.exception_handler(OSError)
+    async def refuse_by_system(_: Request, error: OSError) -> Response:
+        reason = error.strerror or "the system refused"
+        return refuse(409, f"A file or folder cannot be used: {reason.lower()}.")
+
+    @app.exception_handler(Exception)
+    async def fail(_: Request, __: Exception) -> Response:
+        return refuse(500, "The server failed. This is our fault.")
+
+
+def _page_routes() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+    # Style and small parts are those of `medlens serve`, where the page has none of its own.
+    files = {**read_web_files(SERVE_FOLDER), **read_web_files(WEB_FOLDER)}
+
+    def send(name: str) -> Response:
+        if name not in files:
+            raise Refused(404, "There is no such file.")
+        file = files[name]
+        return Response(file.content, media_type=file.kind, headers={"Cache-Control": "no-cache"})
+
+    @router.get("/")
+    async def page() -> Response:
+        return send(INDEX)
+
+    @router.get("/static/{name:path}")
+    async def static(name: str) -> Response:
+        return send(name)
+
+    return router
+
+
+def _folder_routes(place: Place) -> APIRouter:
+    router = APIRouter(prefix="/api")
+
+    @router.get("/about")
+    async def about() -> dict[str, Any]:
+        """What the page says of itself."""
+        return {
+            "version": version("medlens"),
+            "root": place.root.folder.name,
+            "notice": NOTICE,
+        }
+
+    @router.get("/folders")
+    def folders(path: str = "") -> dict[str, Any]:
+        """What lies in a folder, and whether it can be data."""
+        return list_folder(place.root, path, place.cache_folder)
+
+    @router.post("/phantom")
+    def phantom() -> dict[str, Any]:
+        """Draw the phantom data set of `medlens demo`, where it is not there."""
+        labels = write_phantoms(place.root.path(PHANTOMS))
+        return {"path": place.root.name(labels)}
+
+    @router.get("/options")
+    async def options() -> list[dict[str, Any]]:
+        """The options that can be set on the page."""
+        return describe_options()
+
+    return router
+
+
+def _run_routes(place: Place) -> APIRouter:
+    router = APIRouter(prefix="/api")
+    root = place.root
+
+    @router.get("/runs")
+    def runs() -> dict[str, Any]:
+        """All runs below the root, those that changed last first."""
+        rows = [describe_row(root, run) for run in find_runs(root)]
+        return {"runs": sorted(rows, key=lambda row: row["changed"], reverse=True)}
+
+    @router.post("/runs")
+    def make(asked: NewRun) -> dict[str, Any]:
+        """Make the folder of a run."""
+        options = {**take_options(root, asked.options), "cache": place.cache}
+        return describe_run(root, new_run(root, asked.data, asked.name, options))
+
+    @router.get("/run")
+    def one(run: ChosenRun) -> dict[str, Any]:
+        """All that the page of a run needs."""
+        return describe_run(root, run)
+
+    @router.patch("/run/options")
+    def options(run: ChosenRun, changes: dict[str, Any]) -> dict[str, Any]:
+        """Change options; null takes one back to its default."""
+        change_options(run, take_options(root, changes))
+        return describe_run(root, run)
+
+    @router.post("/run/rename")
+    def name(run: ChosenRun, asked: NewName) -> dict[str, Any]:
+        """Give a run another name."""
+        return describe_run(root, rename(root, run, asked.name))
+
+    @router.delete("/run")
+    def forget(run: ChosenRun, confirm: str) -> dict[str, Any]:
+        """Delete a run."""
+        delete(run, confirm)
+        return {}
+
+    return router
+
+
+def _step_routes(place: Place) -> APIRouter:
+    router = APIRouter(prefix="/api/run")
+    root = place.root
+    thumbnails = Thumbnails(root, place.cache_folder)
+
+    @router.post("/audit")
+    def audit(run: ChosenRun) -> dict[str, str]:
+        """Start the audit."""
+        return {"command": start_step(root, run, "audit")}
+
+    @router.get("/audit")
+    def findings(run: ChosenRun) -> dict[str, Any]:
+        """What it found."""
+        return describe_audit(run)
+
+    @router.post("/exclude")
+    def leave_out(run: ChosenRun, asked: Exclusion) -> dict[str, Any]:
+        """Leave images or classes out, or take them in again."""
+        exclude(run, **asked.model_dump())
+        return describe_run(root, run)
+
+    @router.post("/plan")
+    def plan(run: ChosenRun) -> dict[str, str]:
+        """Start planning."""
+        return {"command": start_step(root, run, "plan")}
+
+    @router.get("/plan")
+    def decisions(run: ChosenRun) -> dict[str, Any]:
+        """What was planned."""
+        return describe_plan(run)
+
+    @router.post("/train")
+    def train(run: ChosenRun, asked: Start) -> dict[str, str]:
+        """Start training, or go on with it."""
+        return {"command": start_step(root, run, "train", resume=asked.resume)}
+
+    @router.post("/stop")
+    def stop(run: ChosenRun) -> dict[str, Any]:
+        """Interrupt what is at work; what is finished is kept."""
+        stop_job(run)
+        return {}
+
+    @router.get("/log")
+    def log(run: ChosenRun) -> dict[str, Any]:
+        """The last lines of what the last job said, or else of log.txt."""
+        return {"lines": tail(output_file(run)) or tail(run.log)}
+
+    @router.get("/thumbnail")
+    def thumbnail(
+        run: ChosenRun, image: str, size: Annotated[int, Query(ge=16, le=1024)] = 160
+    ) -> Response:
+        """A small picture of an image of the data."""
+        return Response(thumbnails.make(run, image, size), media_type="image/jpeg")
+
+    return router
+
+
+def _document_routes() -> APIRouter:
+    router = APIRouter(prefix="/runs")
+
+    @router.get("/report")
+    def report(run: ChosenRun) -> FileResponse:
+        """The report, one HTML file."""
+        headers = {"Content-Security-Policy": REPORT_POLICY}
+        return _document(run.report, "text/html; charset=utf-8", headers)
+
+    @router.get("/model-card")
+    def model_card(run: ChosenRun) -> FileResponse:
+        """What the classifier is, in a page of Markdown."""
+        return _document(run.model_card, TEXT)
+
+    return router
+
+
+def _document(path: Path, kind: str, headers: dict[str, str] | None = None) -> FileResponse:
+    if not path.is_file():
+        raise Refused(404, "The run is not finished: it has no such document yet.")
+    return FileResponse(path, media_type=kind, headers=headers)
