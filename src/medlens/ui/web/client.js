@@ -58,8 +58,8 @@ export function createClient() {
     audit: (path, signal) => get("run/audit", { path }, signal),
     startAudit: (path) => send("POST", "run/audit", { path }),
     exclude: (path, content) => send("POST", "run/exclude", { path }, content),
-    thumbnail: async (run, image, size, signal) => (
-      (await ask("api/thumbnail", { parameters: { run, image, size }, signal })).blob()
+    thumbnail: async (path, image, size, signal) => (
+      (await ask("api/run/thumbnail", { parameters: { path, image, size }, signal })).blob()
     ),
     options: (signal) => get("options", {}, signal),
     setOptions: (path, values) => send("PATCH", "run/options", { path }, values),

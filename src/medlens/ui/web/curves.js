@@ -11,12 +11,21 @@ const EDGE = { left: 46, right: 12, top: 14, bottom: 40 };
 const TICKS = 4;
 const LINES = [{ key: "", name: "Training", kind: "train" }, { key: "val_", name: "Validation", kind: "val" }];
 
-/** Makes the two curves; they are hidden until there are two epochs. */
+const TRAININGS = { head: "The head", fine_tune: "Fine-tuning" };
+
+/** "The head", "Fold 2": which training the epochs are of. */
+function trainingInWords(training = "head") {
+  return TRAININGS[training] ?? `Fold ${training.replace("fold_", "")}`;
+}
+
+/** Makes the two curves, of the latest training; they are hidden until it has two epochs. */
 export function createCurves() {
   const charts = [createChart("loss", "Loss", "lower is better"),
     createChart("accuracy", "Accuracy", "higher is better")];
   const table = element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "All epochs" });
-  const part = element("section", { class: "curves", "aria-label": "Curves" },
+  const title = element("h4", { id: "curves-title" });
+  const part = element("section", { class: "curves", "aria-labelledby": "curves-title" },
+    title,
     element("div", { class: "charts" }, ...charts.map((chart) => chart.part)),
     element("p", { class: "hint", text: "Validation images stop the training and never teach. Where their loss rises while that of "
       + "training falls, the network learns by heart; the best epoch is kept." }),
@@ -24,12 +33,15 @@ export function createCurves() {
   part.hidden = true;
   let drawn = "";
 
-  function update(epochs) {
-    const now = JSON.stringify(epochs.at(-1) ?? null) + epochs.length;
+  function update(all) {
+    const training = all.at(-1)?.training;
+    const epochs = all.filter((one) => one.training === training);
+    const now = JSON.stringify([epochs.at(-1), epochs.length]);
     if (now === drawn) return;
     drawn = now;
     part.hidden = epochs.length < 2;
     if (part.hidden) return;
+    title.textContent = `${trainingInWords(training)}, epoch by epoch`;
     for (const chart of charts) chart.update(epochs);
     table.replaceChildren(tableOf(epochs));
   }

@@ -4,7 +4,8 @@ import { announce, element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
 import { duration, isWorking, timeLeft } from "./words.js";
 
-const STARTING = "Starting";
+/** What is done between two stages that count something. */
+const nameless = (stages) => (stages.length > 0 ? "Finishing" : "Starting");
 
 /** Makes the part that shows how far the work of a run is; `update` is given each answer. */
 export function createProgress(first) {
@@ -22,8 +23,9 @@ export function createProgress(first) {
     watchers.forEach((watch) => watch(run));
     part.hidden = !isWorking(run);
     if (part.hidden) return;
-    const { stage, done, total, unit, seconds_left: left } = run.progress ?? {};
-    title.textContent = stage || STARTING;
+    const { stage: told, done, total, unit, seconds_left: left, stages: past = [] } = run.progress ?? {};
+    const stage = told || nameless(past);
+    title.textContent = stage;
     if (total > 0) {
       bar.max = total;
       bar.value = Math.min(done, total);
@@ -31,9 +33,9 @@ export function createProgress(first) {
       bar.removeAttribute("value");
     }
     text.textContent = [amount(done, total, unit), timeLeft(left)].filter(Boolean).join(" · ");
-    stages.replaceChildren(...finished(run));
+    stages.replaceChildren(...past.map(pastStage));
     stages.hidden = !stages.hasChildNodes();
-    tell(stage || STARTING, done, total, text.textContent);
+    tell(stage, done, total, text.textContent);
   }
 
   /** A screen reader hears of every stage and every quarter of it, not of every second. */
@@ -44,7 +46,7 @@ export function createProgress(first) {
     announce(words ? `${stage}: ${words}.` : `${stage}.`);
   }
 
-  /** Adds something that is told of every answer as well. */
+  /** `watch` adds what shall be told of every answer as well. */
   return { part, update, watch: (watcher) => watchers.push(watcher) };
 }
 
@@ -55,9 +57,8 @@ function amount(done, total, unit) {
   return total > 0 ? `${done.toLocaleString("en")} of ${many}` : `${done.toLocaleString("en")} ${many ?? ""}`;
 }
 
-function finished(run) {
-  const stages = run.progress?.stages ?? [];
-  return stages.map(({ stage, seconds }) => element("li", {},
-    element("span", { text: stage }),
-    element("span", { class: "seconds", text: duration(seconds) })));
+/** A stage that is over, and how long it took. */
+export function pastStage({ stage, seconds }) {
+  return element("li", {}, element("span", { text: stage }),
+    element("span", { class: "seconds", text: duration(seconds) }));
 }

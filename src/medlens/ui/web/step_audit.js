@@ -37,16 +37,14 @@ export async function drawAudit(context) {
     await client.exclude(path, content);
     await again();
   };
-  const left = leftOut(audit, change);
-  const isOld = !run.current.audit; // something was left out or taken back since
   return [
-    verdict(audit, isOld, start, context),
+    run.is_fixed ? fixedNote(run) : verdict(audit, start, context),
     element("div", { class: "beside" },
       element("div", { class: "findings" }, ...findingsOf(audit, change, context)),
       element("aside", { class: "card", "aria-labelledby": "classes-title" },
         element("h4", { id: "classes-title", text: "Classes" }),
-        classBars(audit.classes, (one) => [classButton(one, audit, change)]),
-        left)),
+        classBars(audit.classes, (one) => (run.is_fixed ? [] : [classButton(one, audit, change)])),
+        leftOut(audit, run, change))),
     line,
   ];
 }
@@ -61,10 +59,10 @@ async function auditOf(client, path, signal) {
 }
 
 /** What the step says as a whole, and what comes next. */
-function verdict(audit, isOld, start, { go }) {
+function verdict(audit, start, { go }) {
   const mend = audit.findings.filter((one) => one.severity === "error").length;
   const care = audit.findings.filter((one) => one.severity === "warning").length;
-  if (isOld) {
+  if (!audit.current) { // something was left out or taken back since
     return element("div", { class: "verdict" },
       element("p", {}, element("strong", { text: "You changed what is left out. " }),
         "The findings below are from before. Audit the images again."),
@@ -100,7 +98,7 @@ function findingsOf(audit, change, context) {
         titleOf(finding)),
       element("p", {}, ...withFlags(finding.message)),
       element("p", { class: "fix" }, element("b", { text: "What to do: " }), ...withFlags(finding.fix)),
-      ...classesOf(finding, audit, change),
+      ...(context.run.is_fixed ? [] : classesOf(finding, audit, change)),
       imagesOf(finding, place, audit, change, context));
   });
 }
@@ -139,7 +137,8 @@ function imagesOf(finding, place, audit, change, context) {
   const single = groups.every((group) => group.length === 1);
   const most = single ? FIRST_IMAGES : FIRST_GROUPS;
   const drawGroup = (group) => element("ul", { class: "group" }, ...group.map((image) => (
-    element("li", {}, thumbnail(context, image), imageButton(image, audit, change))
+    element("li", {}, thumbnail(context, image),
+      context.run.is_fixed ? "" : imageButton(image, audit, change))
   )));
   const joined = (few) => (single ? [drawGroup(few.flat())] : few.map(drawGroup));
   const part = element("div", { class: "images" }, ...joined(groups.slice(0, most)));
@@ -164,17 +163,27 @@ function imageButton(image, audit, change) {
 }
 
 /** What is left out, and the way back. */
-function leftOut(audit, change) {
-  const { dropped, excluded } = audit;
+function leftOut({ dropped, excluded }, { is_fixed: isFixed }, change) {
   if (dropped.length + excluded.length === 0) return "";
   const line = (name, what, content) => element("li", {},
     element("span", { text: name }),
-    button("Take back in", doing(() => change(content)), { kind: "quiet", label: `Take ${what} ${name} back in` }));
+    isFixed ? "" : button("Take back in", doing(() => change(content)), {
+      kind: "quiet", label: `Take ${what} ${name} back in`,
+    }));
   return element("div", { class: "left-out" },
     element("h4", { text: "Left out" }),
     element("ul", {},
       ...dropped.map((name) => line(name, "class", { include_classes: [name] })),
       ...excluded.map((image) => line(image, "image", { include_images: [image] }))));
+}
+
+/** Said where a run has begun training, so that nothing of it can be changed. */
+export function fixedNote({ data }) {
+  return element("div", { class: "verdict" },
+    element("p", {}, "This run has begun training, so what it was made of stays as it is. To change "
+      + "something, make a new run with the same images."),
+    element("div", { class: "buttons" },
+      link("New run", `#/data?${new URLSearchParams({ path: data })}`, { class: "button" })));
 }
 
 /** What went wrong, in the words of the command. */

@@ -2,7 +2,7 @@
 
 import { element } from "./serve/dom.js";
 import { button, commandLine, doing, link, withFlags } from "./parts.js";
-import { failure } from "./step_audit.js";
+import { failure, fixedNote } from "./step_audit.js";
 import { optionField } from "./options.js";
 import { headInWords, isWorking, valueInWords } from "./words.js";
 
@@ -33,10 +33,10 @@ export async function drawPlan(context) {
   return [
     intro,
     run.error && failure(run.error),
-    verdict(run, start, context),
+    run.is_fixed ? fixedNote(run) : verdict(run, start, context),
     fingerprint(plan.fingerprint),
     decisions(plan, options, context),
-    otherOptions(options, plan.decisions, context),
+    run.is_fixed ? "" : otherOptions(options, plan.decisions, context),
     line,
   ];
 }
@@ -86,23 +86,26 @@ function fingerprint(print) {
 
 function decisions(plan, options, context) {
   const rows = plan.decisions.map((one) => {
-    const option = options.find((known) => known.name === optionOf(one));
+    const option = !context.run.is_fixed && options.find((known) => known.name === optionOf(one));
     return element("tr", { class: one.changed ? "changed" : "" },
       element("th", { scope: "row" }, one.name.replaceAll("_", " "),
         one.changed ? element("span", { class: "badge", text: "yours" }) : ""),
       element("td", { class: "value", "data-title": "Decided" }, ...decided(one)),
       element("td", { class: "reason", "data-title": "Why" },
         element("span", {}, ...withFlags(one.reason))),
-      element("td", { "data-title": "Change" }, option ? optionField(option, context, "plan") : ""));
+      ...(context.run.is_fixed ? [] : [option
+        ? element("td", { "data-title": "Change" }, optionField(option, context, "plan"))
+        : element("td")]));
   });
+  const heads = ["What", "Decided", "Why", ...(context.run.is_fixed ? [] : ["Change"])];
   return element("table", { class: "decisions" },
     element("thead", {}, element("tr", {},
-      ...["What", "Decided", "Why", "Change"].map((text) => element("th", { scope: "col", text })))),
+      ...heads.map((text) => element("th", { scope: "col", text })))),
     element("tbody", {}, ...rows));
 }
 
 /** The option that decides it otherwise; those folds are of the comparison, and have none. */
-const optionOf = ({ name }) => ({ heads: "head", folds: null })[name] ?? name;
+const optionOf = ({ name }) => (name === "heads" ? "head" : name === "folds" ? null : name);
 
 /** What was decided, or what will be compared. */
 function decided({ name, value, kind }) {

@@ -18,7 +18,7 @@ export function drawReport({ run, path, go }) {
       measures("How many of each class it finds (recall)", evaluation.recall.map((one) => ({
         ...one, name: one.class, more: count(one.n, "image"),
       })))),
-    element("p", { class: "hint", text: "A bar is the 95 % interval: how "
+    evaluation && element("p", { class: "hint", text: "A bar is the 95 % interval: how "
       + "far a number may be off because only so many were tested. A long bar means few images." }),
     element("div", { class: "buttons" },
       fileLink("Open the whole report", fileAddress("report", path), { kind: "button main" }),

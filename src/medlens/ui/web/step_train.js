@@ -4,7 +4,8 @@ import { element } from "./serve/dom.js";
 import { button, commandLine, doing, link } from "./parts.js";
 import { createCurves } from "./curves.js";
 import { failure } from "./step_audit.js";
-import { duration, isWorking } from "./words.js";
+import { isWorking } from "./words.js";
+import { pastStage } from "./progress.js";
 
 /** What stands in the step. */
 export function drawTrain({ client, run, path, progress, again, go, signal }) {
@@ -70,8 +71,7 @@ function stagesOf({ stages }) {
   if (!stages?.length) return "";
   return element("section", { class: "card narrow", "aria-labelledby": "stages-title" },
     element("h4", { id: "stages-title", text: "How long it took" }),
-    element("ol", { class: "stages" }, ...stages.map(({ stage, seconds }) => element("li", {},
-      element("span", { text: stage }), element("span", { class: "seconds", text: duration(seconds) })))));
+    element("ol", { class: "stages" }, ...stages.map(pastStage)));
 }
 
 /** What the command says, for whoever wants to read it. */
