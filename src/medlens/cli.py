@@ -126,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (predict, explain):
         command.set_defaults(goes_on=GOES_ON)
-        command.add_argument("run", metavar="RUN", help="A run, or its classifier folder alone.")
+        command.add_argument(
+            "run", metavar="RUN", help="A run, its classifier folder alone, or a run as .zip."
+        )
         command.add_argument(
             "inputs",
             metavar="INPUT",
@@ -157,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         _serve,
         "Answer over HTTP, with a web page. On this computer alone unless --host says otherwise.",
     )
-    serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs.")
+    serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs, also as .zip.")
     _add_options(serve, SERVE_FIELDS, SERVE_FIELDS)
     ui = _add(commands, "ui", _ui, "The whole road on a page in the browser, without code.")
     _add_options(ui, UI_FIELDS, UI_FIELDS)
@@ -171,7 +173,9 @@ def _add_export(commands: Any) -> None:
     export = _add(
         commands, "export", _export, "Write the classifier for another runtime, proved equal there."
     )
-    export.add_argument("run", metavar="RUN", help="A run folder, or its classifier folder.")
+    export.add_argument(
+        "run", metavar="RUN", help="A run, its classifier folder alone, or a run as .zip."
+    )
     export.add_argument(
         "--format",
         required=True,

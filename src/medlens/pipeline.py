@@ -90,6 +90,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         track(options, run, watched) as tracking,
     ):
         screen = replace(screen, watched=watched)
+        watched.begin("Looking at the images and the network")
         say_images(dataset, positive_class, screen)
 
         # Read every file once: facts for the audit, a picture for the network.
@@ -202,6 +203,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         tracking.replay(development.training.history)
         facts["fine_tuning"] = fine_tuning.facts() if fine_tuning else None
         write_json(run.training, facts)
+        watched.begin("Testing")
 
         # What is said about every image; from that table alone, every number. Meanwhile the
         # classifier is saved: one network from raw pixels to probabilities, in its own folder.
@@ -236,6 +238,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         tracking.tell(evaluation)
 
         # The report.
+        watched.begin("Writing the report")
         publish(run, pdf=options.pdf)
         said = list(evaluation["notices"])
         said += [*result_lines(evaluation), *advise(evaluation, facts), f"Report: {run.report}"]

@@ -21,6 +21,7 @@ from medlens.serve.inputs import Inputs, PathLike, list_inputs
 from medlens.serve.only_writer import only_writer
 from medlens.serve.predict import Outcome, predict_to_file, screen_lines, tell
 from medlens.serve.result_file import check_result_path
+from medlens.serve.run_zip import opened_run
 
 MOST_ON_SCREEN = 100
 NOTICE = "Not a medical device."
@@ -32,7 +33,7 @@ def run_predict(
     """Predict images into a file; an interrupted run goes on.
 
     Args:
-        run: A run folder, or its classifier folder alone.
+        run: A run folder, its classifier folder alone, or a run as .zip.
         given: As for `list_inputs`.
         out: The file to write: .csv, .json, .jsonl or .parquet.
         overwrite: Whether a file may be there.
@@ -44,18 +45,20 @@ def run_predict(
     check_result_path(out, overwrite=overwrite)
     _spare_inputs(out, given)
     inputs = _list(given, screen)
-    folder = classifier_folder(run)
-    classifier = load_classifier(folder)
-    with only_writer(out), screen.progress("Predicting", len(inputs), "images") as progress:
-        check_result_path(out, overwrite=overwrite)  # another process may have finished meanwhile
-        outcome = predict_to_file(
-            classifier,
-            inputs,
-            out,
-            digest=digest_of(folder / CHECKSUMS_FILE),
-            say=screen.say,
-            progress=progress,
-        )
+    with opened_run(run) as opened:
+        folder = classifier_folder(opened)
+        classifier = load_classifier(folder)
+        with only_writer(out), screen.progress("Predicting", len(inputs), "images") as progress:
+            # Another process may have finished meanwhile.
+            check_result_path(out, overwrite=overwrite)
+            outcome = predict_to_file(
+                classifier,
+                inputs,
+                out,
+                digest=digest_of(folder / CHECKSUMS_FILE),
+                say=screen.say,
+                progress=progress,
+            )
     screen.say("\n".join([*outcome.lines, f"Predictions: {out}", NOTICE]))
     return outcome
 
@@ -84,7 +87,8 @@ def predict_on_screen(
             expected=f"at most {MOST_ON_SCREEN}, or a file for the result",
             fix="Add -o predictions.csv (or .json, .jsonl, .parquet).",
         )
-    classifier = load_classifier(classifier_folder(run))
+    with opened_run(run) as opened:
+        classifier = load_classifier(classifier_folder(opened))
     table = pd.concat(list(tell(classifier, inputs, 0, lambda _: None)))
     return [*screen_lines(table, classifier.classes), NOTICE], int(
         (table["unreadable"] != "").sum()
@@ -116,28 +120,33 @@ def run_explain(
     check_folder(out, overwrite=overwrite)
     inputs = _list(given, screen)
     _keep_apart(out, given, inputs)
-    folder = classifier_folder(run)
-    classifier = load_classifier(folder)
-    if class_name is not None and class_name not in classifier.classes:
+    with opened_run(run) as opened:
+        folder = classifier_folder(opened)
+        classifier = load_classifier(folder)
+        _check_class(class_name, classifier.classes)
+        with screen.progress("Explaining", len(inputs), "images") as progress:
+            outcome = explain_to_folder(
+                classifier,
+                inputs,
+                out,
+                class_name=class_name,
+                digest=digest_of(folder / CHECKSUMS_FILE),
+                overwrite=overwrite,
+                say=screen.say,
+                progress=progress,
+            )
+    screen.say("\n".join([*outcome.lines, f"Explanations: {out}", NOTICE]))
+    return outcome
+
+
+def _check_class(class_name: str | None, classes: Sequence[str]) -> None:
+    if class_name is not None and class_name not in classes:
         raise MedlensError(
             "The classifier does not know the class that is to be explained.",
             got=class_name,
-            expected="one of " + ", ".join(classifier.classes),
+            expected="one of " + ", ".join(classes),
             fix="Write the name as it stands here, or leave --class out.",
         )
-    with screen.progress("Explaining", len(inputs), "images") as progress:
-        outcome = explain_to_folder(
-            classifier,
-            inputs,
-            out,
-            class_name=class_name,
-            digest=digest_of(folder / CHECKSUMS_FILE),
-            overwrite=overwrite,
-            say=screen.say,
-            progress=progress,
-        )
-    screen.say("\n".join([*outcome.lines, f"Explanations: {out}", NOTICE]))
-    return outcome
 
 
 def _list(given: Sequence[PathLike], screen: Screen) -> Inputs:

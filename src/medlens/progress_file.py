@@ -69,6 +69,12 @@ class ProgressFile:
         self._now = before
         self._write()
 
+    def begin(self, label: str) -> None:
+        """Say what is being done now, where its steps are not counted."""
+        self._now = {"stage": label, "done": None, "total": None, "unit": None}
+        self._now["seconds_left"] = None
+        self._write()
+
     def callback(self, name: str) -> keras.callbacks.Callback:
         """Notes the epochs of one training: head, fold_1, fine_tune."""
         import keras

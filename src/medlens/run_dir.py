@@ -266,6 +266,11 @@ def classifier_folder(path: str | os.PathLike[str]) -> Path:
     return inside if inside.is_dir() else Path(path)
 
 
+def holds_classifier(path: Path) -> bool:
+    """Whether a folder is a run with a classifier, or a classifier's own folder."""
+    return (classifier_folder(path) / "classifier.json").is_file()
+
+
 def open_run(options: Options) -> RunDir:
     """Make the run folder, or open it again, and write config.toml into it.
 

@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from medlens.errors import MedlensError, in_words
 from medlens.serve.child import TOKEN_VARIABLE
 from medlens.serve.limits import Limits
+from medlens.serve.run_zip import opened_run
 
 if TYPE_CHECKING:
     from medlens.serve.access import Access
@@ -54,7 +56,7 @@ def serve(runs: Sequence[Path], settings: Settings, say: Callable[[str], None]) 
     """Serve the classifiers of runs until SIGTERM or Ctrl-C; what was taken is finished first.
 
     Args:
-        runs: Run folders, or classifier folders alone.
+        runs: Run folders, classifier folders alone, or runs as .zip.
         settings: How to serve.
         say: Told where the server is, and its token.
 
@@ -64,8 +66,9 @@ def serve(runs: Sequence[Path], settings: Settings, say: Callable[[str], None]) 
     """
     require_packages("serve")
     listener = listen(settings.host, settings.port)
-    with listener:
-        asyncio.run(_serve(name_runs(runs), settings, listener, say))
+    with listener, ExitStack() as opened:
+        folders = [opened.enter_context(opened_run(run)) for run in runs]
+        asyncio.run(_serve(name_runs(folders), settings, listener, say))
 
 
 def name_runs(runs: Sequence[Path]) -> Mapping[str, Path]:

@@ -26,6 +26,7 @@ from medlens.ui.choices import (
     write_choices,
 )
 from medlens.ui.commands import command_line, shown
+from medlens.ui.handing_over import describe_exports
 from medlens.ui.jobs import job_file, last_error, read_job, step_at_work
 from medlens.ui.root import Refused, Root
 
@@ -33,7 +34,7 @@ RUNS = "medlens-runs"
 # How deep below the root, and in how many folders, runs are looked for.
 MOST_DEPTH = 4
 MOST_FOLDERS = 2_000
-AT_WORK = {"audit": "auditing", "plan": "planning", "train": "training", "export": "exporting"}
+AT_WORK = {"audit": "auditing", "plan": "planning", "train": "training"}
 NAME = re.compile(r"[^\W_][\w .-]{0,98}")
 
 
@@ -161,13 +162,14 @@ def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
         },
         "error": last_error(run),
         "progress": read_progress(run.progress),
+        "exports": describe_exports(run),
     }
 
 
 def state_of(run: RunDir) -> str:
     """How far a run is, in a word; see the contract of the page."""
     step = step_at_work(run)
-    if step is not None:
+    if step in AT_WORK:
         return AT_WORK[step]
     job = read_job(run)
     if run.report.is_file() and run.evaluation.is_file():

@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp
 
 from medlens.data.phantom import write_phantoms
 from medlens.errors import MedlensError
+from medlens.model.backbone import BACKBONES
+from medlens.model.weights import keras_models_folder
 from medlens.run_dir import RunDir
-from medlens.serve.access import OPEN_FOLDER, Access, Guard
+from medlens.serve.access import OPEN_FOLDER, Access, Guard, Paths
 from medlens.serve.answers import NOTICE, refuse
+from medlens.serve.child import ChildDied, ChildTooSlow
 from medlens.serve.server import REPORT_POLICY
 from medlens.serve.web_files import FOLDER as SERVE_FOLDER
 from medlens.serve.web_files import INDEX, read_web_files
 from medlens.ui.choices import change_options, exclude
+from medlens.ui.commands import shown
 from medlens.ui.folders import list_folder
+from medlens.ui.handing_over import (
+    compare_runs,
+    formats_available,
+    require_finished,
+    start_export,
+    zip_export,
+    zip_run,
+)
 from medlens.ui.jobs import output_file, stop_job, tail
 from medlens.ui.page_options import describe_options, take_options
 from medlens.ui.root import Refused, Root
 from medlens.ui.runs import delete, describe_row, describe_run, find_runs, new_run, rename, run_at
 from medlens.ui.steps import describe_audit, describe_plan, start_step
 from medlens.ui.thumbnails import Thumbnails
+from medlens.ui.trial import Trial
 
 WEB_FOLDER = Path(__file__).parent / "web"
 PHANTOMS = "phantom-data"
-# Where the cookie for documents is given, and what it is good for.
-DOCUMENTS = {"/api/about": "/runs/"}
+NO_WEIGHTS = (
+    "The pretrained weights are not on this computer. The phantoms are learnt with random filters: "
+    "the numbers are no result."
+)
+TRY = "/try/"
 TEXT = "text/plain; charset=utf-8"
 
 Names = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=100_000)]
@@ -77,6 +97,13 @@ class Start(BaseModel):
     resume: bool = False
 
 
+class Export(BaseModel):
+    """What is exported."""
+
+    format: str
+    int8: bool = False
+
+
 class NewName(BaseModel):
     """Another name for a run."""
 
@@ -99,19 +126,45 @@ def create_app(place: Place, token: str, hosts: frozenset[str]) -> ASGIApp:
         token: What every request has to bring, but those for the empty page.
         hosts: Names by which it may be called.
     """
-    app = FastAPI(title="medlens ui", version=version("medlens"), docs_url=None, redoc_url=None)
+    trial = Trial()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(trial.close_when_idle())
+        yield
+        watching.cancel()
+        await trial.close()
+
+    app = FastAPI(
+        title="medlens ui",
+        version=version("medlens"),
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
     app.state.root = place.root
     _handle_errors(app)
     app.include_router(_page_routes())
     app.include_router(_folder_routes(place))
     app.include_router(_run_routes(place))
     app.include_router(_step_routes(place))
+    app.include_router(_result_routes(place, trial))
     app.include_router(_document_routes())
-    return Guard(app, Access(hosts, token, _is_open, DOCUMENTS))
+    app.mount(TRY.rstrip("/"), trial)
+    paths = Paths(_is_open, _is_document, "/api/about", "/")
+    return Guard(app, Access(hosts, token, paths))
 
 
 def _is_open(path: str) -> bool:
+    """Whether a path is a page without any content: this one, or the one to try a classifier."""
+    if path.startswith(TRY):
+        path = "/" + path.removeprefix(TRY).partition("/")[2]
     return path == "/" or path.startswith(OPEN_FOLDER)
+
+
+def _is_document(path: str) -> bool:
+    """Whether browsers may follow a link there; what can change something is elsewhere."""
+    return path.startswith("/runs/") or (path.startswith(TRY) and "/models/" in path)
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -177,6 +230,7 @@ def _folder_routes(place: Place) -> APIRouter:
             "version": version("medlens"),
             "root": place.root.folder.name,
             "notice": NOTICE,
+            "extras": {"export": formats_available()},
         }
 
     @router.get("/folders")
@@ -188,7 +242,13 @@ def _folder_routes(place: Place) -> APIRouter:
     def phantom() -> dict[str, Any]:
         """Draw the phantom data set of `medlens demo`, where it is not there."""
         labels = write_phantoms(place.root.path(PHANTOMS))
-        return {"path": place.root.name(labels)}
+        vgg16 = BACKBONES["vgg16"].weights_name
+        has_weights = (keras_models_folder() / vgg16).is_file()
+        return {
+            "path": place.root.name(labels),
+            "options": {"image_size": 64, **({} if has_weights else {"weights": "random"})},
+            "note": None if has_weights else NO_WEIGHTS,
+        }
 
     @router.get("/options")
     async def options() -> list[dict[str, Any]]:
@@ -296,6 +356,36 @@ def _step_routes(place: Place) -> APIRouter:
     return router
 
 
+def _result_routes(place: Place, trial: Trial) -> APIRouter:
+    router = APIRouter(prefix="/api")
+    root = place.root
+
+    @router.get("/compare")
+    def compare(first: str, second: str) -> dict[str, Any]:
+        """Compare two runs on the same test set."""
+        return compare_runs(root, run_at(root, first), run_at(root, second))
+
+    @router.post("/run/export")
+    def export(run: ChosenRun, asked: Export) -> dict[str, str]:
+        """Start an export."""
+        return {"command": start_export(root, run, asked.format, int8=asked.int8)}
+
+    @router.post("/run/try")
+    async def open_to_try(run: ChosenRun) -> dict[str, str]:
+        """Load the classifier; the page to try it is at the address that is answered."""
+        require_finished(run)
+        try:
+            key = await trial.open(run)
+        except (ChildDied, ChildTooSlow):
+            raise Refused(503, "The process that holds the classifier did not start.") from None
+        return {
+            "address": f"{TRY}{key}/",
+            "command": shown(["medlens", "serve", str(run.root)]),
+        }
+
+    return router
+
+
 def _document_routes() -> APIRouter:
     router = APIRouter(prefix="/runs")
 
@@ -310,7 +400,24 @@ def _document_routes() -> APIRouter:
         """What the classifier is, in a page of Markdown."""
         return _document(run.model_card, TEXT)
 
+    @router.get("/zip")
+    def whole(run: ChosenRun, only_classifier: bool = False) -> Response:
+        """The run as one .zip, or its classifier alone, which names no image and no patient."""
+        kind = "-classifier" if only_classifier else ""
+        parts = zip_run(run, only_classifier=only_classifier)
+        return _download(parts, f"{run.root.name}{kind}.zip")
+
+    @router.get("/export")
+    def export(run: ChosenRun, format: str) -> Response:  # noqa: A002 - as the command calls it
+        """The files of an export as a .zip."""
+        return _download(zip_export(run, format), f"{run.root.name}-{format}.zip")
+
     return router
+
+
+def _download(parts: Iterator[bytes], name: str) -> Response:
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+    return StreamingResponse(parts, media_type="application/zip", headers=headers)
 
 
 def _document(path: Path, kind: str, headers: dict[str, str] | None = None) -> FileResponse:
