@@ -74,6 +74,9 @@ export function createClient() {
   };
 }
 
+/** The address of the page of `serve` with the token, so that it does not ask for it. */
+export const trialAddress = (address) => `${address}#${sessionStorage.getItem(PLACE)}`;
+
 /** The address of a file of a run, for a link. */
 export function fileAddress(name, run, parameters = {}) {
   return `runs/${name}?${new URLSearchParams({ path: run, ...parameters })}`;

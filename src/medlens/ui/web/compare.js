@@ -31,7 +31,7 @@ export async function openCompare({ client, parameters, view, signal }) {
   }
   view.replaceChildren(element("div", { class: "compare" },
     ...head,
-    tableOf(compared, names),
+    tableOf(compared.compared, names),
     element("section", { class: "card", "aria-labelledby": "lines-title" },
       element("h3", { id: "lines-title", text: "In words" }),
       element("ul", { class: "lines" }, ...compared.lines.map((text) => element("li", { text })))),

@@ -21,7 +21,23 @@ export async function openFolders({ client, parameters, view, signal }) {
         element("h2", { id: "folders-title", text: "Choose a folder of images" }),
         trail(path, about.root),
         listOf(folder)),
-      chosenFolder(client, folder, path || about.root)),
+      chosenFolder(client, folder, { name: path || about.root })),
+  );
+}
+
+/** Opens the page of the phantoms, which the server draws where they are not there. */
+export async function openPhantoms({ client, view, signal }) {
+  const { path, options, note } = await client.writePhantoms();
+  const folder = await client.folders(path, signal);
+  view.replaceChildren(
+    element("div", { class: "folders" },
+      element("section", { class: "lead", "aria-labelledby": "phantoms-title" },
+        element("h2", { id: "phantoms-title", text: "Phantoms" }),
+        element("p", { text: "These pictures look a little like mammograms and are drawn by medlens: "
+          + "healthy tissue, a mass, or fine grains of calcium. They are of no patient, so anything "
+          + "may be tried with them." }),
+        note ? element("p", { class: "alert care", text: note }) : ""),
+      chosenFolder(client, folder, { name: "Phantoms", options })),
   );
 }
 
@@ -63,7 +79,7 @@ function inWords(entry) {
 }
 
 /** Whether what is open can be trained on, and how to begin. */
-function chosenFolder(client, folder, name) {
+function chosenFolder(client, folder, { name, options = {} }) {
   if (!folder.can_be_data) {
     return element("aside", { class: "card choice", "aria-labelledby": "choice-title" },
       element("h3", { id: "choice-title", text: "Not yet a folder of images to train on" }),
@@ -77,7 +93,7 @@ function chosenFolder(client, folder, name) {
     placeholder: "named after the images", "aria-describedby": "run-name-hint",
   });
   const begin = async () => {
-    const content = { data: folder.path };
+    const content = { data: folder.path, options };
     if (input.value.trim()) content.name = input.value.trim();
     const run = await client.createRun(content);
     location.hash = `#/run?${new URLSearchParams({ path: run.path, step: "audit" })}`;

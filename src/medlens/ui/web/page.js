@@ -3,11 +3,14 @@
 import { byId, complain, element, show } from "./serve/dom.js";
 import { createClient, takeToken } from "./client.js";
 import { openCompare } from "./compare.js";
-import { openFolders } from "./folders.js";
+import { openFolders, openPhantoms } from "./folders.js";
 import { openRun } from "./run.js";
 import { openStart } from "./start.js";
 
-const PAGES = { "/": openStart, "/data": openFolders, "/run": openRun, "/compare": openCompare };
+const PAGES = {
+  "/": openStart, "/data": openFolders, "/phantoms": openPhantoms, "/run": openRun,
+  "/compare": openCompare,
+};
 
 let shown = null; // stops what the page that is shown does by itself
 let client = null;

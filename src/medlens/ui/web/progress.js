@@ -58,7 +58,7 @@ function amount(done, total, unit) {
 }
 
 /** A stage that is over, and how long it took. */
-export function pastStage({ stage, seconds }) {
+function pastStage({ stage, seconds }) {
   return element("li", {}, element("span", { text: stage }),
     element("span", { class: "seconds", text: duration(seconds) }));
 }

@@ -24,9 +24,9 @@ const STEPS = [
 // What a run was last about; the page opens there.
 const STEP_OF = {
   new: "audit", auditing: "audit", audited: "audit", planning: "plan", planned: "plan",
-  training: "train", stopped: "train", failed: "train", done: "report", exporting: "hand-over",
+  training: "train", stopped: "train", failed: "train", done: "report",
 };
-const WORKS_IN = { auditing: "audit", planning: "plan", training: "train", exporting: "hand-over" };
+const WORKS_IN = { auditing: "audit", planning: "plan", training: "train" };
 
 /** Opens the page; gives what changes the step. */
 export async function openRun({ client, parameters, view, signal }) {
@@ -50,14 +50,14 @@ export async function openRun({ client, parameters, view, signal }) {
   /** Takes what the server says of the run; draws anew what changed, and nothing else. */
   function take(answer) {
     run = answer;
-    const { progress: told, epochs, stages, ...rest } = answer;
-    const now = JSON.stringify([rest, isWorking(answer) ? null : [epochs, stages]]);
+    const { progress: told, changed, ...rest } = answer; // these two change all the time
+    const now = JSON.stringify(rest);
     if (now !== seen) {
       seen = now;
       draw();
     }
     progress?.update(answer);
-    return isWorking(answer);
+    return isWorking(answer) || answer.exports.some((one) => one.state === "exporting");
   }
 
   function draw() {
@@ -136,7 +136,7 @@ export async function openRun({ client, parameters, view, signal }) {
 function doneSteps(run) {
   const done = new Set(["data"]);
   for (const key of ["audit", "plan"]) if (run.current[key]) done.add(key);
-  if (run.state === "done" || run.state === "exporting") {
+  if (run.state === "done") {
     for (const key of ["audit", "plan", "train", "report"]) done.add(key);
   }
   return done;

@@ -111,20 +111,15 @@ export async function openStart({ client, view, signal }) {
     await askNow();
   }
 
-  async function usePhantoms() {
-    const { path } = await client.writePhantoms();
-    location.hash = `#/data?${new URLSearchParams({ path })}`;
-  }
-
   view.replaceChildren(
-    beginning(usePhantoms),
+    beginning(),
     element("section", { "aria-labelledby": "runs-title" },
       element("h2", { id: "runs-title", text: "Your runs" }), table),
   );
   askNow = await keepAsking(client.runs, take, signal);
 }
 
-function beginning(usePhantoms) {
+function beginning() {
   return element("section", { class: "beginning", "aria-labelledby": "beginning-title" },
     element("div", { class: "lead" },
       element("h2", { id: "beginning-title", text: "Train a classifier on your images" }),
@@ -135,7 +130,7 @@ function beginning(usePhantoms) {
         + "Nothing is sent anywhere." }),
       element("div", { class: "buttons" },
         link("Choose a folder of images", "#/data?path=", { class: "button main", id: "choose" }),
-        button("Try it with phantoms", doing(usePhantoms), { id: "phantoms" })),
+        link("Try it with phantoms", "#/phantoms", { class: "button", id: "phantoms" })),
       element("p", { class: "hint", text: "Phantoms are small pictures drawn by medlens, of no "
         + "patient. They show the whole road in a few minutes." })),
     element("ol", { class: "road", "aria-label": "The steps" },

@@ -6,7 +6,8 @@ import { classBars, link } from "./parts.js";
 
 /** What stands in the step. */
 export async function drawData({ client, run, go, signal }) {
-  const { classes } = await client.folders(run.data, signal);
+  // A run that a terminal began may be of images elsewhere.
+  const { classes } = await client.folders(run.data, signal).catch(() => ({ classes: [] }));
   const images = classes.reduce((sum, one) => sum + one.images, 0);
   return [
     element("p", { class: "lead-text" }, "The images of this run lie in ",

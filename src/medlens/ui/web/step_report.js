@@ -3,7 +3,7 @@
 import { element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
 import { fileAddress } from "./client.js";
-import { commandLine, fileLink, link } from "./parts.js";
+import { fileLink, link, withFlags } from "./parts.js";
 import { notYet } from "./step_try.js";
 import { inThree } from "./words.js";
 
@@ -13,6 +13,7 @@ export function drawReport({ run, path, go }) {
   const { evaluation } = run;
   return [
     element("p", { class: "lead-text" }, introduction(evaluation)),
+    evaluation && notices(evaluation.notices),
     evaluation && element("div", { class: "two" },
       measures("What it reaches", evaluation.numbers.map((one) => ({ ...one, name: one.title }))),
       measures("How many of each class it finds (recall)", evaluation.recall.map((one) => ({
@@ -24,16 +25,25 @@ export function drawReport({ run, path, go }) {
       fileLink("Open the whole report", fileAddress("report", path), { kind: "button main" }),
       fileLink("Open the model card", fileAddress("model-card", path), { kind: "button" }),
       link("Next: try it on images", go("try"), { class: "button", id: "next" })),
-    run.commands?.report && commandLine(run.commands.report),
   ];
+}
+
+/** What medlens itself warns of. */
+function notices(all) {
+  if (all.length === 0) return "";
+  return element("div", { class: "alert care" },
+    element("ul", { class: "lines" }, ...all.map((text) => element("li", {}, ...withFlags(text)))));
 }
 
 function introduction(evaluation) {
   if (!evaluation) return "The report holds every number with its interval, and says what they mean.";
-  const { tested, n, groups } = evaluation;
-  const what = tested === "test" ? "images that it had never seen" : "images in cross-validation, each by a classifier that had not seen it";
-  const apart = groups === n ? "" : ` of ${count(groups, "group")} (a patient, or copies of an image)`;
-  return `It was tested on ${n.toLocaleString("en")} ${what}${apart}. The report says how, and what it is not good for.`;
+  const { tested, n, groups, majority } = evaluation;
+  const what = tested === "test"
+    ? "that it had never seen"
+    : "in cross-validation, each by a classifier that had not seen it";
+  const apart = groups === n ? "" : ` (${count(groups, "group")}: a patient's images, or all copies of one)`;
+  return `It was tested on ${count(n, "image")} ${what}${apart}. Always answering `
+    + `“${majority.class}” would be right in ${inThree(majority.value)} of them: less means nothing.`;
 }
 
 /** Numbers with their intervals, as text and as a bar from 0 to 1. */

@@ -5,7 +5,6 @@ import { button, commandLine, doing, link } from "./parts.js";
 import { createCurves } from "./curves.js";
 import { failure } from "./step_audit.js";
 import { isWorking } from "./words.js";
-import { pastStage } from "./progress.js";
 
 /** What stands in the step. */
 export function drawTrain({ client, run, path, progress, again, go, signal }) {
@@ -55,7 +54,6 @@ export function drawTrain({ client, run, path, progress, again, go, signal }) {
       element("div", { class: "buttons" }, ...buttons)),
     progress.part,
     curves.part,
-    run.state === "done" && stagesOf(run),
     logOf(client, path, signal),
     ...lines(run),
   ];
@@ -64,14 +62,6 @@ export function drawTrain({ client, run, path, progress, again, go, signal }) {
 function lines({ state, commands = {} }) {
   const command = state === "stopped" || state === "failed" ? commands.resume : commands.train;
   return command ? [commandLine(command)] : [];
-}
-
-/** How long each stage took. */
-function stagesOf({ stages }) {
-  if (!stages?.length) return "";
-  return element("section", { class: "card narrow", "aria-labelledby": "stages-title" },
-    element("h4", { id: "stages-title", text: "How long it took" }),
-    element("ol", { class: "stages" }, ...stages.map(pastStage)));
 }
 
 /** What the command says, for whoever wants to read it. */

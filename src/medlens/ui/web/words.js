@@ -9,15 +9,14 @@ export const STATES = {
   planning: "being planned",
   planned: "planned",
   training: "training",
-  exporting: "being exported",
   stopped: "stopped",
   failed: "failed",
   done: "done",
 };
 
-const WORKING = ["auditing", "planning", "training", "exporting"];
+const WORKING = ["auditing", "planning", "training"];
 
-/** Whether something is under way for a run. */
+/** Whether a step of a run is under way. */
 export const isWorking = (run) => WORKING.includes(run.state);
 
 /** "about 2 minutes left"; "" where nobody knows. */
