@@ -107,6 +107,7 @@ def test_the_whole_road_on_phantoms(
 
         page.click("#to-try")
         page.click("#start-try")
+        page.wait_for_selector("text=Open the page")
         with page.context.expect_page() as trial:
             page.get_by_role("link", name="Open the page").click()
         image = next((tmp_path / "phantom-data").rglob("*.png"))
@@ -163,9 +164,7 @@ def test_a_killed_server_loses_nothing(
     shown.forgive("net::ERR_")
 
 
-def test_two_tabs_show_the_same(
-    visit: Visits, start: Start, root: Path, tmp_path: Path
-) -> None:
+def test_two_tabs_show_the_same(visit: Visits, start: Start, root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "messy", tmp_path / "messy")
     with start(tmp_path) as ui:
         one, other = visit(ui.address).page, visit(ui.address).page

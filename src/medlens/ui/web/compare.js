@@ -17,9 +17,9 @@ export async function openCompare({ client, parameters, view, signal }) {
   const head = [
     element("h2", { text: "Which is better?" }),
     element("p", { class: "lead-text" }, ...paths.flatMap((path, place) => [
-      place === 0 ? "" : " and ",
+      place === 0 ? "The first run is " : ", the second ",
       link(names[place], `#/run?${new URLSearchParams({ path, step: "report" })}`),
-    ]), ", on the same images, each image in pair."),
+    ]), ". Both are judged on the same images, image by image."),
   ];
   let compared;
   try {
@@ -52,7 +52,7 @@ function tableOf({ first, second, difference }, names) {
   });
   return element("table", { class: "compared" },
     element("thead", {}, element("tr", {}, ...heads.map((text) => (text
-      ? element("th", { scope: "col", text })
+      ? element("th", { scope: "col", class: "number", text })
       : element("td", {}, element("span", { class: "unseen", text: "Measure" })))))),
     element("tbody", {}, ...rows));
 }

@@ -21,7 +21,7 @@ export async function openFolders({ client, parameters, view, signal }) {
         element("h2", { id: "folders-title", text: "Choose a folder of images" }),
         trail(path, about.root),
         listOf(folder)),
-      chosenFolder(client, folder, { name: path || about.root })),
+      chosenFolder(client, folder, { name: path === "" ? about.root : lastPart(path) })),
   );
 }
 
@@ -101,7 +101,7 @@ function chosenFolder(client, folder, { name, options = {} }) {
   const classes = count(folder.classes.length, "class", "classes");
   return element("aside", { class: "card choice", "aria-labelledby": "choice-title" },
     element("h3", { id: "choice-title", text: "This can be trained on" }),
-    element("p", {}, element("b", { text: lastPart(folder.path || name) }),
+    element("p", {}, element("b", { text: name }),
       `: ${count(images, "image")} in ${classes}.`),
     classBars(folder.classes),
     element("label", { for: "run-name", text: "Name of the run" }),

@@ -4,7 +4,7 @@ import { element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
 import { thumbnail } from "./thumbnails.js";
 import { button, classBars, commandLine, doing, link, withFlags } from "./parts.js";
-import { isWorking } from "./words.js";
+import { capital, isWorking } from "./words.js";
 
 const SEVERITIES = { error: "Must be mended", warning: "Take care", note: "Good to know" };
 const ORDER = Object.keys(SEVERITIES);
@@ -103,10 +103,7 @@ function findingsOf(audit, change, context) {
   });
 }
 
-const titleOf = ({ code }) => {
-  const words = code.replaceAll("_", " ");
-  return words[0].toUpperCase() + words.slice(1);
-};
+const titleOf = ({ code }) => capital(code.replaceAll("_", " "));
 
 /** A button for each class that the finding asks to leave out. */
 function classesOf({ fix }, audit, change) {

@@ -4,7 +4,7 @@ import { element } from "./serve/dom.js";
 import { button, commandLine, doing, link, withFlags } from "./parts.js";
 import { failure, fixedNote } from "./step_audit.js";
 import { optionField } from "./options.js";
-import { headInWords, isWorking, valueInWords } from "./words.js";
+import { capital, headInWords, isWorking, valueInWords } from "./words.js";
 
 /** What stands in the step. */
 export async function drawPlan(context) {
@@ -125,7 +125,7 @@ function otherOptions(options, shown, context) {
   return element("details", { id: "other-options", class: "card" },
     element("summary", { text: "Further options" }),
     ...[...groups].map(([group, members]) => element("fieldset", { class: "options" },
-      element("legend", { text: group[0].toUpperCase() + group.slice(1) }),
+      element("legend", { text: capital(group) }),
       ...members.map((one) => element("div", { class: "option" },
         element("label", { for: `option-${one.name}`, text: one.name.replaceAll("_", " ") }),
         optionField(one, context),

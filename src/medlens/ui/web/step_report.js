@@ -5,7 +5,7 @@ import { count } from "./serve/words.js";
 import { fileAddress } from "./client.js";
 import { fileLink, link, withFlags } from "./parts.js";
 import { notYet } from "./step_try.js";
-import { inThree } from "./words.js";
+import { capital, inThree } from "./words.js";
 
 /** What stands in the step. */
 export function drawReport({ run, path, go }) {
@@ -15,7 +15,7 @@ export function drawReport({ run, path, go }) {
     element("p", { class: "lead-text" }, introduction(evaluation)),
     evaluation && notices(evaluation.notices),
     evaluation && element("div", { class: "two" },
-      measures("What it reaches", evaluation.numbers.map((one) => ({ ...one, name: one.title }))),
+      measures("What it reaches", evaluation.numbers.map((one) => ({ ...one, name: capital(one.title) }))),
       measures("How many of each class it finds (recall)", evaluation.recall.map((one) => ({
         ...one, name: one.class, more: count(one.n, "image"),
       })))),

@@ -51,6 +51,9 @@ export function moment(text) {
   return new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
 }
 
+/** With a capital letter at the beginning. */
+export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 /** The last part of a path. */
 export const lastPart = (path) => path.split("/").at(-1);
 
