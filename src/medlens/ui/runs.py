@@ -28,6 +28,7 @@ from medlens.ui.choices import (
 from medlens.ui.commands import command_line, shown
 from medlens.ui.handing_over import describe_exports
 from medlens.ui.jobs import job_file, last_error, read_job, step_at_work
+from medlens.ui.results import describe_evaluation, read_epochs
 from medlens.ui.root import Refused, Root
 
 RUNS = "medlens-runs"
@@ -126,7 +127,7 @@ def delete(run: RunDir, confirm: str) -> None:
 def describe_row(root: Root, run: RunDir) -> dict[str, Any]:
     """A run as a row of the table."""
     choices = read_choices(run)
-    evaluation = _read(run.evaluation) if run.evaluation.is_file() else {}
+    evaluation = _evaluation(run)
     audit = _read(run.audit) if run.audit.is_file() else {}
     counts = audit.get("counts", {}).get("classes", {})
     result = evaluation.get("test") or evaluation.get("out_of_fold") or {}
@@ -151,6 +152,7 @@ def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
     options = {name: value for name, value in choices.options.items() if name != "data"}
     commands = {step: shown(command_line(step, run, choices.options)) for step in STEPS}
     commands["resume"] = shown(command_line("train", run, choices.options, resume=True))
+    commands["serve"] = shown(["medlens", "serve", str(run.root)])
     return {
         **describe_row(root, run),
         "options": options,
@@ -163,6 +165,8 @@ def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
         "error": last_error(run),
         "progress": read_progress(run.progress),
         "exports": describe_exports(run),
+        "epochs": read_epochs(run),
+        "evaluation": describe_evaluation(_evaluation(run)),
     }
 
 
@@ -210,6 +214,10 @@ def _measure(measure: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not measure or measure.get("value") is None:
         return None
     return {"value": measure["value"], "ci95": measure.get("ci95")}
+
+
+def _evaluation(run: RunDir) -> dict[str, Any]:
+    return _read(run.evaluation) if run.evaluation.is_file() else {}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -197,8 +197,11 @@ def _handle_errors(app: FastAPI) -> None:
 
 def _page_routes() -> APIRouter:
     router = APIRouter(include_in_schema=False)
-    # Style and small parts are those of `medlens serve`, where the page has none of its own.
-    files = {**read_web_files(SERVE_FOLDER), **read_web_files(WEB_FOLDER)}
+    # What both pages share lies with that of `medlens serve`.
+    files = {
+        **{f"serve/{name}": file for name, file in read_web_files(SERVE_FOLDER).items()},
+        **read_web_files(WEB_FOLDER),
+    }
 
     def send(name: str) -> Response:
         if name not in files:

@@ -2,7 +2,7 @@
 // what is typed is kept in memory alone.
 
 import { byId } from "./dom.js";
-import { ServerError } from "./server.js";
+import { ServerError } from "./ask.js";
 
 /**
  * Asks for the token.
@@ -12,7 +12,8 @@ import { ServerError } from "./server.js";
  */
 export function askForToken(wasRefused) {
   const brought = location.hash.slice(1);
-  if (brought && !wasRefused) return Promise.resolve(brought);
+  const isToken = brought !== "" && !brought.startsWith("/"); // else it is a place on the page
+  if (isToken && !wasRefused) return Promise.resolve(brought);
   const dialog = byId("token-dialog");
   const input = byId("token");
   input.value = "";
