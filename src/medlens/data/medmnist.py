@@ -37,7 +37,7 @@ def unpack_medmnist(file: Path, cache: Path) -> tuple[Path, pd.DataFrame]:
     """
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    folder = cache / "medmnist" / digest
+    folder = local_side(cache) / "medmnist" / digest
     index = folder / "labels.csv"
     if not index.exists():
         try:

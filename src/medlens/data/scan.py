@@ -153,7 +153,7 @@ def scan(
     room = Room(PIXELS_UNDER_WAY)
     pending: list[_Scanned] = []
     shards: list[pd.DataFrame] = []
-    with closing(FactsCache(cache / "facts" / name_facts(frame))) as facts:
+    with closing(FactsCache(local_side(cache) / "facts" / name_facts(frame))) as facts:
 
         def read_one(path: str) -> _Scanned:
             file = dataset.root / path
