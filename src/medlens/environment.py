@@ -15,6 +15,7 @@ import pandas as pd
 import platformdirs
 import psutil
 
+from medlens.data.remote import is_remote, open_path
 from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES
 from medlens.model.fast_cpu import why_not

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medlens.data.groups import SPLITS
+from medlens.data.remote import local_side
 from medlens.errors import MedlensError
 from medlens.files import write_bytes
 

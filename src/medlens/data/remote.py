@@ -6,11 +6,14 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import platformdirs
 
 from medlens.errors import MedlensError
+
+if TYPE_CHECKING:
+    from medlens.data.remote_path import RemotePath
 
 # Two letters at least: C:\ is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -68,7 +71,7 @@ def open_path(text: str | os.PathLike[str]) -> Path:
         ) from None
 
 
-def is_remote(path: Path) -> bool:
+def is_remote(path: Path) -> TypeGuard[RemotePath]:
     """Whether a path is not of this machine's file system."""
     return not isinstance(path, Path)
 

@@ -47,11 +47,11 @@ class RemotePath(ProxyUPath):
         """The first bytes."""
         return bytes(self.try_to(lambda: self.fs.cat_file(self.path, start=0, end=count)))
 
-    def read_text(self, encoding: str | None = None, *_: Any) -> str:  # type: ignore[override]
+    def read_text(self, encoding: str | None = None, *_: Any) -> str:
         """The content as text."""
         return self.read_bytes().decode(encoding or "utf-8")
 
-    def write_bytes(self, data: bytes | memoryview) -> int:  # type: ignore[override]
+    def write_bytes(self, data: bytes | memoryview) -> int:
         """Write the file so that a reader sees the old content or the new one, never a part."""
         content = bytes(data)
         self._put(lambda path: self.fs.pipe_file(path, content))
@@ -77,7 +77,7 @@ class RemotePath(ProxyUPath):
         """The paths in the folder."""
         return (self / entry["name"] for entry in self.entries())
 
-    def glob(self, pattern: str, **_: Any) -> Iterator[RemotePath]:  # type: ignore[override]
+    def glob(self, pattern: str, **_: Any) -> Iterator[RemotePath]:
         """The paths below the folder that fit a pattern, in order; none where it is missing."""
         found = list(self.try_to(lambda: list(super(RemotePath, self).glob(pattern))))
         return iter(sorted(found, key=str))
@@ -89,7 +89,7 @@ class RemotePath(ProxyUPath):
         except FileNotFoundError:
             return None
 
-    def exists(self, **_: Any) -> bool:  # type: ignore[override]
+    def exists(self, **_: Any) -> bool:
         """Whether there is something."""
         return self.describe() is not None
 

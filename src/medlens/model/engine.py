@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medlens.data.images import RESIZE_FILTER
+from medlens.data.remote import local_side
 from medlens.data.scan import PictureRule
 from medlens.errors import MedlensError
 from medlens.files import write_bytes, write_json
