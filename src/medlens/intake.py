@@ -20,6 +20,7 @@ from medlens.data.finding import Finding
 from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
 from medlens.data.images import UnreadableImage, read_image
 from medlens.data.leaks import Resolved, resolve_leaks
+from medlens.data.remote import join_path, open_path
 from medlens.data.scan import PictureRule, Pictures, choose_image_size, scan
 from medlens.data.split import check_split, read_splits, split_by_ratio, use_given_split
 from medlens.environment import cache_folder
@@ -78,7 +79,7 @@ def metadata_columns(dataset: Dataset) -> list[str]:
 def list_images(options: Options) -> Dataset:
     """List the data set; nothing is opened yet."""
     return read_dataset(
-        Path(options.data),
+        open_path(options.data),
         cache=cache_folder(options.cache),
         patient_regex=options.patient_regex,
         drop_class=options.drop_class,
@@ -132,7 +133,8 @@ def sample_pictures(dataset: Dataset, rule: PictureRule, frame: int | None) -> N
     for path in paths[::step][: 2 * SAMPLED]:
         if len(pictures) < SAMPLED:
             with suppress(UnreadableImage):
-                pictures.append(rule.apply(read_image(dataset.root / path, frame=frame).pixels))
+                image = read_image(join_path(dataset.root, path), frame=frame)
+                pictures.append(rule.apply(image.pixels))
     return np.array(pictures, np.uint8).reshape(-1, rule.size, rule.size, 3)
 
 

@@ -31,6 +31,7 @@ from medlens.data.images import (
     DecodedImage,
     UnreadableImage,
     decode_image,
+    fetch,
     read_image,
     read_patient,
     read_size,
@@ -38,6 +39,7 @@ from medlens.data.images import (
     to_pillow,
 )
 from medlens.data.near_duplicates import THUMBNAIL_SIDE, find_near_duplicates, fingerprint
+from medlens.data.remote import join_path, local_side
 from medlens.data.store import Store
 
 # A colour image takes 10 bytes a pixel while it is read: 2 GB in all, however many cores there are.
@@ -111,7 +113,7 @@ def choose_image_size(dataset: Dataset, *, progress: Progress) -> int:
 
     def longer_side(path: str) -> int:
         try:
-            return max(read_size(dataset.root / path))
+            return max(read_size(join_path(dataset.root, path)))
         except UnreadableImage:
             return 0
 
@@ -153,10 +155,13 @@ def scan(
     room = Room(PIXELS_UNDER_WAY)
     pending: list[_Scanned] = []
     shards: list[pd.DataFrame] = []
-    with closing(FactsCache(cache / "facts" / name_facts(frame))) as facts:
+    with closing(FactsCache(local_side(cache) / "facts" / name_facts(frame))) as facts:
 
         def read_one(path: str) -> _Scanned:
-            file = dataset.root / path
+            try:
+                file = fetch(join_path(dataset.root, path))
+            except UnreadableImage:
+                return _Scanned(_unreadable("", 0, NOT_THERE))
             with room.take(count_pixels(file)):
                 return _scan_file(file, frame=frame, facts=facts, pictures=pictures)
 
@@ -203,7 +208,7 @@ def _read_thumbnails(
     some = table.iloc[list(rows)]
     known = facts.read_thumbnails(some["sha256"])
     thumbnails = [
-        known[digest] if digest in known else _take_thumbnail(root / path, frame)
+        known[digest] if digest in known else _take_thumbnail(join_path(root, path), frame)
         for digest, path in zip(some["sha256"], some["path"], strict=True)
     ]
     return np.stack(thumbnails)
@@ -247,12 +252,12 @@ class _Scanned:
 
 
 def _scan_file(
-    path: Path, *, frame: int | None, facts: FactsCache, pictures: Pictures | None
+    file: Path | bytes, *, frame: int | None, facts: FactsCache, pictures: Pictures | None
 ) -> _Scanned:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
             return _Scanned(_unreadable("", 0, "it is not a regular file"))
-        data = path.read_bytes()
+        data = file if isinstance(file, bytes) else file.read_bytes()
     except ValueError:
         return _Scanned(_unreadable("", 0, "its path is not valid"))
     except FileNotFoundError:
@@ -279,10 +284,11 @@ def _scan_file(
     return _Scanned(known, thumbnail, picture)
 
 
-def count_pixels(path: Path) -> int:
+def count_pixels(source: Path | bytes) -> int:
     """Pixels of an image in a large file; 0 for all others, and where its header is damaged."""
     try:
-        return math.prod(read_size(path)) if path.stat().st_size > LARGE_FILE_BYTES else 0
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        return math.prod(read_size(source)) if size > LARGE_FILE_BYTES else 0
     except (OSError, ValueError, UnreadableImage):
         return 0  # the reading will say so
 
@@ -393,13 +399,18 @@ class Room:
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item]
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int | None = None
 ) -> Generator[Result, None, None]:
     """Apply a function in threads and yield the results in order, with few items under way.
 
     Decoding, hashing and resizing all release Python's lock, so threads are enough.
+
+    Args:
+        function: What is done with an item.
+        items: They are asked for as they are needed.
+        threads: How many; None for one per core.
     """
-    workers = os.cpu_count() or 1
+    workers = threads or os.cpu_count() or 1
     under_way: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:

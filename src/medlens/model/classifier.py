@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
+from medlens.data.images import RESIZE_FILTER, UnreadableImage, fetch, read_image
+from medlens.data.remote import join_path, open_path
 from medlens.data.scan import PIXELS_UNDER_WAY, PictureRule, Room, count_pixels, in_order
 from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
@@ -228,16 +229,22 @@ class Classifier:
         room = Room(PIXELS_UNDER_WAY)
 
         def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
-            with room.take(count_pixels(Path(path))):
-                return path, self.read(path)
+            return path, self.read(path, room)
 
         with closing(in_order(read, paths)) as found:
             yield from found
 
-    def read(self, path: str) -> NDArray[np.uint8] | str:
-        """The picture of an image file, or the reason why there is none."""
+    def read(self, path: str, room: Room | None = None) -> NDArray[np.uint8] | str:
+        """The picture of an image file, or the reason why there is none.
+
+        Args:
+            path: The file, on this machine or on other storage.
+            room: Pixels that threads share; None where no other thread reads.
+        """
         try:
-            return self.picture(Path(path))
+            source = fetch(open_path(path))
+            with (room or Room(PIXELS_UNDER_WAY)).take(count_pixels(source)):
+                return self.picture(source)
         except UnreadableImage as error:
             return error.reason
 
@@ -411,8 +418,7 @@ def check_saved(
     own = predictions[predictions["fold"] == ""]
     tested = own[own["split"] == ("test" if (own["split"] == "test").any() else "val")]
     tested = tested.groupby("label").head(CHECKED_PER_CLASS).head(CHECKED)
-    read = [read_image(root / path, frame=classifier.frame).pixels for path in tested["path"]]
-    pictures = np.stack([classifier.rule.apply(pixels) for pixels in read])
+    pictures = np.stack([classifier.picture(join_path(root, path)) for path in tested["path"]])
     # Called once: compiling would take longer than running.
     again = np.asarray(classifier.model(pictures.astype(np.float32), training=False))
     expected = tested[[f"prob_{name}" for name in classifier.classes]].to_numpy()
