@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlens.config import make_options
+from medlens.data.remote import open_path
 from medlens.run import Run
 from medlens.start_up import without_start_up_noise
 
@@ -188,7 +189,7 @@ def predict(
         from medlens.prediction import run_predict
 
     screen = new_screen(quiet)
-    return run_predict(run, _several(inputs), Path(out), overwrite=overwrite, screen=screen)
+    return run_predict(run, _several(inputs), open_path(out), overwrite=overwrite, screen=screen)
 
 
 def explain(
@@ -221,7 +222,7 @@ def explain(
     return run_explain(
         run,
         _several(inputs),
-        Path(out),
+        open_path(out),
         class_name=class_name,
         overwrite=overwrite,
         screen=new_screen(quiet),

@@ -26,6 +26,7 @@ from medlens.config import (
     make_serve_options,
     read_config,
 )
+from medlens.data.remote import open_path
 from medlens.errors import MedlensError
 from medlens.start_up import without_start_up_noise
 
@@ -336,7 +337,7 @@ def _predict(given: dict[str, Any]) -> int:
         print("\n".join(lines))
         return MENDABLE if refused else DONE
     overwrite = given.get("overwrite", False)
-    outcome = run_predict(run, inputs, Path(output), overwrite=overwrite, screen=screen)
+    outcome = run_predict(run, inputs, open_path(output), overwrite=overwrite, screen=screen)
     return MENDABLE if outcome.refused else DONE
 
 
@@ -347,7 +348,7 @@ def _explain(given: dict[str, Any]) -> int:
     outcome = run_explain(
         given["run"],
         given["inputs"],
-        Path(given["output"]),
+        open_path(given["output"]),
         class_name=given["class_name"],
         overwrite=given.get("overwrite", False),
         screen=new_screen(given.get("quiet", False)),

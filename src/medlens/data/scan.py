@@ -39,7 +39,7 @@ from medlens.data.images import (
     to_pillow,
 )
 from medlens.data.near_duplicates import THUMBNAIL_SIDE, find_near_duplicates, fingerprint
-from medlens.data.remote import join_path, local_side
+from medlens.data.remote import REQUESTS_AT_A_TIME, is_remote, join_path, local_side
 from medlens.data.store import Store
 
 # A colour image takes 10 bytes a pixel while it is read: 2 GB in all, however many cores there are.
@@ -165,7 +165,8 @@ def scan(
             with room.take(count_pixels(file)):
                 return _scan_file(file, frame=frame, facts=facts, pictures=pictures)
 
-        with closing(in_order(read_one, dataset.table["path"])) as results:
+        threads = REQUESTS_AT_A_TIME if is_remote(dataset.root) else None
+        with closing(in_order(read_one, dataset.table["path"], threads=threads)) as results:
             for scanned in results:
                 pending.append(scanned)
                 progress(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import os
 import zipfile
@@ -20,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlens.data.images import RESIZE_FILTER, UnreadableImage, fetch, read_image
-from medlens.data.remote import join_path, open_path
+from medlens.data.remote import REQUESTS_AT_A_TIME, is_url, join_path, open_path
 from medlens.data.scan import PIXELS_UNDER_WAY, PictureRule, Room, count_pixels, in_order
 from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
@@ -43,6 +44,9 @@ from medlens.model.training_cases import (
     write_pictures,
 )
 from medlens.model.verdict import Verdict, decide_class
+
+# Of an image file: RGB, 0 to 255, of shape (size, size, 3); or the reason why there is none.
+Picture = NDArray[np.uint8] | str
 
 MODEL_FILE = "classifier.keras"
 FACTS_FILE = "classifier.json"
@@ -132,19 +136,20 @@ class Classifier:
         Yields:
             Tables of `predict`, one or more rows each, the index counting on from 0.
         """
-        names: list[str] = []
-        pictures: list[NDArray[np.uint8] | str] = []
-        done = 0
         with closing(self.read_all(paths)) as found:
-            for name, picture in found:
-                names.append(name)
-                pictures.append(picture)
-                if len(names) == self._forward.batch:
-                    yield self.tell(names, pictures, done)
-                    done += len(names)
-                    names, pictures = [], []
-        if names:
-            yield self.tell(names, pictures, done)
+            yield from self.tell_all(found)
+
+    def tell_all(self, found: Iterable[tuple[str, Picture]]) -> Iterator[pd.DataFrame]:
+        """What `predict_in_parts` gives, of files that are read already.
+
+        Args:
+            found: Files and what `read` gives of them; asked for as they are needed.
+        """
+        batches = iter(found)
+        done = 0
+        while batch := list(itertools.islice(batches, self._forward.batch)):
+            yield self.tell([name for name, _ in batch], [one for _, one in batch], done)
+            done += len(batch)
 
     def answer(self, pictures: NDArray[np.uint8]) -> pd.DataFrame:
         """What is said of pictures, as `picture` makes them.
@@ -218,9 +223,7 @@ class Classifier:
         """
         return self.rule.apply(read_image(source, frame=self.frame).pixels)
 
-    def read_all(
-        self, paths: Iterable[str]
-    ) -> Generator[tuple[str, NDArray[np.uint8] | str], None, None]:
+    def read_all(self, paths: Iterable[str]) -> Generator[tuple[str, Picture], None, None]:
         """Files and what `read` gives of them, in order; memory does not grow with their number.
 
         Args:
@@ -228,13 +231,16 @@ class Classifier:
         """
         room = Room(PIXELS_UNDER_WAY)
 
-        def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
+        def read(path: str) -> tuple[str, Picture]:
             return path, self.read(path, room)
 
-        with closing(in_order(read, paths)) as found:
+        given = iter(paths)
+        first = list(itertools.islice(given, 1))
+        threads = REQUESTS_AT_A_TIME if any(map(is_url, first)) else None
+        with closing(in_order(read, itertools.chain(first, given), threads=threads)) as found:
             yield from found
 
-    def read(self, path: str, room: Room | None = None) -> NDArray[np.uint8] | str:
+    def read(self, path: str, room: Room | None = None) -> Picture:
         """The picture of an image file, or the reason why there is none.
 
         Args:
@@ -249,7 +255,7 @@ class Classifier:
             return error.reason
 
     def tell(
-        self, paths: Sequence[str], pictures: Sequence[NDArray[np.uint8] | str], first: int = 0
+        self, paths: Sequence[str], pictures: Sequence[Picture], first: int = 0
     ) -> pd.DataFrame:
         """The table of `predict` for files that are read already.
 
