@@ -23,8 +23,6 @@ from medlens.serve.result_file import ResultFile, parts_folder
 LIST_FOLDER = "images"
 NOTE_FILE = "note.txt"
 NOTE = "What is done of the result beside this folder; it goes when all of it is.\n"
-    "What medlens has done of the result beside this folder. It is removed with the last image.\n"
-)
 NAMES_SHOWN = 60
 
 
