@@ -163,7 +163,13 @@ def _tables(rows: Iterable[Row]) -> Iterator[pd.DataFrame]:
     while some := list(itertools.islice(rows, CHUNK_ROWS)):
         paths = _only_utf8([path for path, _ in some])
         states = [state for _, state in some]
-        yield pd.DataFrame({"path": paths, FILE: paths, STATE: states}, dtype=str)
+        files = list(map(_absolute, paths))
+        yield pd.DataFrame({"path": paths, FILE: files, STATE: states}, dtype=str)
+
+
+def _absolute(path: str) -> str:
+    """The same file for a process with another working directory; links are left alone."""
+    return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100
 
 
 def _only_utf8(paths: list[str]) -> list[str]:
@@ -241,7 +247,7 @@ def _in_pattern(
 
 
 def _in_list(file: Path, _: Counter[str]) -> Iterator[pd.DataFrame]:
-    first = 0
+    first, folder = 0, file.absolute().parent
     for batch in manifest_batches(file, needed=("path",)):
         path = batch["path"].str.strip()
         if (path == "").any():
@@ -255,7 +261,7 @@ def _in_list(file: Path, _: Counter[str]) -> Iterator[pd.DataFrame]:
             )
         first += len(batch)
         path = path.str.replace("\\", "/", regex=False)
-        files = [str(join_path(file.parent, one)) for one in path]
+        files = [str(join_path(folder, one)) for one in path]
         table = batch.assign(path=path).rename(columns=_carried)
         yield table.assign(**{FILE: files, STATE: list(map(_state, files))})
 

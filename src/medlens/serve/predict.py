@@ -127,11 +127,7 @@ def tell(
         The columns of `result_columns`. Where an image is refused, texts and sets are empty and
         numbers are missing.
     """
-    tables = []
-    for table in classifier.tell_all(found):
-        tables.append(table)
-        progress(len(table))
-    return beside_given(pd.concat(tables, ignore_index=True), part)
+    return beside_given(classifier.tell_as_read(found, progress), part)
 
 
 def beside_given(said: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
