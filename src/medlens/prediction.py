@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from medlens.config import FIELDS
 from medlens.data.remote import hide_secrets, is_remote, open_path
 from medlens.errors import MedlensError
 from medlens.model.checksums import CHECKSUMS_FILE, digest_of
-from medlens.model.classifier import load_classifier
+from medlens.model.classifier import Classifier, load_classifier
 from medlens.run_dir import classifier_folder
+from medlens.scale.cluster import connected
+from medlens.scale.predict import make_parts_on_cluster
 from medlens.screen import Screen
 from medlens.serve.explain import explain_to_folder
 from medlens.serve.explain_folder import check_folder
@@ -38,7 +41,13 @@ NOTICE = "Not a medical device."
 
 
 def run_predict(
-    run: PathLike, given: Sequence[PathLike], out: Path, *, overwrite: bool, screen: Screen
+    run: PathLike,
+    given: Sequence[PathLike],
+    out: Path,
+    *,
+    overwrite: bool,
+    ray: str,
+    screen: Screen,
 ) -> Outcome:
     """Predict images into a file; an interrupted run goes on.
 
@@ -47,11 +56,13 @@ def run_predict(
         given: As for `list_inputs`.
         out: The file to write: .csv, .json, .jsonl or .parquet.
         overwrite: Whether a file may be there.
+        ray: "none", or the Ray cluster to go through the images on, as for `connected`.
         screen: Where it is said what happens.
 
     Raises:
-        MedlensError: If the classifier, the images or the place cannot be used.
+        MedlensError: If the classifier, the images, the place or the cluster cannot be used.
     """
+    out = out.absolute()
     check_result_path(out, overwrite=overwrite)
     _spare_inputs(out, given)
     inputs = list_inputs(given)
@@ -62,11 +73,22 @@ def run_predict(
         digest = digest_of(folder / CHECKSUMS_FILE)
         work = open_work(inputs, out, result_columns(classifier, inputs.columns), digest)
         with _start("Predicting", inputs, screen)(work) as progress:
-            make_parts(classifier, work, progress)
+            retried = _make_parts(classifier, folder, work, ray, progress)
         outcome = work.finish(out)
     shown = hide_secrets(str(out))
-    screen.say("\n".join([*outcome.lines, f"Predictions: {shown}", NOTICE]))
+    screen.say("\n".join([*outcome.lines, *retried, f"Predictions: {shown}", NOTICE]))
     return outcome
+
+
+def _make_parts(
+    classifier: Classifier, folder: Path, work: Work, ray: str, progress: Callable[[int], None]
+) -> list[str]:
+    """Make the parts here or on a cluster; what was begun again there, in words."""
+    if ray == FIELDS["ray"].default or not work.missing:
+        make_parts(classifier, work, progress)
+        return []
+    with connected(ray):
+        return make_parts_on_cluster(folder, work, progress).lines
 
 
 def predict_on_screen(

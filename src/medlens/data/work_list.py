@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 
 from medlens.errors import MedlensError
-from medlens.files import remove
+from medlens.files import remove, write_bytes
 
 PART_ROWS = 256
 PARTS_PER_FILE = 256
@@ -55,26 +57,22 @@ class WorkList:
 
 
 def write_work_list(folder: Path, tables: Iterable[pyarrow.Table]) -> WorkList:
-    """Write the rows of some tables as a work list. Only a few rows are in memory at a time.
+    """Write the rows of some tables as a work list, of which one file is in memory at a time.
 
     Args:
         folder: Where the files go; made where it is missing, else emptied.
         tables: All of one schema, of any length.
     """
     remove(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     rows = 0
     parts = _in_parts(tables)
     for file, first in enumerate(parts):
-        with (
-            (folder / _file_name(file)).open("wb") as stream,
-            parquet.ParquetWriter(stream, first.schema) as writer,
-        ):
-            writer.write_table(first)
-            rows += len(first)
-            for _, part in zip(range(PARTS_PER_FILE - 1), parts, strict=False):
+        buffer = io.BytesIO()
+        with parquet.ParquetWriter(buffer, first.schema) as writer:
+            for part in itertools.chain([first], itertools.islice(parts, PARTS_PER_FILE - 1)):
                 writer.write_table(part)
                 rows += len(part)
+        write_bytes(folder / _file_name(file), buffer.getbuffer())
     return WorkList(folder, rows)
 
 
