@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medlens.errors import MedlensError
 from medlens.scale.cluster import Pool, find_pool, import_ray, no_room
 from medlens.scale.ledger import Ledger, Progress, Retried
-from medlens.scale.worker import PART, PartWorker, Work, package_versions
+from medlens.scale.worker import PART, Make, PartWorker, package_versions
 
 # Of one pipeline; Ray Data holds an object for each of its parts.
 PARTS_AT_A_TIME = 65_536
@@ -39,7 +39,7 @@ class Patience:
 
 def run_parts(
     parts: NDArray[np.int64],
-    make: Callable[[], Work],
+    make: Make,
     on_result: Callable[[int, pyarrow.Table], None],
     *,
     network: bool,
@@ -49,7 +49,8 @@ def run_parts(
 
     Args:
         parts: The numbers of the parts that are not done yet, each once.
-        make: Makes the work, on a worker; it is sent there by Ray, with what it holds.
+        make: Makes the work on a worker, from the number of CPUs that it may use; it is sent
+            there by Ray, with what it holds.
         on_result: Called here for every part, once, in whatever order they come.
         network: Whether the workers hold a network, which wants GPUs.
         patience: How long to wait for workers.

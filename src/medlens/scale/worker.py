@@ -41,6 +41,10 @@ class Work(Protocol):
         """
 
 
+# From the number of CPUs that a worker may use.
+Make = Callable[[int], Work]
+
+
 def package_versions() -> dict[str, str]:
     """Versions of the packages that results depend on; "" where one is missing."""
     found = {}
@@ -68,8 +72,8 @@ class PartWorker:
         self._ray.get(ledger.start.remote())
         with self._telling():
             _compare_versions(versions)
-            make: Callable[[], Work] = self._ray.get(made[0])
-            self._work = make()
+            make: Make = self._ray.get(made[0])
+            self._work = make(int(self._ray.get_runtime_context().get_assigned_resources()["CPU"]))
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         """Do the part whose number the only row holds; returns what the work says, and `part`."""
