@@ -37,8 +37,11 @@ class PredictParts:
     work: Work
     seen: str
 
-    def __call__(self) -> PartPredictor:
+    def __call__(self, cpus: int) -> PartPredictor:
         """Load the classifier.
+
+        Args:
+            cpus: How many of them the worker may use.
 
         Raises:
             MedlensError: If this node does not see the images.
@@ -54,7 +57,7 @@ class PredictParts:
         with tempfile.TemporaryDirectory(prefix="medlens-") as folder:
             for name, content in self.classifier.items():
                 write_bytes(Path(folder) / name, content)
-            return PartPredictor(load_classifier(Path(folder)), self.work)
+            return PartPredictor(load_classifier(Path(folder)), self.work, cpus)
 
 
 class PartPredictor:
@@ -63,17 +66,19 @@ class PartPredictor:
     Args:
         classifier: Says what it sees.
         work: What is to be made.
+        cpus: In how many threads it reads.
     """
 
-    def __init__(self, classifier: Classifier, work: Work) -> None:
+    def __init__(self, classifier: Classifier, work: Work, cpus: int) -> None:
         self._classifier = classifier
         self._work = work
+        self._cpus = cpus
         self._network = threading.Lock()
 
     def __call__(self, part: int, *, careful: bool) -> pyarrow.Table:
         """Predict a part, and write it where the result keeps its parts."""
         images = self._work.part(part)
-        found = list(self._classifier.read_all(images[FILE]))
+        found = list(self._classifier.read_all(images[FILE], threads=self._cpus))
         with self._network:
             self._work.result.add(part, tell(self._classifier, images, found, lambda _: None))
         return pyarrow.table({ROWS: [len(images)]})
