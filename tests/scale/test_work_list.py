@@ -8,9 +8,8 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
+from medlens.data.work_list import PART_ROWS, PARTS_PER_FILE, WorkList, write_work_list
 from medlens.errors import MedlensError
-from medlens.scale.work_list import PART_ROWS, PARTS_PER_FILE, WorkList, write_work_list
-
 
 SCHEMA = pyarrow.schema([("row", pyarrow.int64()), ("path", pyarrow.string())])
 

@@ -18,6 +18,8 @@ from medlens.data.groups import SPLIT_WORDS
 from medlens.data.images import is_image_name
 from medlens.data.manifest import is_manifest, kind_of, place_of, read_manifest
 from medlens.data.medmnist import unpack_medmnist
+from medlens.data.remote import is_remote
+from medlens.data.remote_listing import remote_image_files
 from medlens.errors import MedlensError
 
 # What the scan knows of a file by itself.
@@ -182,6 +184,10 @@ def image_files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
     Yields:
         Their paths with slashes, from the folder's own name on.
     """
+    if is_remote(folder):
+        for name, _ in remote_image_files(folder, passed_over):
+            yield f"{folder.name}/{name}"
+        return
     entered: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)

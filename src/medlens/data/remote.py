@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Two letters at least: C:\ is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+# Other storage answers each request late, but many at the same time.
+REQUESTS_AT_A_TIME = 16
 # What fsspec needs beside itself for a protocol.
 PACKAGES = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
@@ -45,12 +47,21 @@ def open_path(text: str | os.PathLike[str]) -> Path:
         uses and therefore goes by its name.
 
     Raises:
-        MedlensError: If the packages for the protocol are not installed, or it is not known.
+        MedlensError: If the packages for the protocol are not installed, it is not known, or the
+            address holds a password.
     """
     given = os.fspath(text) if isinstance(text, os.PathLike) else text
     if not is_url(given):
         return Path(given)
     protocol, _, rest = given.partition("://")
+    if "@" in rest.partition("/")[0] and ":" in rest.partition("@")[0]:
+        raise MedlensError(
+            "An address holds a password.",
+            got=f"user and password in an address of {protocol}://",
+            expected="an address without them, so that they stand in no result and no log",
+            fix="Put them where the storage's client looks for them: the environment, or its "
+            "configuration file.",
+        )
     if protocol.lower() == "file":
         return Path(rest)
     try:

@@ -82,6 +82,11 @@ class RemotePath(ProxyUPath):
         found = list(self.try_to(lambda: list(super(RemotePath, self).glob(pattern))))
         return iter(sorted(found, key=str))
 
+    def matches(self) -> list[str]:
+        """The addresses of the files and folders that this path fits as a pattern."""
+        found = self.try_to(lambda: self.fs.glob(self.path))
+        return [str(self.fs.unstrip_protocol(name)) for name in found]
+
     def describe(self) -> dict[str, Any] | None:
         """What fsspec knows of the file or folder: type, size and more; None without one."""
         try:

@@ -40,7 +40,7 @@ from medlens.data.images import (
     to_pillow,
 )
 from medlens.data.near_duplicates import THUMBNAIL_SIDE, find_near_duplicates, fingerprint
-from medlens.data.remote import join_path, local_side
+from medlens.data.remote import REQUESTS_AT_A_TIME, is_remote, join_path, local_side
 from medlens.data.store import Store
 
 # A colour image takes 10 bytes a pixel while it is read: 2 GB in all, however many cores there are.
@@ -219,7 +219,9 @@ def read_here(
         progress(1)
         return scanned
 
-    with closing(scan_files(dataset.root, dataset.table["path"], wanted)) as results:
+    threads = REQUESTS_AT_A_TIME if is_remote(dataset.root) else None
+    files = scan_files(dataset.root, dataset.table["path"], wanted, threads=threads)
+    with closing(files) as results:
         while scanned := list(map(count, itertools.islice(results, SHARD))):
             new = new_pictures(scanned)
             # First the pictures: known facts mean a picture that was kept.

@@ -14,13 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from medlens.data.remote import is_remote, local_side
+from medlens.data.remote import REQUESTS_AT_A_TIME, is_remote, local_side
 from medlens.files import remove, write_bytes
 
 KEYS_SUFFIX = ".keys"
 ROWS_AT_A_TIME = 256
-# Other storage answers each request late, but many at the same time.
-REQUESTS_AT_A_TIME = 16
 
 
 class Store:

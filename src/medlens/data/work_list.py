@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 
 from medlens.errors import MedlensError
-from medlens.files import write_bytes
+from medlens.files import remove, write_bytes
 
 PART_ROWS = 256
 PARTS_PER_FILE = 256
@@ -60,9 +60,10 @@ def write_work_list(folder: Path, tables: Iterable[pyarrow.Table]) -> WorkList:
     """Write the rows of some tables as a work list, of which one file is in memory at a time.
 
     Args:
-        folder: Where the files go; made where it is missing.
+        folder: Where the files go; made where it is missing, else emptied.
         tables: All of one schema, of any length.
     """
+    remove(folder)
     rows = 0
     parts = _in_parts(tables)
     for file, first in enumerate(parts):
