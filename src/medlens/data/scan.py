@@ -99,16 +99,17 @@ class Pictures:
     Args:
         rule: How they are made.
         store: Where they go, keyed by `pixels_sha256`.
-        is_needed: Says for a key whether its picture is still wanted (its features may be known).
+        features: Where a key is in all of these, its picture is not wanted; empty: each is.
     """
 
     rule: PictureRule
     store: Store
-    is_needed: Callable[[str], bool]
+    features: tuple[Store, ...] = ()
 
     def is_missing(self, key: str) -> bool:
         """Whether the picture of this key is still to be made."""
-        return key not in self.store and self.is_needed(key)
+        is_known = bool(self.features) and all(key in one for one in self.features)
+        return key not in self.store and not is_known
 
 
 @dataclass(frozen=True)
