@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pyarrow
@@ -21,7 +22,7 @@ def rows(first: int, last: int) -> pyarrow.Table:
 
 def test_tables_of_any_length_become_parts_of_256_rows(tmp_path: Path) -> None:
     ends = [0, 1, 1, 300, 1500, 1537]
-    tables = (rows(first, last) for first, last in zip(ends, ends[1:], strict=False))
+    tables = (rows(first, last) for first, last in itertools.pairwise(ends))
     work = write_work_list(tmp_path / "work", tables)
     assert (work.rows, work.parts) == (1537, 7)
     parts = [work.read(part) for part in range(work.parts)]
