@@ -540,6 +540,7 @@ AUDIT_OPTIONS = (
     *(name for name, field in FIELDS.items() if field.metadata["group"] in (DATA, SPLIT)),
     "seed",
     "cache",
+    "ray",
     "out",
     "quiet",
 )

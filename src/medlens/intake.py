@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_con
 from medlens.data.images import UnreadableImage, read_image
 from medlens.data.leaks import Resolved, resolve_leaks
 from medlens.data.remote import join_path, open_path
-from medlens.data.scan import PictureRule, Pictures, choose_image_size, scan
+from medlens.data.scan import PictureRule, Pictures, choose_image_size, read_here, scan
 from medlens.data.split import check_split, read_splits, split_by_ratio, use_given_split
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
 from medlens.files import write_json
 from medlens.run_dir import folder_without_run
+from medlens.scale.cluster import connected
+from medlens.scale.scan import scan_on_cluster
 from medlens.screen import Screen
 
 # What train stops at, unless the option named here tells it how to go on.
@@ -105,13 +108,19 @@ def take_in(
     dataset: Dataset, options: Options, screen: Screen, pictures: Pictures | None = None
 ) -> Intake:
     """Read every file once, keep its facts (and its picture, where asked for), and audit them."""
-    with screen.progress("Reading the images", len(dataset.table), "images") as progress:
+    cache = cache_folder(options.cache)
+    on_cluster = partial(scan_on_cluster, cache=cache, say=screen.say)
+    with (
+        connected(options.ray) as is_connected,
+        screen.progress("Reading the images", len(dataset.table), "images") as progress,
+    ):
         table = scan(
             dataset,
-            cache=cache_folder(options.cache),
+            cache=cache,
             frame=frame(options),
             progress=progress,
             pictures=pictures,
+            read_all=on_cluster if is_connected else read_here,
         )
     if options.split.lower().endswith(".csv"):
         table = table.assign(split=read_splits(Path(options.split), table))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +19,9 @@ from medlens.files import remove, write_bytes
 
 KEYS_SUFFIX = ".keys"
 ROWS_AT_A_TIME = 256
+
+# The name of a shard, and a row of it.
+Place = tuple[str, int]
 
 
 class Store:
@@ -34,15 +37,19 @@ class Store:
 
     Args:
         folder: Where the shards lie; made with the first row.
+        places: The shard and row of the keys that will be asked for, as another store told them
+            by `places`; None to look for all that are in the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, places: Mapping[str, Place] | None = None) -> None:
         self.folder = folder
         self._copies = local_side(folder)
-        self._places: dict[str, tuple[str, int]] = {}
+        self._places: dict[str, Place] = dict(places or {})
+        if places is not None:
+            return
         for path, keys in self._read_all_remote() if is_remote(folder) else self._read_all():
             if keys is not None:
-                self._note(path.stem, keys)
+                self.note(path.stem, keys)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -50,7 +57,16 @@ class Store:
     def __len__(self) -> int:
         return len(self._places)
 
-    def _note(self, shard: str, keys: Sequence[str]) -> None:
+    def places(self, keys: Iterable[str]) -> list[Place]:
+        """The shard of each key, and its row there.
+
+        Raises:
+            KeyError: If a key is not there.
+        """
+        return [self._places[key] for key in keys]
+
+    def note(self, shard: str, keys: Sequence[str]) -> None:
+        """Take up a shard that another process has written by `write_shard`."""
         for row, key in enumerate(keys):
             self._places.setdefault(key, (shard, row))
 
@@ -97,7 +113,7 @@ class Store:
             keys: The content keys, without white space, one per row.
             rows: Array of shape (len(keys), ...).
         """
-        self._note(write_shard(self.folder, keys, rows), keys)
+        self.note(write_shard(self.folder, keys, rows), keys)
 
     def read(self, keys: Sequence[str]) -> NDArray[Any]:
         """The rows of these keys, in this order; keys may repeat.

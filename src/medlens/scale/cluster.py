@@ -11,7 +11,7 @@ from typing import Any
 
 from medlens.errors import MedlensError
 
-LOCAL = "local"
+NONE, LOCAL = "none", "local"
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,22 @@ class Pool:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Be connected to a cluster while the block runs.
+def connected(address: str) -> Iterator[bool]:
+    """Be connected to a cluster, where one is named, while the block runs.
 
     Args:
-        address: "local" for one on this machine alone, with all its cores, which ends with the
-            block; "auto" for that which this machine belongs to; or HOST:PORT of its head.
+        address: "none"; "local" for one on this machine alone, with all its cores, which ends with
+            the block; "auto" for that which this machine belongs to; or HOST:PORT of its head.
+
+    Yields:
+        Whether a cluster was named.
 
     Raises:
         MedlensError: If Ray is not installed, or there is no cluster at the address.
     """
+    if address == NONE:
+        yield False
+        return
     ray = import_ray()
     if address.startswith("ray://"):
         raise _unreachable(address, "the address of a Ray client")
@@ -63,7 +69,7 @@ def connected(address: str) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _unreachable(address, type(error).__name__) from None
     try:
-        yield
+        yield True
     finally:
         ray.shutdown()
 

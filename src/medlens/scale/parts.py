@@ -64,7 +64,7 @@ def run_parts(
     if not len(parts):
         return Retried(0, {}, 0)
     ray = import_ray()
-    ledger = _beside_driver(Ledger).remote(int(parts.max()) + 1)
+    ledger = beside_driver(Ledger).remote(int(parts.max()) + 1)
     made = [ray.put(make)]
     left = set(parts.tolist())
 
@@ -95,7 +95,7 @@ def _run_pipeline(
     ray = import_ray()
     begun_before = ray.get(ledger.progress.remote()).begun
     # In a process of its own, so that it can be ended with all its workers while it waits.
-    runner = _beside_driver(_Runner).remote()
+    runner = beside_driver(_Runner).remote()
     try:
         tables = runner.run.options(num_returns="streaming").remote(parts, pool, ledger, made)
         while True:
@@ -179,7 +179,7 @@ def _two_at_a_time(ray: Any, workers: int) -> Any:
     )
 
 
-def _beside_driver(of: type) -> Any:
+def beside_driver(of: type) -> Any:
     """An actor that takes no CPU and ends with the driver's machine."""
     ray = import_ray()
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
