@@ -89,7 +89,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         rule = PictureRule(image_size(dataset, options, screen), options.fit)
         cache = cache_folder(options.cache)
         sample = partial(sample_pictures, dataset, rule, frame(options))
-        passes = choose_passes(networks, rule, options.engine, cache, sample, screen)
+        passes = choose_passes(networks, rule, options, cache, sample, screen)
 
         # Views are made of pictures, and which are wanted is known once the plan is.
         kinds = (options.augmentation, options.fine_tune)
