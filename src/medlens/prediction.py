@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlens.config import FIELDS
 from medlens.data.remote import hide_secrets, is_remote, open_path
 from medlens.errors import MedlensError
 from medlens.model.checksums import CHECKSUMS_FILE, digest_of
 from medlens.model.classifier import Classifier, load_classifier
 from medlens.run_dir import classifier_folder
-from medlens.scale.cluster import connected
+from medlens.scale.cluster import NONE, connected
 from medlens.scale.predict import make_parts_on_cluster
 from medlens.screen import Screen
 from medlens.serve.explain import explain_to_folder
@@ -87,11 +86,11 @@ def _make_parts(
     classifier: Classifier, folder: Path, work: Work, ray: str, progress: Callable[[int], None]
 ) -> list[str]:
     """Make the parts here or on a cluster; what was begun again there, in words."""
-    if ray == FIELDS["ray"].default or not work.missing:
+    with connected(ray if work.missing else NONE) as is_connected:
+        if is_connected:
+            return make_parts_on_cluster(folder, work, progress).lines
         make_parts(classifier, work, progress)
         return []
-    with connected(ray):
-        return make_parts_on_cluster(folder, work, progress).lines
 
 
 def predict_on_screen(

@@ -246,11 +246,14 @@ class Classifier:
         """
         return self.rule.apply(read_image(source, frame=self.frame).pixels)
 
-    def read_all(self, paths: Iterable[str]) -> Generator[tuple[str, Picture], None, None]:
+    def read_all(
+        self, paths: Iterable[str], *, threads: int | None = None
+    ) -> Generator[tuple[str, Picture], None, None]:
         """Files and what `read` gives of them, in order; memory does not grow with their number.
 
         Args:
             paths: Image files; they are asked for as they are needed.
+            threads: How many read; None for one per core. More read from other storage.
         """
         room = Room(PIXELS_UNDER_WAY)
 
@@ -259,7 +262,7 @@ class Classifier:
 
         given = iter(paths)
         first = list(itertools.islice(given, 1))
-        threads = REQUESTS_AT_A_TIME if any(map(is_url, first)) else None
+        threads = REQUESTS_AT_A_TIME if any(map(is_url, first)) else threads
         with closing(in_order(read, itertools.chain(first, given), threads=threads)) as found:
             yield from found
 

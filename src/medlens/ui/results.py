@@ -48,4 +48,6 @@ def read_epochs(run: RunDir) -> list[dict[str, Any]]:
         return []
     table = pd.read_csv(run.history)[["epoch", *CURVES]]
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in row.items()} | {"training": "head"} for row in rows]
+    return [
+        {str(name): value for name, value in row.items()} | {"training": "head"} for row in rows
+    ]
