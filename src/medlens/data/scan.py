@@ -37,7 +37,12 @@ from medlens.data.images import (
     resize_to_square,
     to_pillow,
 )
-from medlens.data.near_duplicates import THUMBNAIL_SIDE, find_near_duplicates, fingerprint
+from medlens.data.near_duplicates import (
+    THUMBNAIL_SIDE,
+    ReadThumbnails,
+    find_near_duplicates,
+    fingerprint,
+)
 from medlens.data.store import Store
 
 # A colour image takes 10 bytes a pixel while it is read: 2 GB in all, however many cores there are.
@@ -174,13 +179,23 @@ def scan(
         table = pd.concat(
             [dataset.table.assign(patient=patient), found.drop(columns="patient")], axis="columns"
         )
-        return _add_near_copies(table, dataset.root, frame, facts)
+        read_thumbnails = partial(_read_thumbnails, table, dataset.root, frame, facts)
+        return add_near_copies(table, read_thumbnails, facts)
 
 
-def _add_near_copies(
-    table: pd.DataFrame, root: Path, frame: int | None, facts: FactsCache
+def add_near_copies(
+    table: pd.DataFrame, read_thumbnails: ReadThumbnails, facts: FactsCache
 ) -> pd.DataFrame:
-    """Add `near_copies` and `look_alike`, from the cache where the same images were searched."""
+    """Look for near-duplicates, unless the cache knows those of the same images.
+
+    Args:
+        table: One row per image with its facts.
+        read_thumbnails: Gives the thumbnails of some rows, uint8 of shape (rows, 64, 64).
+        facts: The cache.
+
+    Returns:
+        The table with `near_copies` and `look_alike`, which are those of `join_near_copies`.
+    """
     contents, fingerprints = table["pixels_sha256"].tolist(), table["fingerprint"].tolist()
     searched = hashlib.sha256()
     for one in sorted(set(zip(contents, fingerprints, strict=True))):
@@ -188,7 +203,6 @@ def _add_near_copies(
     key = searched.hexdigest()
     pairs = facts.get_near_duplicates(key)
     if pairs is None:
-        read_thumbnails = partial(_read_thumbnails, table, root, frame, facts)
         found = find_near_duplicates(fingerprints, contents, read_thumbnails)
         pairs = [(contents[pair.first], contents[pair.second]) for pair in found]
         facts.add_near_duplicates(key, pairs)
