@@ -190,21 +190,26 @@ def add_near_copies(
 
     Args:
         table: One row per image with its facts.
-        read_thumbnails: Gives the thumbnails of some rows, uint8 of shape (rows, 64, 64).
+        read_thumbnails: Gives the thumbnails of some rows, uint8 of shape (rows, 64, 64); called in
+            threads.
         facts: The cache.
 
     Returns:
         The table with `near_copies` and `look_alike`, which are those of `join_near_copies`.
     """
-    contents, fingerprints = table["pixels_sha256"].tolist(), table["fingerprint"].tolist()
+    columns = ["pixels_sha256", "fingerprint"]
+    images = table[columns].drop_duplicates().sort_values(columns)
     searched = hashlib.sha256()
-    for one in sorted(set(zip(contents, fingerprints, strict=True))):
+    for one in zip(images["pixels_sha256"], images["fingerprint"], strict=True):
         searched.update(repr(one).encode("ascii"))
     key = searched.hexdigest()
     pairs = facts.get_near_duplicates(key)
     if pairs is None:
-        found = find_near_duplicates(fingerprints, contents, read_thumbnails)
-        pairs = [(contents[pair.first], contents[pair.second]) for pair in found]
+        contents = table["pixels_sha256"]
+        found = find_near_duplicates(table["fingerprint"], contents, read_thumbnails)
+        firsts = contents.iloc[[pair.first for pair in found]]
+        seconds = contents.iloc[[pair.second for pair in found]]
+        pairs = list(zip(firsts, seconds, strict=True))
         facts.add_near_duplicates(key, pairs)
     near_copies, look_alike = join_near_copies(table, pairs)
     return table.assign(near_copies=near_copies, look_alike=look_alike)
