@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,18 @@ import pytest
 from medlens.cli import _parser
 from medlens.config import FIELDS
 from medlens.run_dir import RunDir
-from medlens.ui.choices import Choices, for_step, own_values, write_choices
+from medlens.ui.choices import (
+    Choices,
+    exclude,
+    for_step,
+    own_values,
+    read_choices,
+    write_choices,
+)
 from medlens.ui.commands import command_line
 from medlens.ui.jobs import Job, last_error, start_job, step_at_work
-from medlens.ui.root import Refused
+from medlens.ui.root import Refused, Root
+from medlens.ui.runs import rename
 
 
 def test_a_folder_says_whether_it_can_be_data(page: Any) -> None:
@@ -61,6 +70,24 @@ def test_a_run_is_made_named_and_deleted_only_by_its_name(page: Any) -> None:
         "/api/run", params={"path": "phantoms", "confirm": "phantoms"}
     ).is_error
     assert (page.root / "phantoms" / "labels.csv").exists()
+
+
+def test_what_is_left_out_stays_so_under_another_name(tmp_path: Path) -> None:
+    before = RunDir(tmp_path / "runs" / "before")
+    write_choices(before, Choices({"data": "x"}))
+    choices = exclude(before, images=["a/1.png", "b/ü,2.png"])
+    write_choices(before, replace(choices, looked_at={"audit": choices.seen_by("audit")}))
+    assert read_choices(before).is_current("audit")
+    after = rename(Root(tmp_path), before, "after")
+    choices = read_choices(after)
+    assert choices.options["exclude"] == str(after.excluded)
+    assert choices.excluded == ("a/1.png", "b/ü,2.png")
+    assert choices.is_current("audit")
+    assert not exclude(after, images=["c/3.png"]).is_current("audit")
+    assert exclude(after, include_images=["c/3.png"]).is_current("audit")
+    included = exclude(after, include_images=["a/1.png", "b/ü,2.png"])
+    assert "exclude" not in included.options
+    assert not after.excluded.exists()
 
 
 def test_without_a_name_a_run_is_called_after_its_data(page: Any) -> None:

@@ -1,0 +1,167 @@
+"""Predictions on a real Ray cluster of several nodes, with images on a real S3 server."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pandas as pd
+import pytest
+
+import medlens
+from medlens.data.phantom import write_phantoms
+from medlens.data.remote import open_path
+from medlens.errors import MedlensError
+from medlens.scale.predict import PredictParts
+from medlens.serve.inputs import list_inputs
+from medlens.serve.predict import open_work
+
+IMAGES = 200
+# Five parts of 256.
+ROWS = 1200
+
+
+def upload(folder: Path, bucket: str) -> str:
+    """Put the images of a folder on the server, in a folder of that name."""
+    client = boto3.client("s3")
+    for path in sorted(folder.rglob("*.png")):
+        name = path.relative_to(folder.parent).as_posix()
+        client.upload_file(str(path), bucket.removeprefix("s3://"), name)
+    return f"{bucket}/{folder.name}"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small images, one of them bad."""
+    folder = tmp_path_factory.mktemp("images") / "small"
+    write_phantoms(folder, images=IMAGES - 1, seed=5, size=32)
+    (folder / "bad.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(small: Path) -> Path:
+    """A list that names each of them six times."""
+    paths = sorted(str(path.relative_to(small)) for path in small.rglob("*.png"))
+    table = pd.DataFrame({"path": (paths * 6)[:ROWS], "number": range(ROWS)})
+    table.to_parquet(small / "many.parquet")
+    return small / "many.parquet"
+
+
+@pytest.fixture(scope="module")
+def whole(finished_run: medlens.Run, many: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What one machine says of that list."""
+    out = tmp_path_factory.mktemp("whole") / "whole.csv"
+    medlens.predict(finished_run.path, many, out=out, quiet=True)
+    return out.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: str) -> Iterator[Any]:
+    """Two nodes of one CPU each; they know where the server is."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+def kill_once_a_part_is_there(command: list[str], out: Path) -> Path:
+    """Run a command and kill it once one part of its result is finished; the parts' folder."""
+    parts = out.with_name(f".{out.name}.parts")
+    process = subprocess.Popen(command)
+    while process.poll() is None and not list(parts.glob("0*.parquet")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    assert list(parts.glob("0*.parquet"))
+    return parts
+
+
+def test_a_folder_on_a_server_is_predicted_by_a_cluster_to_the_same_bytes(
+    finished_run: medlens.Run, small: Path, bucket: str, cluster: Any, tmp_path: Path
+) -> None:
+    images = upload(small, bucket)
+    here, there = tmp_path / "here.csv", f"{bucket}/results/there.csv"
+    medlens.predict(finished_run.path, images, out=here, quiet=True)
+    outcome = medlens.predict(finished_run.path, images, out=there, ray=cluster.address, quiet=True)
+    assert (outcome.images, outcome.refused) == (IMAGES, 1)
+    assert open_path(there).read_bytes() == here.read_bytes()
+    assert [path.name for path in open_path(there).parent.iterdir()] == ["there.csv"]
+    assert pd.read_csv(here)["path"][0] == f"{images}/bad.png"
+
+
+def test_one_machine_finishes_what_a_cluster_began(
+    finished_run: medlens.Run, many: Path, whole: bytes, cluster: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    command = [sys.executable, "-m", "medlens", "predict", str(finished_run.path), str(many)]
+    kill_once_a_part_is_there([*command, "-o", str(out), "--ray", cluster.address], out)
+    medlens.predict(finished_run.path, many, out=out, quiet=True)
+    assert out.read_bytes() == whole
+
+
+def test_a_cluster_finishes_what_one_machine_began(
+    finished_run: medlens.Run,
+    many: Path,
+    whole: bytes,
+    cluster: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out.csv"
+    command = [sys.executable, "-m", "medlens", "predict", str(finished_run.path), str(many)]
+    kill_once_a_part_is_there([*command, "-o", str(out)], out)
+    medlens.predict(finished_run.path, many, out=out, ray=cluster.address)
+    assert out.read_bytes() == whole
+    assert "Going on after" in capsys.readouterr().out
+
+
+def test_a_node_that_does_not_see_the_images_says_so(
+    finished_run: medlens.Run, many: Path, tmp_path: Path
+) -> None:
+    work = open_work(list_inputs([many]), tmp_path / "out.csv", ("path",), "")
+    with pytest.raises(MedlensError, match="does not see the images"):
+        PredictParts({}, work, str(tmp_path / "none.png"))(1)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_costs_no_image(
+    finished_run: medlens.Run,
+    bucket: str,
+    cluster: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "five-thousand"
+    write_phantoms(folder, images=5000, seed=6, size=32)
+    images = upload(folder, bucket)
+    here, there = tmp_path / "here.csv", f"{bucket}/results/lost.csv"
+    medlens.predict(finished_run.path, images, out=here, quiet=True)
+    node = cluster.add_node(num_cpus=1)
+    parts = open_path(f"{bucket}/results/.lost.csv.parts")
+
+    def lose() -> None:
+        while len(list(parts.glob("0*.parquet"))) < 6:
+            time.sleep(0.2)
+        cluster.remove_node(node, allow_graceful=False)
+
+    losing = threading.Thread(target=lose, daemon=True)
+    losing.start()
+    outcome = medlens.predict(finished_run.path, images, out=there, ray=cluster.address)
+    losing.join(0)
+    assert not losing.is_alive()
+    assert outcome.images == 5000
+    assert open_path(there).read_bytes() == here.read_bytes()
+    assert "Retried" in capsys.readouterr().out
+    assert np.array_equal(np.sort(pd.read_csv(here)["path"]), pd.read_csv(here)["path"])
