@@ -186,7 +186,7 @@ def take_hours(
     cluster: Cluster,
     gpu_rate: float,
 ) -> tuple[float, str]:
-    """Hours of a prediction, and which of processors, network and so on it waits for: the slowest."""
+    """Hours of a prediction, and what it waits for most: processors, network and so on."""
     cores = cluster.nodes * cluster.cores * EFFICIENCY
     seconds = costs.core_seconds(kind, megapixels, backbone, network=not cluster.gpus)
     bytes_ = images * costs.megabytes[kind] * megapixels * 1e6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ import medlens
 from medlens.data.phantom import write_phantoms
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
+from medlens.model.checksums import CHECKSUMS_FILE, digest_of
 from medlens.scale.predict import PredictParts
 from medlens.serve.inputs import list_inputs
-from medlens.serve.predict import open_work
+from medlens.serve.predict import make_parts, open_work, result_columns
 
 IMAGES = 200
 # Five parts of 256.
@@ -75,19 +77,6 @@ def cluster(bucket: str) -> Iterator[Any]:
     made.shutdown()
 
 
-def kill_once_a_part_is_there(command: list[str], out: Path) -> Path:
-    """Run a command and kill it once one part of its result is finished; the parts' folder."""
-    parts = out.with_name(f".{out.name}.parts")
-    process = subprocess.Popen(command)
-    while process.poll() is None and not list(parts.glob("0*.parquet")):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not out.exists()
-    assert list(parts.glob("0*.parquet"))
-    return parts
-
-
 def test_a_folder_on_a_server_is_predicted_by_a_cluster_to_the_same_bytes(
     finished_run: medlens.Run, small: Path, bucket: str, cluster: Any, tmp_path: Path
 ) -> None:
@@ -101,17 +90,7 @@ def test_a_folder_on_a_server_is_predicted_by_a_cluster_to_the_same_bytes(
     assert pd.read_csv(here)["path"][0] == f"{images}/bad.png"
 
 
-def test_one_machine_finishes_what_a_cluster_began(
-    finished_run: medlens.Run, many: Path, whole: bytes, cluster: Any, tmp_path: Path
-) -> None:
-    out = tmp_path / "out.csv"
-    command = [sys.executable, "-m", "medlens", "predict", str(finished_run.path), str(many)]
-    kill_once_a_part_is_there([*command, "-o", str(out), "--ray", cluster.address], out)
-    medlens.predict(finished_run.path, many, out=out, quiet=True)
-    assert out.read_bytes() == whole
-
-
-def test_a_cluster_finishes_what_one_machine_began(
+def test_one_machine_and_a_cluster_finish_what_the_other_began(
     finished_run: medlens.Run,
     many: Path,
     whole: bytes,
@@ -120,11 +99,30 @@ def test_a_cluster_finishes_what_one_machine_began(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out.csv"
+    parts = tmp_path / ".out.csv.parts"
+    begin(finished_run, many, out)
+    first = (parts / "000000000000.parquet").stat()
     command = [sys.executable, "-m", "medlens", "predict", str(finished_run.path), str(many)]
-    kill_once_a_part_is_there([*command, "-o", str(out)], out)
-    medlens.predict(finished_run.path, many, out=out, ray=cluster.address)
-    assert out.read_bytes() == whole
+    driver = subprocess.Popen([*command, "-o", str(out), "--ray", cluster.address])
+    while driver.poll() is None and len(list(parts.glob("0*.parquet"))) < 2:
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert not out.exists()
+    assert len(list(parts.glob("0*.parquet"))) >= 2
+    assert (parts / "000000000000.parquet").stat().st_mtime_ns == first.st_mtime_ns
+    medlens.predict(finished_run.path, many, out=out)
     assert "Going on after" in capsys.readouterr().out
+    assert out.read_bytes() == whole
+
+
+def begin(run: medlens.Run, many: Path, out: Path) -> None:
+    """Make the first part of a result on this machine."""
+    classifier, inputs = run.classifier(), list_inputs([many])
+    digest = digest_of(run.path / "classifier" / CHECKSUMS_FILE)
+    work = open_work(inputs, out, result_columns(classifier, inputs.columns), digest)
+    others = frozenset(work.result.numbers) - {0}
+    make_parts(classifier, dataclasses.replace(work, finished=others), lambda _: None)
 
 
 def test_a_node_that_does_not_see_the_images_says_so(
