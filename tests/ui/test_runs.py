@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+import medlens
 from medlens.cli import _parser
 from medlens.config import FIELDS
 from medlens.run_dir import RunDir
@@ -161,6 +163,15 @@ def test_of_two_that_start_at_once_one_is_refused(tmp_path: Path) -> None:
     assert last_error(run) is None
 
 
+def test_what_lies_among_the_data_is_never_run(tmp_path: Path) -> None:
+    (tmp_path / "medlens.py").write_text("raise SystemExit('run')")
+    run = RunDir(tmp_path / "run")
+    job = start_job(run, "audit", ["medlens", "--version"], tmp_path)
+    while job.is_at_work:
+        time.sleep(0.05)
+    assert output_file(run).read_text().strip() == medlens.__version__
+
+
 def test_a_process_that_got_the_number_of_a_job_is_not_taken_for_it(tmp_path: Path) -> None:
     own = psutil.Process()
     assert Job("train", (), own.pid, own.create_time()).is_at_work
@@ -234,6 +245,7 @@ def test_a_process_that_pays_no_attention_to_an_interrupt_is_ended(
         "time.sleep(60)\n"
     )
     (tmp_path / "deaf.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     job = start_job(run, "train", ["deaf"], tmp_path)
     while not output_file(run).read_text():
         time.sleep(0.05)

@@ -135,10 +135,18 @@ def start_job(run: RunDir, step: str, command: Sequence[str], folder: Path) -> J
         raise Refused(409, BUSY) from None
 
 
+def process_words(command: Sequence[str]) -> list[str]:
+    """The words by which a command line of medlens is run as a process.
+
+    With -P, what lies in the current folder is never taken for a module of Python's.
+    """
+    return [sys.executable, "-P", "-m", *command]
+
+
 def _start(run: RunDir, step: str, command: Sequence[str], folder: Path) -> Job:
     with output_file(run).open("wb") as output, errors_file(run).open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            process_words(command),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
