@@ -37,6 +37,8 @@ MENDED_BY: Mapping[str, str] = {
     "leak_patient": "resolve_leaks",
 }
 EXCLUDED = "excluded in the file given with --exclude"
+# A note that limits every number: said before anything is trained, too.
+ALWAYS_SHOWN = ("no_patient",)
 # How many pictures the self-check of the network looks at.
 SAMPLED = 4
 
@@ -219,8 +221,12 @@ def say_outlook(intake: Intake, options: Options, screen: Screen) -> bool:
 
 
 def show_findings(intake: Intake, screen: Screen, severities: tuple[str, ...] = ()) -> None:
-    """The findings as a table; where severities are named, only those."""
-    wanted = [one for one in intake.findings if not severities or one.severity in severities]
+    """The findings as a table; where severities are named, only those and what is always shown."""
+    wanted = [
+        one
+        for one in intake.findings
+        if not severities or one.severity in severities or one.code in ALWAYS_SHOWN
+    ]
     if not wanted:
         screen.say("Audit: nothing found that stops or warns.")
         return

@@ -46,6 +46,7 @@ RESERVED_COLUMNS = (
 RESERVED_PREFIXES = ("logit_", "prob_")
 
 OUTSIDE = "outside a class folder"
+DROPPED = "of a class that --drop-class leaves out"
 
 
 @dataclass(frozen=True)
@@ -327,8 +328,12 @@ def _drop_classes(dataset: Dataset, drop_class: Sequence[str]) -> Dataset:
             expected="one of " + ", ".join(dataset.classes),
             fix="Write the name as the folder or the CSV has it.",
         )
+    if not drop_class:
+        return dataset
 
     def kept(table: pd.DataFrame) -> pd.DataFrame:
         return table[~table["label"].isin(list(drop_class))].reset_index(drop=True)
 
-    return replace(dataset, table=kept(dataset.table), left_out=kept(dataset.left_out))
+    table = kept(dataset.table)
+    passed_over = {**dataset.passed_over, DROPPED: len(dataset.table) - len(table)}
+    return replace(dataset, table=table, passed_over=passed_over, left_out=kept(dataset.left_out))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from medlens.errors import MedlensError
 from medlens.files import write_json
 from medlens.progress_file import is_running, read_progress
 from medlens.run_dir import RunDir
@@ -30,6 +31,7 @@ from medlens.ui.root import Refused
 
 # What `medlens` begins its last words with.
 ERROR_MARKS = ("medlens: ", "medlens failed")
+BUSY = "Something is at work in this run. Wait until it ends, or stop it."
 MOST_LINES = 200
 COLUMNS = "100"
 TAIL_BYTES = 65_536
@@ -122,21 +124,28 @@ def start_job(run: RunDir, step: str, command: Sequence[str], folder: Path) -> J
     Raises:
         Refused: If one is at work there already.
     """
-    with only_writer(job_file(run)):
-        if step_at_work(run) is not None:
-            raise Refused(409, "Something is at work in this run. Wait until it ends, or stop it.")
-        with output_file(run).open("wb") as output, errors_file(run).open("wb") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-                start_new_session=True,
-                env={**_environment(), "COLUMNS": COLUMNS, "PYTHONUNBUFFERED": "1"},
-            )
-        job = Job(step, tuple(command), process.pid, psutil.Process(process.pid).create_time())
-        write_json(job_file(run), dataclasses.asdict(job))
+    try:
+        with only_writer(job_file(run)):
+            if step_at_work(run) is not None:
+                raise Refused(409, BUSY)
+            return _start(run, step, command, folder)
+    except MedlensError:  # another request is here at the same moment
+        raise Refused(409, BUSY) from None
+
+
+def _start(run: RunDir, step: str, command: Sequence[str], folder: Path) -> Job:
+    with output_file(run).open("wb") as output, errors_file(run).open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+            env={**_environment(), "COLUMNS": COLUMNS, "PYTHONUNBUFFERED": "1"},
+        )
+    job = Job(step, tuple(command), process.pid, psutil.Process(process.pid).create_time())
+    write_json(job_file(run), dataclasses.asdict(job))
     # Whoever started a process has to take note of its end.
     threading.Thread(target=process.wait, daemon=True).start()
     return job
