@@ -55,6 +55,30 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an empty bucket on an S3 server of this computer alone."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "no-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            # Local copies of what lies there.
+            "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("copies")),
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="images")
+        yield "s3://images"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The labels.csv of 150 phantoms of 64 px in three classes, with patients."""
     from medlens.data.phantom import write_phantoms

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlens.config import make_options
+from medlens.data.remote import open_path
 from medlens.run import Run
 from medlens.start_up import without_start_up_noise
 
@@ -168,6 +169,7 @@ def predict(
     *,
     out: PathLike,
     overwrite: bool = False,
+    ray: str = "none",
     quiet: bool = False,
 ) -> Outcome:
     """Write what a classifier says of many images, in memory that does not grow with them.
@@ -176,10 +178,12 @@ def predict(
 
     Args:
         run: A run folder, its classifier folder alone, or a run as .zip.
-        inputs: Images, folders, CSV files with a column path or file, or patterns; one or several.
+        inputs: Images, folders, CSV or Parquet files with a column path or file, or patterns; one
+            or several, here or on other storage (s3://BUCKET/FOLDER).
         out: The file to write: .csv, .json, .jsonl or .parquet. If this is interrupted, the same
             call goes on.
         overwrite: Whether a file may be there.
+        ray: "local", "auto" or HOST:PORT: a Ray cluster that goes through the images.
         quiet: Whether nothing is printed.
 
     Returns:
@@ -192,7 +196,8 @@ def predict(
         from medlens.prediction import run_predict
 
     screen = new_screen(quiet)
-    return run_predict(run, _several(inputs), Path(out), overwrite=overwrite, screen=screen)
+    place = open_path(out)
+    return run_predict(run, _several(inputs), place, overwrite=overwrite, ray=ray, screen=screen)
 
 
 def explain(
@@ -225,7 +230,7 @@ def explain(
     return run_explain(
         run,
         _several(inputs),
-        Path(out),
+        open_path(out),
         class_name=class_name,
         overwrite=overwrite,
         screen=new_screen(quiet),

@@ -28,6 +28,7 @@ from medlens.config import (
     make_ui_options,
     read_config,
 )
+from medlens.data.remote import open_path
 from medlens.errors import MedlensError
 from medlens.start_up import without_start_up_noise
 
@@ -133,8 +134,8 @@ def _parser() -> argparse.ArgumentParser:
             "inputs",
             metavar="INPUT",
             nargs="+",
-            help="Images, folders of images (DICOM studies too), CSV files with a column path or "
-            "file, or patterns in quotes.",
+            help="Images, folders of images (DICOM studies too), CSV or Parquet files with a "
+            "column path or file, or patterns in quotes; here or on other storage (s3://...).",
         )
     predict.add_argument(
         "-o",
@@ -151,8 +152,8 @@ def _parser() -> argparse.ArgumentParser:
         dest="class_name",
         help="The class to explain (default: that which is predicted, image by image).",
     )
-    for command in (predict, explain):
-        _add_options(command, ["overwrite", "quiet"])
+    _add_options(predict, ["ray", "overwrite", "quiet"])
+    _add_options(explain, ["overwrite", "quiet"])
     serve = _add(
         commands,
         "serve",
@@ -344,7 +345,10 @@ def _predict(given: dict[str, Any]) -> int:
         print("\n".join(lines))
         return MENDABLE if refused else DONE
     overwrite = given.get("overwrite", False)
-    outcome = run_predict(run, inputs, Path(output), overwrite=overwrite, screen=screen)
+    ray = given.get("ray", make_options({}).ray)
+    outcome = run_predict(
+        run, inputs, open_path(output), overwrite=overwrite, ray=ray, screen=screen
+    )
     return MENDABLE if outcome.refused else DONE
 
 
@@ -355,7 +359,7 @@ def _explain(given: dict[str, Any]) -> int:
     outcome = run_explain(
         given["run"],
         given["inputs"],
-        Path(given["output"]),
+        open_path(given["output"]),
         class_name=given["class_name"],
         overwrite=given.get("overwrite", False),
         screen=new_screen(given.get("quiet", False)),

@@ -199,10 +199,10 @@ class Options:
 
     data: str = option(
         "",
-        _text("a folder, a CSV or an .npz file", "DATA"),
+        _text("a folder, a CSV, a Parquet or an .npz file", "DATA"),
         DATA,
-        "Folder with one sub-folder per class (also below train/val/test), a CSV with the columns "
-        "path,label, or a MedMNIST .npz file.",
+        "Folder with one sub-folder per class (also below train/val/test), a CSV or Parquet file "
+        "with the columns path,label, or a MedMNIST .npz file.",
     )
     patient_regex: str = option(
         "",
@@ -466,7 +466,16 @@ class Options:
         "auto",
         _text("auto, or a folder", "auto|DIR"),
         RUN,
-        "Where pictures and features are kept between runs. auto: the user's cache folder.",
+        "Where pictures and features are kept between runs. auto: the user's cache folder. "
+        "Features may also lie on other storage, such as s3://BUCKET/FOLDER.",
+        what=False,
+    )
+    ray: str = option(
+        "none",
+        _text("none, local, auto, or the address of a Ray cluster", "none|local|ADDRESS"),
+        RUN,
+        "Goes through the images on a Ray cluster: local starts one on this machine, auto is that "
+        "which this machine belongs to, and HOST:PORT another.",
         what=False,
     )
     resume: bool = option(False, _flag(), RUN, "Goes on with an interrupted run.", what=False)
@@ -562,6 +571,7 @@ AUDIT_OPTIONS = (
     *(name for name, field in FIELDS.items() if field.metadata["group"] in (DATA, SPLIT)),
     "seed",
     "cache",
+    "ray",
     "out",
     "quiet",
 )

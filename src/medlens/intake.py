@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from medlens.data.finding import Finding
 from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
 from medlens.data.images import UnreadableImage, read_image
 from medlens.data.leaks import Resolved, resolve_leaks
-from medlens.data.scan import PictureRule, Pictures, choose_image_size, scan
+from medlens.data.remote import join_path, open_path
+from medlens.data.scan import PictureRule, Pictures, choose_image_size, read_here, scan
 from medlens.data.split import check_split, read_splits, split_by_ratio, use_given_split
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
 from medlens.files import write_json
 from medlens.progress_file import kept_progress
 from medlens.run_dir import RunDir, folder_without_run
+from medlens.scale.cluster import connected
+from medlens.scale.scan import scan_on_cluster
 from medlens.screen import Screen
 
 # What train stops at, unless the option named here tells it how to go on.
@@ -82,7 +86,7 @@ def metadata_columns(dataset: Dataset) -> list[str]:
 def list_images(options: Options) -> Dataset:
     """List the data set; nothing is opened yet."""
     return read_dataset(
-        Path(options.data),
+        open_path(options.data),
         cache=cache_folder(options.cache),
         patient_regex=options.patient_regex,
         drop_class=options.drop_class,
@@ -111,14 +115,31 @@ def take_in(
     dataset: Dataset, options: Options, screen: Screen, pictures: Pictures | None = None
 ) -> Intake:
     """Read every file once, keep its facts (and its picture, where asked for), and audit them."""
-    with screen.progress("Reading the images", len(dataset.table), "images") as progress:
+    cache = cache_folder(options.cache)
+    on_cluster = partial(scan_on_cluster, cache=cache, say=screen.say)
+    with (
+        connected(options.ray) as is_connected,
+        screen.progress("Reading the images", len(dataset.table), "images") as progress,
+    ):
         table = scan(
             dataset,
-            cache=cache_folder(options.cache),
+            cache=cache,
             frame=frame(options),
             progress=progress,
             pictures=pictures,
+            read_all=on_cluster if is_connected else read_here,
         )
+    return audit_table(dataset, table, options)
+
+
+def audit_table(dataset: Dataset, table: pd.DataFrame, options: Options) -> Intake:
+    """Audit what the scan found.
+
+    Args:
+        dataset: What was listed.
+        table: One row per image with the facts of the scan.
+        options: Which split counts, and what is left out.
+    """
     if options.split.lower().endswith(".csv"):
         table = table.assign(split=read_splits(Path(options.split), table))
     elif options.split != "auto":
@@ -133,13 +154,13 @@ def take_in(
 
 def sample_pictures(dataset: Dataset, rule: PictureRule, frame: int | None) -> NDArray[np.uint8]:
     """A few pictures from all over the data set, those that can be read: (n, size, size, 3)."""
-    paths = list(dataset.table["path"])
-    step = max(1, len(paths) // SAMPLED)
+    step = max(1, len(dataset.table) // SAMPLED)
     pictures: list[NDArray[np.uint8]] = []
-    for path in paths[::step][: 2 * SAMPLED]:
+    for path in dataset.table["path"].iloc[::step].iloc[: 2 * SAMPLED]:
         if len(pictures) < SAMPLED:
             with suppress(UnreadableImage):
-                pictures.append(rule.apply(read_image(dataset.root / path, frame=frame).pixels))
+                image = read_image(join_path(dataset.root, path), frame=frame)
+                pictures.append(rule.apply(image.pixels))
     return np.array(pictures, np.uint8).reshape(-1, rule.size, rule.size, 3)
 
 

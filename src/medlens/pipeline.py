@@ -97,15 +97,13 @@ def run_training(asked: Options, screen: Screen) -> Run:
         rule = PictureRule(image_size(dataset, options, screen), options.fit)
         cache = cache_folder(options.cache)
         sample = partial(sample_pictures, dataset, rule, frame(options))
-        passes = choose_passes(networks, rule, options.engine, cache, sample, screen)
+        passes = choose_passes(networks, rule, options, cache, sample, screen)
 
-        def is_needed(key: str) -> bool:
-            # Views are made of pictures, and which are wanted is known once the plan is.
-            kinds = (options.augmentation, options.fine_tune)
-            wants_views = options.test_time_averaging or any(one != "none" for one in kinds)
-            return wants_views or any(key not in one.features for one in passes)
-
-        pictures = Pictures(rule, Store(run.pictures / rule.name), is_needed)
+        # Views are made of pictures, and which are wanted is known once the plan is.
+        kinds = (options.augmentation, options.fine_tune)
+        wants_views = options.test_time_averaging or any(one != "none" for one in kinds)
+        known = () if wants_views else tuple(one.features for one in passes)
+        pictures = Pictures(rule, Store(run.pictures / rule.name), known)
         count = len(dataset.table)
         check_disk_space(run.root, count * rule.bytes_per_picture, "pictures")
         for one in passes:

@@ -1,20 +1,25 @@
-"""A folder, a CSV or an .npz file -> one table, a row per image: path, label, patient, split."""
+"""A folder, a list or an .npz file -> one table, a row per image: path, label, patient, split."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from medlens.data.csv_file import read_csv_file
+from medlens.data.csv_file import ROWS_AT_A_TIME, read_csv_file
 from medlens.data.groups import SPLIT_WORDS
 from medlens.data.images import is_image_name
+from medlens.data.manifest import is_manifest, kind_of, place_of, read_manifest
 from medlens.data.medmnist import unpack_medmnist
+from medlens.data.remote import is_remote
+from medlens.data.remote_listing import remote_image_files
 from medlens.errors import MedlensError
 
 # What the scan knows of a file by itself.
@@ -57,7 +62,7 @@ class Dataset:
         root: The folder that the paths of the table are relative to.
         table: One row per image, sorted by path: path, label, patient ("" = unknown), split
             ("" = none given), then the metadata columns.
-        kind: "folder", "split folders", "CSV" or "MedMNIST".
+        kind: "folder", "split folders", "CSV", "Parquet file" or "MedMNIST".
         passed_over: How many files of which kind were not taken as images.
         left_out: The images that a person excluded, with the columns of the table.
     """
@@ -71,7 +76,7 @@ class Dataset:
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names in sorted order: the order of every probability and matrix."""
-        return tuple(sorted(set(self.table["label"])))
+        return tuple(sorted(map(str, self.table["label"].unique())))
 
 
 def read_dataset(
@@ -85,8 +90,8 @@ def read_dataset(
     """List a data set's images without opening them.
 
     Args:
-        data: A folder with one sub-folder per class, the same below train/val/test folders, a CSV,
-            or a MedMNIST .npz file.
+        data: A folder with one sub-folder per class, the same below train/val/test folders, a CSV
+            or Parquet file with a row per image, or a MedMNIST .npz file.
         cache: Where the pictures of an .npz file are unpacked.
         patient_regex: A regular expression whose first group finds the patient in a path.
         drop_class: Classes to leave out.
@@ -97,8 +102,8 @@ def read_dataset(
     """
     if data.is_dir():
         dataset = _read_folder(data)
-    elif data.suffix.lower() == ".csv" and data.is_file():
-        dataset = _read_csv(data)
+    elif is_manifest(data) and data.is_file():
+        dataset = _read_list(data)
     elif data.suffix.lower() == ".npz" and data.is_file():
         root, table = unpack_medmnist(data, cache)
         dataset = Dataset(root, table, "MedMNIST", {})
@@ -108,7 +113,8 @@ def read_dataset(
             got="nothing at that place"
             if not data.exists()
             else f"a {data.suffix or 'plain'} file",
-            expected="a folder with one sub-folder per class, a .csv or a MedMNIST .npz file",
+            expected="a folder with one sub-folder per class, or a .csv, .parquet or MedMNIST .npz "
+            "file",
             fix="Check the path that was given.",
             names=[str(data)],
         )
@@ -124,7 +130,8 @@ def read_dataset(
             "A classifier needs at least two classes.",
             got=f"{len(dataset.classes)} with images: {', '.join(dataset.classes) or 'none'}"
             + beside,
-            expected="one sub-folder of images per class, or a CSV with the columns path,label",
+            expected="one sub-folder of images per class, or a CSV or Parquet file with the "
+            "columns path,label",
             fix="Point to the folder whose sub-folders are the classes.",
             names=[str(data)],
         )
@@ -188,6 +195,10 @@ def image_files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
     Yields:
         Their paths with slashes, from the folder's own name on.
     """
+    if is_remote(folder):
+        for name, _ in remote_image_files(folder, passed_over):
+            yield f"{folder.name}/{name}"
+        return
     entered: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -218,18 +229,19 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _read_csv(file: Path) -> Dataset:
-    given = read_csv_file(file, called="The CSV", needed=("path", "label"), known=OWN_COLUMNS)
+def _read_list(file: Path) -> Dataset:
+    given = read_manifest(file, needed=("path", "label"), known=OWN_COLUMNS)
+    empty = pd.Series("", index=given.index, dtype=str)
     table = pd.DataFrame(
-        {name: given[name].str.strip() if name in given else "" for name in OWN_COLUMNS}
+        {name: given[name].str.strip() if name in given else empty for name in OWN_COLUMNS}
     )
     _check_rows(table, file)
     table["path"] = table["path"].str.replace("\\", "/", regex=False)
-    table["split"] = [_split_name(value, file) for value in table["split"]]
+    table["split"] = _split_names(table["split"], file)
     for name in [name for name in given.columns if name not in OWN_COLUMNS]:
         is_taken = name in RESERVED_COLUMNS or str(name).startswith(RESERVED_PREFIXES)
         table[f"given_{name}" if is_taken else name] = _typed(given[name])
-    return Dataset(file.parent, table.sort_values("path", ignore_index=True), "CSV", {})
+    return Dataset(file.parent, table.sort_values("path", ignore_index=True), kind_of(file), {})
 
 
 def _check_rows(table: pd.DataFrame, file: Path) -> None:
@@ -240,33 +252,43 @@ def _check_rows(table: pd.DataFrame, file: Path) -> None:
     }
     for problem, rows in problems.items():
         if rows.any():
-            lines = [str(index + 2) for index in table.index[rows][:5]]
             raise MedlensError(
-                f"Rows of the CSV {problem}.",
-                got=f"{int(rows.sum())} such rows, first in line {', '.join(lines)}",
+                f"Rows of the {kind_of(file)} {problem}.",
+                got=f"{int(rows.sum()):,} such rows, first in {_first_places(rows, file)}",
                 expected="one row per image, each with its path and its label",
                 fix="Mend or remove these rows.",
                 names=[str(file)],
             )
 
 
-def _split_name(value: str, file: Path) -> str:
-    if value == "" or value.lower() in SPLIT_WORDS:
-        return SPLIT_WORDS.get(value.lower(), "")
-    raise MedlensError(
-        "The column split of the CSV holds an unknown word.",
-        got=value,
-        expected="train, val or test (also training, valid, validation, testing), or nothing",
-        fix="Mend the word, or rename the column if it means something else.",
-        names=[str(file)],
-    )
+def _first_places(rows: pd.Series[bool], file: Path) -> str:
+    """Where the first few of these rows stand."""
+    return ", ".join(place_of(row, file) for row in np.flatnonzero(rows)[:5].tolist())
 
 
-def _typed(column: pd.Series[str]) -> pd.Series[str] | pd.Series[float]:
+def _split_names(words: pd.Series[str], file: Path) -> pd.Series[str]:
+    """The splits that the words of a column mean: train, val, test or ""."""
+    names = {word: SPLIT_WORDS.get(word.lower(), "") for word in map(str, words.unique())}
+    unknown = words.isin([word for word, name in names.items() if word and not name])
+    if unknown.any():
+        first = int(unknown.argmax())
+        raise MedlensError(
+            f"The column split of the {kind_of(file)} holds an unknown word.",
+            got=f"{words.iloc[first]} in {place_of(first, file)}; {int(unknown.sum()):,} such rows",
+            expected="train, val or test (also training, valid, validation, testing), or nothing",
+            fix="Mend the word, or rename the column if it means something else.",
+            names=[str(file)],
+        )
+    return words.map(names).astype(str)
+
+
+def _typed(column: pd.Series[Any]) -> pd.Series[Any]:
     """A column of plain numbers as numbers, for subgroups by range; else as text.
 
     `007` and `1E5` stay text: they are codes more often than numbers.
     """
+    if pd.api.types.is_numeric_dtype(column):
+        return column
     filled = column[column != ""]
     is_number = len(filled) > 0 and filled.str.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?").all()
     return pd.to_numeric(column.where(column != "")) if is_number else column
@@ -279,18 +301,34 @@ def _find_patients(table: pd.DataFrame, patient_regex: str) -> pd.DataFrame:
         raise _bad_regex(f"not a regular expression: {error}") from None
     if pattern.groups < 1:
         raise _bad_regex("a regular expression without a group")
-    found = [pattern.search(path) for path in table["path"]]
-    patients = [match.group(1) or "" if match else "" for match in found]
-    without = [path for path, patient in zip(table["path"], patients, strict=True) if not patient]
-    if without:
+
+    def find(path: str) -> str:
+        match = pattern.search(path)
+        return (match.group(1) or "") if match else ""
+
+    patients = _map_texts(table["path"], find)
+    without = table["path"][patients == ""]
+    if len(without):
         raise MedlensError(
             "--patient-regex does not find a patient in every path.",
-            got=f"{len(without)} of {len(table)} paths without a match",
+            got=f"{len(without):,} of {len(table):,} paths without a match",
             expected="a patient for every image, or leaks could hide among the others",
             fix="Widen the expression, or list path,label,patient in a CSV.",
-            names=without,
+            names=list(without),
         )
     return table.assign(patient=patients)
+
+
+def _map_texts(texts: pd.Series[str], function: Callable[[str], str]) -> pd.Series[str]:
+    """A function of each text; only some thousand results at a time are Python's own."""
+    starts = range(0, max(1, len(texts)), ROWS_AT_A_TIME)
+    parts = [texts.iloc[start : start + ROWS_AT_A_TIME] for start in starts]
+    return pd.concat(
+        [
+            pd.Series([function(text) for text in part], index=part.index, dtype=str)
+            for part in parts
+        ]
+    )
 
 
 def _bad_regex(got: str) -> MedlensError:
