@@ -13,8 +13,8 @@ the machine moves less than the clock. To the times of each step a straight line
     forward  seconds = a + b * megapixels        (of the picture; for each backbone)
     write    seconds a row, where it is made, and again where the whole is put together
 
-`--check` then runs `medlens predict` on files of sizes that the lines were not fitted to and sets
-the processor time of the whole command beside the model's.
+`--check` then has a classifier predict files of sizes that no line was fitted to, and sets the
+processor time of that beside the model's.
 
 `--images N` prints what N images take on the clusters of the table, by `take_hours`. GPUs were not
 measured: their rate is an assumption (`--gpu-rate`), marked so in the table.
@@ -46,6 +46,7 @@ from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, SecondaryCaptureImageStorage
 from scipy.optimize import nnls
 
+import medlens
 from medlens.data.dataset import Dataset
 from medlens.data.images import read_image
 from medlens.data.phantom import write_phantoms
@@ -67,7 +68,7 @@ FORWARD = ("mobilenet_v2", "vgg16")
 RANDOM = Weights("random", None, 0, "random filters, seed 0")
 ROUNDS = 3
 PARTS = 20
-CHECKED = 40
+CHECKED = 20
 # A job on a cluster may take 1.2 times what the same cores take without one.
 EFFICIENCY = 1 / 1.2
 
@@ -186,7 +187,7 @@ def take_hours(
     cluster: Cluster,
     gpu_rate: float,
 ) -> tuple[float, str]:
-    """Hours of a prediction, and what it waits for: the slowest of processors, network and so on."""
+    """Hours of a prediction, and what it waits for: processors, network, driver or GPUs."""
     cores = cluster.nodes * cluster.cores * EFFICIENCY
     seconds = costs.core_seconds(kind, megapixels, backbone, network=not cluster.gpus)
     bytes_ = images * costs.megabytes[kind] * megapixels * 1e6
@@ -395,30 +396,21 @@ def save_dicom(file: Path, pixels: NDArray[np.uint8], *, is_compressed: bool) ->
 
 
 def check(costs: Costs, scratch: Path) -> dict[str, float]:
-    """Processor time of the command on sizes that were not fitted, beside the model's.
-
-    The start of the command is measured on a few images and taken off: a model by image has none.
-    """
+    """Processor time of a classifier on files of sizes that were not fitted, beside the model's."""
     labels = write_phantoms(scratch / "phantoms", images=150, seed=0)
     train = [sys.executable, "-m", "medlens", "train", str(labels), "--out", str(scratch / "run")]
     train += ["--backbone", FORWARD[0], "--weights", "random", "--image-size", str(SIZE)]
     train += ["--plan", "plain", "--epochs", "2", "--no-saliency", "--quiet"]
     run_child([*train, "--cache", str(scratch / "cache")])
-    modelled, folders = 0.0, []
+    modelled, files = 0.0, []
     for kind in FORMATS:
         for side in CHECKED_SIDES:
-            folders.append(
-                draw_files(scratch / f"check-{kind}-{side}", kind, side, CHECKED)[0].parent
-            )
+            files += draw_files(scratch / f"check-{kind}-{side}", kind, side, CHECKED)
             modelled += CHECKED * costs.core_seconds(kind, side**2 / 1e6, FORWARD[0])
-    command = [sys.executable, "-m", "medlens", "predict", str(scratch / "run"), "--quiet", "-o"]
-    few = sorted(folders[0].iterdir())[:2]
-    start = run_child([*command, str(scratch / "few.csv"), *map(str, few)]).processor_seconds
-    whole = run_child([*command, str(scratch / "many.csv"), *map(str, folders)]).processor_seconds
-    measured = whole - start
-    print(
-        f"\nmedlens predict: {measured:.1f} s of processor time measured, {modelled:.1f} s modelled"
-    )
+    classifier = medlens.load(scratch / "run")
+    classifier.predict(files[:2])  # to load and compile the network
+    measured = spend(partial(classifier.predict, files))
+    print(f"\npredicting {len(files)} files: {measured:.1f} s measured, {modelled:.1f} s modelled")
     return {"measured": measured, "modelled": modelled, "ratio": modelled / measured}
 
 
