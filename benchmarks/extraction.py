@@ -183,7 +183,7 @@ def run_whole(
     spent = stopwatch()
     features = feature_store(cache, frozen_pass)
     store = Store(scratch / "pictures")
-    pictures = Pictures(frozen_pass.rule, store, lambda key: key not in features)
+    pictures = Pictures(frozen_pass.rule, store, (features,))
     table = scan(dataset, cache=cache, frame=None, progress=_ignore, pictures=pictures)
     reading = spent()
     keys = list(table["pixels_sha256"])

@@ -103,7 +103,7 @@ def extract(scratch: Path) -> None:
     cache = scratch / "cache"
     dataset = read_dataset(scratch / "data", cache=cache)
     features = feature_store(cache, frozen_pass)
-    pictures = Pictures(rule, Store(scratch / "pictures"), lambda key: key not in features)
+    pictures = Pictures(rule, Store(scratch / "pictures"), (features,))
     table = scan(dataset, cache=cache, frame=None, progress=_ignore, pictures=pictures)
     load = partial(frozen_pass.forward, cache)
     keys = list(table["pixels_sha256"])

@@ -301,9 +301,7 @@ def scan_files(files: Sequence[Path], scratch: Path) -> None:
     texts = dict.fromkeys(("label", "patient", "split"), "")
     dataset = Dataset(files[0].parent, pd.DataFrame({"path": names, **texts}, dtype=str), "", {})
     with tempfile.TemporaryDirectory(dir=scratch) as cache:
-        pictures = Pictures(
-            PictureRule(SIZE, "pad"), Store(Path(cache, "pictures")), lambda _: True
-        )
+        pictures = Pictures(PictureRule(SIZE, "pad"), Store(Path(cache, "pictures")), ())
         scan(dataset, cache=Path(cache), frame=None, progress=lambda _: None, pictures=pictures)
 
 

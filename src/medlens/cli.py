@@ -18,14 +18,17 @@ from medlens.config import (
     FIELDS,
     PLAN_OPTIONS,
     SERVE_FIELDS,
+    UI_FIELDS,
     Fields,
     Kind,
     Options,
     flag_name,
     make_options,
     make_serve_options,
+    make_ui_options,
     read_config,
 )
+from medlens.data.remote import open_path
 from medlens.errors import MedlensError
 from medlens.start_up import without_start_up_noise
 
@@ -124,13 +127,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (predict, explain):
         command.set_defaults(goes_on=GOES_ON)
-        command.add_argument("run", metavar="RUN", help="A run, or its classifier folder alone.")
+        command.add_argument(
+            "run", metavar="RUN", help="A run, its classifier folder alone, or a run as .zip."
+        )
         command.add_argument(
             "inputs",
             metavar="INPUT",
             nargs="+",
-            help="Images, folders of images (DICOM studies too), CSV files with a column path or "
-            "file, or patterns in quotes.",
+            help="Images, folders of images (DICOM studies too), CSV or Parquet files with a "
+            "column path or file, or patterns in quotes; here or on other storage (s3://...).",
         )
     predict.add_argument(
         "-o",
@@ -147,16 +152,18 @@ def _parser() -> argparse.ArgumentParser:
         dest="class_name",
         help="The class to explain (default: that which is predicted, image by image).",
     )
-    for command in (predict, explain):
-        _add_options(command, ["overwrite", "quiet"])
+    _add_options(predict, ["ray", "overwrite", "quiet"])
+    _add_options(explain, ["overwrite", "quiet"])
     serve = _add(
         commands,
         "serve",
         _serve,
         "Answer over HTTP, with a web page. On this computer alone unless --host says otherwise.",
     )
-    serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs.")
+    serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs, also as .zip.")
     _add_options(serve, SERVE_FIELDS, SERVE_FIELDS)
+    ui = _add(commands, "ui", _ui, "The whole road on a page in the browser, without code.")
+    _add_options(ui, UI_FIELDS, UI_FIELDS)
     demo = _add(commands, "demo", _demo, "Train on a synthetic phantom data set.")
     _add_options(demo, ["out", "cache", "overwrite", "quiet"])
     _add(commands, "doctor", _doctor, "Say what this machine has: backend, GPU, weights, extras.")
@@ -167,7 +174,9 @@ def _add_export(commands: Any) -> None:
     export = _add(
         commands, "export", _export, "Write the classifier for another runtime, proved equal there."
     )
-    export.add_argument("run", metavar="RUN", help="A run folder, or its classifier folder.")
+    export.add_argument(
+        "run", metavar="RUN", help="A run, its classifier folder alone, or a run as .zip."
+    )
     export.add_argument(
         "--format",
         required=True,
@@ -336,7 +345,10 @@ def _predict(given: dict[str, Any]) -> int:
         print("\n".join(lines))
         return MENDABLE if refused else DONE
     overwrite = given.get("overwrite", False)
-    outcome = run_predict(run, inputs, Path(output), overwrite=overwrite, screen=screen)
+    ray = given.get("ray", make_options({}).ray)
+    outcome = run_predict(
+        run, inputs, open_path(output), overwrite=overwrite, ray=ray, screen=screen
+    )
     return MENDABLE if outcome.refused else DONE
 
 
@@ -347,7 +359,7 @@ def _explain(given: dict[str, Any]) -> int:
     outcome = run_explain(
         given["run"],
         given["inputs"],
-        Path(given["output"]),
+        open_path(given["output"]),
         class_name=given["class_name"],
         overwrite=given.get("overwrite", False),
         screen=new_screen(given.get("quiet", False)),
@@ -372,12 +384,25 @@ def _serve(given: dict[str, Any]) -> int:
         head_seconds=min(Limits.head_seconds, options.time_limit),
     )
     settings = Settings(options.host, options.port, options.token, options.allowed_host, limits)
+    _log_to_screen()
+    serve(runs, settings, _say)
+    return DONE
+
+
+def _ui(given: dict[str, Any]) -> int:
+    options = make_ui_options(given)
+    from medlens.ui.launch import run_ui
+
+    _log_to_screen()
+    run_ui(options, _say)
+    return DONE
+
+
+def _log_to_screen() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("medlens").setLevel(logging.INFO)
     # A line for every damaged body: clients could flood the log.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    serve(runs, settings, _say)
-    return DONE
 
 
 def _say(line: str) -> None:

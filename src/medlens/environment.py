@@ -15,6 +15,7 @@ import pandas as pd
 import platformdirs
 import psutil
 
+from medlens.data.remote import is_remote, open_path
 from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES
 from medlens.model.fast_cpu import why_not
@@ -40,7 +41,7 @@ PACKAGES = (
 
 def cache_folder(cache: str) -> Path:
     """The folder that keeps pictures and features between runs; "auto" is the user's cache."""
-    return platformdirs.user_cache_path("medlens") if cache == "auto" else Path(cache)
+    return platformdirs.user_cache_path("medlens") if cache == "auto" else open_path(cache)
 
 
 def versions() -> dict[str, str]:
@@ -73,8 +74,10 @@ def check_disk_space(folder: Path, needed: int, what: str) -> None:
         what: What they are, in the plural.
 
     Raises:
-        MedlensError: If less is free.
+        MedlensError: If less is free. Other storage is not asked.
     """
+    if is_remote(folder):
+        return
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if needed > free:

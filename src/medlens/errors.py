@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from typing import Any
 
 
 class MedlensError(Exception):
@@ -30,6 +31,11 @@ class MedlensError(Exception):
         self.expected = expected
         self.fix = fix
         self.names = tuple(names)
+
+    def as_arguments(self) -> dict[str, Any]:
+        """What makes the same error in another process."""
+        told = {"what": self.what, "got": self.got, "expected": self.expected, "fix": self.fix}
+        return {**told, "names": list(self.names)}
 
     def __str__(self) -> str:
         return (

@@ -15,6 +15,7 @@ from medlens.config import read_config
 from medlens.data.images import UnreadableImage, is_image_name
 from medlens.data.medmnist import unpack_medmnist
 from medlens.data.phantom import CLASSES, draw_phantom
+from medlens.data.remote import join_path, open_path
 from medlens.data.scan import in_order
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
@@ -150,7 +151,7 @@ def run_images(run: RunDir, cache: str) -> RunImages | None:
     """The images of a run, if its data is still where it was; None if not."""
     if not all(path.is_file() for path in (run.config, run.dataset, run.predictions)):
         return None
-    data = Path(read_config(run.config).get("data", ""))
+    data = open_path(read_config(run.config).get("data", ""))
     if not data.exists():
         return None
     if data.suffix.lower() == ".npz":
@@ -160,7 +161,8 @@ def run_images(run: RunDir, cache: str) -> RunImages | None:
     known = pd.read_csv(run.dataset, dtype=str, keep_default_na=False).set_index("path")["sha256"]
     rows = read_predictions(run.predictions).query("fold == ''")
     split = "test" if (rows["split"] == "test").any() else "val"
-    rows = rows.assign(file=[root / path for path in rows["path"]], sha256=rows["path"].map(known))
+    files = pd.Series([join_path(root, path) for path in rows["path"]], rows.index, object)
+    rows = rows.assign(file=files, sha256=rows["path"].map(known))
     tested, trained = (rows[rows["split"] == name] for name in (split, "train"))
     tested, trained = _unchanged(tested), _unchanged(_evenly(trained, CALIBRATED))
     return RunImages(tested, trained, split) if len(tested) and len(trained) else None

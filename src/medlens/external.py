@@ -11,6 +11,7 @@ import pandas as pd
 from medlens.config import Options
 from medlens.data.dataset import Dataset
 from medlens.data.groups import group_images, has_conflict, readable
+from medlens.data.remote import join_path
 from medlens.errors import MedlensError
 from medlens.files import write_json, write_text
 from medlens.intake import (
@@ -86,7 +87,7 @@ def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
     _check_tested(tested, classifier)
     with screen.progress("Predicting", len(tested), "images") as progress:
         features, logits = classifier.measure(
-            [dataset.root / path for path in tested["path"]], progress
+            [join_path(dataset.root, path) for path in tested["path"]], progress
         )
     distances = classifier.familiarity.distances(features)
     said = tabulate_predictions(tested, logits, distances, classifier.verdict)
@@ -113,7 +114,7 @@ def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
         internal_name=block,
     )
     beside = {name: internal[block][name] for name in SAID_METRICS}
-    write_text(out / "dataset.csv", dataset_csv(table.drop(columns="role")))
+    write_text(out / "dataset.csv", dataset_csv(table.drop(columns="role"), dataset.left_out))
     write_json(out / "audit.json", intake.audit_json())
     content = {
         "notices": _notices(tested, left_out, classifier.facts["weights"]["kind"]),

@@ -11,7 +11,9 @@ from typing import Any
 
 def remove(path: Path) -> None:
     """Delete a file, a link, or a folder with all that is in it, where it is there."""
-    if path.is_dir() and not path.is_symlink():
+    if not isinstance(path, Path):  # on other storage: a RemotePath
+        path.remove_tree()
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -24,6 +26,9 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         path: The file; its folder is made where it is missing.
         content: The whole content.
     """
+    if not isinstance(path, Path):  # on other storage: a RemotePath, which does it by itself
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -29,10 +29,11 @@ from medlens.model.head_plan import WEIGHT_DECAY, HeadPlan
 from medlens.model.held_out import Choices
 from medlens.model.paired_bootstrap import BOOTSTRAP_DRAWS, SURE, share_of_draws_lower
 from medlens.model.plan import Decisions
-from medlens.network import Extracted, Gathered, run_once, run_symmetric
+from medlens.network import Extracted, Gathered, as_they_are, run_once, run_symmetric
 from medlens.report.evaluation import evaluate
 from medlens.report.predictions import predict_all, write_predictions
 from medlens.run_dir import RunDir
+from medlens.scale.cluster import NONE
 from medlens.screen import Screen
 
 COMPARED = ("accuracy", "balanced_accuracy", "roc_auc_macro", "log_loss")
@@ -306,13 +307,17 @@ def pass_of_tuned(
         write_tuned(cache / "weights.npz", tuned.weights),
     )
     extracted = Extracted(frozen_pass, feature_store(cache, frozen_pass))
-    run_once("Fine-tuned network", "images", keys, extracted, pictures.read, cache, screen)
+    run_once(
+        "Fine-tuned network", "images", keys, extracted, pictures, as_they_are, NONE, cache, screen
+    )
     columns = feature_columns(before.backbone, network.features)
     matrix = gather_features(keys, extracted.features, columns, cache / "features.npy")
     symmetric = None
     if network.symmetric is not None:
         modality, path = network.symmetric.preset, cache / "symmetric_features.npy"
-        symmetric = run_symmetric(used, modality, extracted, columns, pictures, path, cache, screen)
+        symmetric = run_symmetric(
+            used, modality, extracted, columns, pictures, path, NONE, cache, screen
+        )
     return replace(network, frozen_pass=frozen_pass, matrix=matrix, symmetric=symmetric)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from medlens.data.finding import Finding
 from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
 from medlens.data.images import UnreadableImage, read_image
 from medlens.data.leaks import Resolved, resolve_leaks
-from medlens.data.scan import PictureRule, Pictures, choose_image_size, scan
+from medlens.data.remote import join_path, open_path
+from medlens.data.scan import PictureRule, Pictures, choose_image_size, read_here, scan
 from medlens.data.split import check_split, read_splits, split_by_ratio, use_given_split
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
 from medlens.files import write_json
-from medlens.run_dir import folder_without_run
+from medlens.progress_file import kept_progress
+from medlens.run_dir import RunDir, folder_without_run
+from medlens.scale.cluster import connected
+from medlens.scale.scan import scan_on_cluster
 from medlens.screen import Screen
 
 # What train stops at, unless the option named here tells it how to go on.
@@ -35,6 +40,9 @@ MENDED_BY: Mapping[str, str] = {
     "leak_near_duplicate": "resolve_leaks",
     "leak_patient": "resolve_leaks",
 }
+EXCLUDED = "excluded in the file given with --exclude"
+# A note that limits every number: said before anything is trained, too.
+ALWAYS_SHOWN = ("no_patient",)
 # How many pictures the self-check of the network looks at.
 SAMPLED = 4
 
@@ -78,10 +86,11 @@ def metadata_columns(dataset: Dataset) -> list[str]:
 def list_images(options: Options) -> Dataset:
     """List the data set; nothing is opened yet."""
     return read_dataset(
-        Path(options.data),
+        open_path(options.data),
         cache=cache_folder(options.cache),
         patient_regex=options.patient_regex,
         drop_class=options.drop_class,
+        exclude=Path(options.exclude) if options.exclude else None,
     )
 
 
@@ -93,6 +102,8 @@ def say_images(dataset: Dataset, positive_class: str | None, screen: Screen) -> 
     if dataset.passed_over:
         said = ", ".join(f"{count:,} {what}" for what, count in dataset.passed_over.items())
         screen.say(f"Passed over: {said}")
+    if len(dataset.left_out):
+        screen.say(f"Left out by --exclude: {len(dataset.left_out):,}")
     if positive_class:
         screen.say(
             f"Positive class: {positive_class} (sensitivity is about it; --positive-class names "
@@ -104,13 +115,19 @@ def take_in(
     dataset: Dataset, options: Options, screen: Screen, pictures: Pictures | None = None
 ) -> Intake:
     """Read every file once, keep its facts (and its picture, where asked for), and audit them."""
-    with screen.progress("Reading the images", len(dataset.table), "images") as progress:
+    cache = cache_folder(options.cache)
+    on_cluster = partial(scan_on_cluster, cache=cache, say=screen.say)
+    with (
+        connected(options.ray) as is_connected,
+        screen.progress("Reading the images", len(dataset.table), "images") as progress,
+    ):
         table = scan(
             dataset,
-            cache=cache_folder(options.cache),
+            cache=cache,
             frame=frame(options),
             progress=progress,
             pictures=pictures,
+            read_all=on_cluster if is_connected else read_here,
         )
     return audit_table(dataset, table, options)
 
@@ -142,7 +159,8 @@ def sample_pictures(dataset: Dataset, rule: PictureRule, frame: int | None) -> N
     for path in dataset.table["path"].iloc[::step].iloc[: 2 * SAMPLED]:
         if len(pictures) < SAMPLED:
             with suppress(UnreadableImage):
-                pictures.append(rule.apply(read_image(dataset.root / path, frame=frame).pixels))
+                image = read_image(join_path(dataset.root, path), frame=frame)
+                pictures.append(rule.apply(image.pixels))
     return np.array(pictures, np.uint8).reshape(-1, rule.size, rule.size, 3)
 
 
@@ -188,15 +206,31 @@ def run_audit(options: Options, screen: Screen) -> bool:
     """
     dataset = list_images(options)
     say_images(dataset, choose_positive_class(dataset.classes, options), screen)
-    intake = take_in(dataset, options, screen)
+    with watched_by(options, "audit", screen) as watched:
+        intake = take_in(dataset, options, watched)
     show_findings(intake, screen)
     if options.out:
-        run = folder_without_run(options.out, "audit.json")
+        run = RunDir(Path(options.out))
         write_json(run.audit, intake.audit_json())
         screen.say(f"All findings with their files: {run.audit}")
     elif any(finding.files for finding in intake.findings):
         screen.say("Which files these are: add --out DIR and look into DIR/audit.json.")
     return say_outlook(intake, options, screen)
+
+
+@contextmanager
+def watched_by(options: Options, command: str, screen: Screen) -> Iterator[Screen]:
+    """A screen that also keeps the progress file of a command, where it has a folder for it.
+
+    Raises:
+        MedlensError: If a run is in that folder.
+    """
+    if not options.out:
+        yield screen
+        return
+    run = folder_without_run(options.out, f"{command}.json")
+    with kept_progress(run.progress, command) as watched:
+        yield replace(screen, watched=watched)
 
 
 def say_outlook(intake: Intake, options: Options, screen: Screen) -> bool:
@@ -208,8 +242,12 @@ def say_outlook(intake: Intake, options: Options, screen: Screen) -> bool:
 
 
 def show_findings(intake: Intake, screen: Screen, severities: tuple[str, ...] = ()) -> None:
-    """The findings as a table; where severities are named, only those."""
-    wanted = [one for one in intake.findings if not severities or one.severity in severities]
+    """The findings as a table; where severities are named, only those and what is always shown."""
+    wanted = [
+        one
+        for one in intake.findings
+        if not severities or one.severity in severities or one.code in ALWAYS_SHOWN
+    ]
     if not wanted:
         screen.say("Audit: nothing found that stops or warns.")
         return
@@ -297,13 +335,16 @@ def _say_split(table: pd.DataFrame, classes: tuple[str, ...], screen: Screen) ->
         )
 
 
-def dataset_csv(table: pd.DataFrame) -> str:
+def dataset_csv(table: pd.DataFrame, left_out: pd.DataFrame) -> str:
     """The text of dataset.csv: one row per image found, its facts, and why it is left out.
 
     The split stands in splits.csv, images that look alike in audit.json; of the fingerprint nobody
-    can read anything.
+    can read anything. The images that a person excluded come last: they were never opened.
     """
-    return table.drop(columns=["split", "look_alike", "fingerprint"]).to_csv(index=False)
+    known = table.drop(columns=["split", "look_alike", "fingerprint"])
+    excluded = left_out.assign(excluded=EXCLUDED).reindex(columns=known.columns)
+    # As objects, whole numbers stay whole beside what is empty.
+    return pd.concat([known.astype(object), excluded.astype(object)]).to_csv(index=False)
 
 
 def image_size(dataset: Dataset, options: Options, screen: Screen) -> int:

@@ -43,6 +43,8 @@ from medlens.model.view_features import Views
 from medlens.model.weights import Weights, find_weights
 from medlens.report.failures import draw_view_sheet
 from medlens.run_dir import RunDir
+from medlens.scale.cluster import LOCAL, NONE, connected
+from medlens.scale.features import SeenAs, extract_on_cluster, find_gpu_precision
 from medlens.screen import Screen
 
 Networks = list[tuple[Backbone, Weights]]
@@ -136,17 +138,29 @@ def with_side_of(backbones: Sequence[Backbone], options: Options) -> Options:
 def choose_passes(
     networks: Networks,
     rule: PictureRule,
-    engine: str,
+    options: Options,
     cache: Path,
     read_pictures: Callable[[], NDArray[np.uint8]],
     screen: Screen,
 ) -> list[Extracted]:
     """The engine of each network, and where its features are."""
-    passes = [
-        choose_pass(backbone, weights, rule, engine, cache, read_pictures, screen.say)
-        for backbone, weights in networks
-    ]
+    precision = _precision_on_cluster(options)
+    if precision is not None:
+        passes = [FrozenPass(*network, rule, "keras", precision) for network in networks]
+    else:
+        passes = [
+            choose_pass(*network, rule, options.engine, cache, read_pictures, screen.say)
+            for network in networks
+        ]
     return [Extracted(one, feature_store(cache, one)) for one in passes]
+
+
+def _precision_on_cluster(options: Options) -> str | None:
+    """The precision on the cluster's GPUs; None where this machine is like those that compute."""
+    if options.ray in (NONE, LOCAL) or options.engine == "ncnn":
+        return None
+    with connected(options.ray):
+        return find_gpu_precision()
 
 
 def choose_among(
@@ -209,7 +223,9 @@ def run_once(
     unit: str,
     keys: Sequence[str],
     extracted: Extracted,
-    read: ReadPictures,
+    pictures: Store,
+    seen_as: SeenAs,
+    ray: str,
     cache: Path,
     screen: Screen,
 ) -> None:
@@ -218,16 +234,40 @@ def run_once(
     Args:
         title: Of the progress.
         unit: What a step of it is.
-        keys: Content keys of the pictures.
+        keys: Content keys of the pictures, or of views of them.
         extracted: The network; its store receives the features.
-        read: Gives the pictures of some keys.
+        pictures: Holds the pictures.
+        seen_as: Makes of what reads pictures what reads these keys.
+        ray: "none", or the Ray cluster that runs it.
         cache: The cache folder.
         screen: Shows the progress.
     """
     frozen_pass, features = extracted
-    with screen.progress(title, unknown_keys(keys, features), unit) as progress:
-        load = partial(frozen_pass.forward, cache)
-        extract_features(keys, load, read, features, progress, screen.say)
+    count = unknown_keys(keys, features)
+    with (
+        connected(ray if count else NONE) as is_connected,
+        screen.progress(title, count, unit) as progress,
+    ):
+        if is_connected:
+            extract_on_cluster(
+                keys,
+                frozen_pass,
+                features,
+                pictures,
+                seen_as,
+                cache=cache,
+                progress=progress,
+                say=screen.say,
+            )
+        else:
+            load = partial(frozen_pass.forward, cache)
+            read = seen_as(pictures.read)
+            extract_features(keys, load, read, features, progress, screen.say)
+
+
+def as_they_are(read: ReadPictures) -> ReadPictures:
+    """Pictures seen without any change."""
+    return read
 
 
 def extract_views(
@@ -252,7 +292,8 @@ def extract_views(
     """
     keys = list(used.loc[may_be_augmented(used, options), "pixels_sha256"])
     wanted = view_keys(keys, preset, options.views)
-    run_once("Views", "views", wanted, extracted, read_views(pictures.read, preset), cache, screen)
+    seen_as = partial(read_views, preset=preset)
+    run_once("Views", "views", wanted, extracted, pictures, seen_as, options.ray, cache, screen)
 
 
 def gather_views(
@@ -277,6 +318,7 @@ def run_symmetric(
     columns: slice | NDArray[np.intp],
     pictures: Store,
     path: Path,
+    ray: str,
     cache: Path,
     screen: Screen,
 ) -> Symmetric:
@@ -289,13 +331,13 @@ def run_symmetric(
         columns: Which features.
         pictures: Holds the pictures.
         path: The file for what is larger than memory.
+        ray: "none", or the Ray cluster that runs it.
         cache: The cache folder.
         screen: Shows the progress.
     """
     count = PRESETS[modality].symmetries
     wanted = symmetric_keys(list(used["pixels_sha256"]), count)
-    read = read_symmetric(pictures.read)
-    run_once("Symmetries", "views", wanted, extracted, read, cache, screen)
+    run_once("Symmetries", "views", wanted, extracted, pictures, read_symmetric, ray, cache, screen)
     matrix = gather_features(wanted, extracted.features, columns, path)
     return Symmetric(matrix, modality, count)
 
@@ -352,7 +394,7 @@ def run_networks(
     keys = list(used["pixels_sha256"])
     for one in passes:
         title = "Frozen network" + f" {one.frozen_pass.backbone.name}" * (len(passes) > 1)
-        run_once(title, "images", keys, one, pictures.read, cache, screen)
+        run_once(title, "images", keys, one, pictures, as_they_are, options.ray, cache, screen)
     chosen = choose_among(passes, used, labels, decisions, base, options.search, run, screen)
     extracted = passes[chosen.place if chosen else 0]
     gathered = gathered_features(decisions)
@@ -368,5 +410,7 @@ def run_networks(
     symmetric = None
     if averaged is not None:
         path = run.symmetric_features
-        symmetric = run_symmetric(used, averaged, extracted, columns, pictures, path, cache, screen)
+        symmetric = run_symmetric(
+            used, averaged, extracted, columns, pictures, path, options.ray, cache, screen
+        )
     return Gathered(extracted.frozen_pass, chosen, gathered, matrix, views, symmetric)

@@ -5,59 +5,92 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
+from medlens.data.remote import hide_secrets, is_remote, open_path
 from medlens.errors import MedlensError
 from medlens.model.checksums import CHECKSUMS_FILE, digest_of
-from medlens.model.classifier import load_classifier
+from medlens.model.classifier import Classifier, load_classifier
 from medlens.run_dir import classifier_folder
+from medlens.scale.cluster import NONE, connected
+from medlens.scale.predict import make_parts_on_cluster
 from medlens.screen import Screen
 from medlens.serve.explain import explain_to_folder
 from medlens.serve.explain_folder import check_folder
-from medlens.serve.inputs import Inputs, PathLike, list_inputs
+from medlens.serve.inputs import FILE, STATE, Inputs, PathLike, list_inputs
 from medlens.serve.only_writer import only_writer
-from medlens.serve.predict import Outcome, predict_to_file, screen_lines, tell
+from medlens.serve.predict import (
+    Outcome,
+    Start,
+    Work,
+    make_parts,
+    open_work,
+    result_columns,
+    screen_lines,
+    tell,
+)
 from medlens.serve.result_file import check_result_path
+from medlens.serve.run_zip import opened_run
 
 MOST_ON_SCREEN = 100
 NOTICE = "Not a medical device."
 
 
 def run_predict(
-    run: PathLike, given: Sequence[PathLike], out: Path, *, overwrite: bool, screen: Screen
+    run: PathLike,
+    given: Sequence[PathLike],
+    out: Path,
+    *,
+    overwrite: bool,
+    ray: str,
+    screen: Screen,
 ) -> Outcome:
     """Predict images into a file; an interrupted run goes on.
 
     Args:
-        run: A run folder, or its classifier folder alone.
+        run: A run folder, its classifier folder alone, or a run as .zip.
         given: As for `list_inputs`.
         out: The file to write: .csv, .json, .jsonl or .parquet.
         overwrite: Whether a file may be there.
+        ray: "none", or the Ray cluster to go through the images on, as for `connected`.
         screen: Where it is said what happens.
 
     Raises:
-        MedlensError: If the classifier, the images or the place cannot be used.
+        MedlensError: If the classifier, the images, the place or the cluster cannot be used.
     """
+    out = out.absolute()
     check_result_path(out, overwrite=overwrite)
     _spare_inputs(out, given)
-    inputs = _list(given, screen)
-    folder = classifier_folder(run)
-    classifier = load_classifier(folder)
-    with only_writer(out), screen.progress("Predicting", len(inputs), "images") as progress:
-        check_result_path(out, overwrite=overwrite)  # another process may have finished meanwhile
-        outcome = predict_to_file(
-            classifier,
-            inputs,
-            out,
-            digest=digest_of(folder / CHECKSUMS_FILE),
-            say=screen.say,
-            progress=progress,
-        )
-    screen.say("\n".join([*outcome.lines, f"Predictions: {out}", NOTICE]))
+    inputs = list_inputs(given)
+    with opened_run(run) as opened:
+        folder = classifier_folder(opened)
+        classifier = load_classifier(folder)
+        with only_writer(out):
+            # Another process may have finished meanwhile.
+            check_result_path(out, overwrite=overwrite)
+            digest = digest_of(folder / CHECKSUMS_FILE)
+            work = open_work(inputs, out, result_columns(classifier, inputs.columns), digest)
+            with _start("Predicting", inputs, screen)(work) as progress:
+                retried = _make_parts(classifier, folder, work, ray, progress)
+            outcome = work.finish(out)
+    shown = hide_secrets(str(out))
+    screen.say("\n".join([*outcome.lines, *retried, f"Predictions: {shown}", NOTICE]))
     return outcome
+
+
+def _make_parts(
+    classifier: Classifier, folder: Path, work: Work, ray: str, progress: Callable[[int], None]
+) -> list[str]:
+    """Make the parts here or on a cluster; what was begun again there, in words."""
+    with connected(ray if work.missing else NONE) as is_connected:
+        if is_connected:
+            return make_parts_on_cluster(folder, work, progress).lines
+        make_parts(classifier, work, progress)
+        return []
 
 
 def predict_on_screen(
@@ -76,16 +109,19 @@ def predict_on_screen(
     Raises:
         MedlensError: If the classifier or the images cannot be used, or the images are many.
     """
-    inputs = _list(given, screen)
-    if len(inputs) > MOST_ON_SCREEN:
+    inputs = list_inputs(given)
+    images = pd.concat(list(_first_tables(inputs)), ignore_index=True)
+    if len(images) > MOST_ON_SCREEN:
         raise MedlensError(
             "These are too many images for the screen.",
-            got=f"{len(inputs):,} images and no -o",
+            got=f"more than {MOST_ON_SCREEN} images and no -o",
             expected=f"at most {MOST_ON_SCREEN}, or a file for the result",
             fix="Add -o predictions.csv (or .json, .jsonl, .parquet).",
         )
-    classifier = load_classifier(classifier_folder(run))
-    table = pd.concat(list(tell(classifier, inputs, 0, lambda _: None)))
+    with opened_run(run) as opened:
+        classifier = load_classifier(classifier_folder(opened))
+    _say_passed_over(inputs, screen)
+    table = tell(classifier, images, classifier.read_all(images[FILE]), lambda _: None)
     return [*screen_lines(table, classifier.classes), NOTICE], int(
         (table["unreadable"] != "").sum()
     )
@@ -114,18 +150,12 @@ def run_explain(
         MedlensError: If the classifier, the images, the class or the place cannot be used.
     """
     check_folder(out, overwrite=overwrite)
-    inputs = _list(given, screen)
+    inputs = list_inputs(given)
     _keep_apart(out, given, inputs)
-    folder = classifier_folder(run)
-    classifier = load_classifier(folder)
-    if class_name is not None and class_name not in classifier.classes:
-        raise MedlensError(
-            "The classifier does not know the class that is to be explained.",
-            got=class_name,
-            expected="one of " + ", ".join(classifier.classes),
-            fix="Write the name as it stands here, or leave --class out.",
-        )
-    with screen.progress("Explaining", len(inputs), "images") as progress:
+    with opened_run(run) as opened:
+        folder = classifier_folder(opened)
+        classifier = load_classifier(folder)
+        _check_class(class_name, classifier.classes)
         outcome = explain_to_folder(
             classifier,
             inputs,
@@ -133,30 +163,73 @@ def run_explain(
             class_name=class_name,
             digest=digest_of(folder / CHECKSUMS_FILE),
             overwrite=overwrite,
-            say=screen.say,
-            progress=progress,
+            start=_start("Explaining", inputs, screen),
         )
-    screen.say("\n".join([*outcome.lines, f"Explanations: {out}", NOTICE]))
+    screen.say("\n".join([*outcome.lines, f"Explanations: {hide_secrets(str(out))}", NOTICE]))
     return outcome
 
 
-def _list(given: Sequence[PathLike], screen: Screen) -> Inputs:
-    inputs = list_inputs(given)
+def _check_class(class_name: str | None, classes: Sequence[str]) -> None:
+    if class_name is not None and class_name not in classes:
+        raise MedlensError(
+            "The classifier does not know the class that is to be explained.",
+            got=class_name,
+            expected="one of " + ", ".join(classes),
+            fix="Write the name as it stands here, or leave --class out.",
+        )
+
+
+def _start(label: str, inputs: Inputs, screen: Screen) -> Start:
+    """Says what was found and what an interrupted run left, and then shows the progress."""
+
+    @contextmanager
+    def start(work: Work) -> Iterator[Callable[[int], None]]:
+        _say_passed_over(inputs, screen)
+        if work.is_anew:
+            screen.say(
+                "What an interrupted run left is of other images, classifier or class: begun anew."
+            )
+        if work.done:
+            screen.say(f"Going on after {work.done:,} images that are finished.")
+        with screen.progress(label, work.images.rows, "images") as progress:
+            progress(work.done)
+            yield progress
+
+    return start
+
+
+def _say_passed_over(inputs: Inputs, screen: Screen) -> None:
     for kind, count in inputs.passed_over.items():
-        screen.say(f"{count:,} in the folders passed over: {kind}.")
-    return inputs
+        if count:
+            screen.say(f"{count:,} in the folders passed over: {kind}.")
+
+
+def _first_tables(inputs: Inputs) -> Iterator[pd.DataFrame]:
+    """The first images, a few more than the screen takes if there are so many."""
+    count = 0
+    for table in inputs.tables():
+        yield table.drop(columns=STATE)
+        count += len(table)
+        if count > MOST_ON_SCREEN:
+            return
 
 
 def _spare_inputs(out: Path, given: Sequence[PathLike]) -> None:
     """Refuse to write the result over what was given."""
-    if out.exists() and any(Path(one).exists() and out.samefile(one) for one in given):
+    if out.exists() and any(_is_same(out, open_path(one)) for one in given):
         raise MedlensError(
             "The result would replace a file that was given.",
             got="the same file as INPUT and as -o",
             expected="another name for the result",
             fix="Name another -o.",
-            names=[str(out)],
+            names=[hide_secrets(str(out))],
         )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if is_remote(one) or is_remote(other):
+        return str(one) == str(other)
+    return other.exists() and one.samefile(other)
 
 
 def _keep_apart(out: Path, given: Sequence[PathLike], inputs: Inputs) -> None:
@@ -168,8 +241,9 @@ def _keep_apart(out: Path, given: Sequence[PathLike], inputs: Inputs) -> None:
         MedlensError: If it does.
     """
     place = out.resolve()
-    holds = {Path(folder or ".").resolve() for folder in map(os.path.dirname, inputs.files())}
-    files = {Path(one).resolve() for one in given if Path(one).is_file()}
+    names = (name for table in inputs.tables() for name in table[FILE].map(os.path.dirname))
+    holds = {open_path(folder or ".").resolve() for folder in set(names)}
+    files = {open_path(one).resolve() for one in given if open_path(one).is_file()}
     above = [place, *place.parents]
     is_inside = any(_searched(os.fspath(one)) in above for one in given)
     if is_inside or any(place in (one, *one.parents) for one in holds | files):
@@ -184,9 +258,10 @@ def _keep_apart(out: Path, given: Sequence[PathLike], inputs: Inputs) -> None:
 
 def _searched(given: str) -> Path | None:
     """The folder that is searched to its depths for an INPUT; None where there is none."""
-    if Path(given).is_dir():
-        return Path(given).resolve()
-    if Path(given).exists() or "**" not in given:
+    path = open_path(given)
+    if path.is_dir():
+        return path.resolve()
+    if is_remote(path) or path.exists() or "**" not in given:
         return None
     parts = Path(given).parts
     return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts)).resolve()

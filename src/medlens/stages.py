@@ -16,6 +16,7 @@ from medlens.config import Options
 from medlens.data.dataset import Dataset
 from medlens.data.fingerprint import Fingerprint
 from medlens.data.images import UnreadableImage, read_image
+from medlens.data.remote import join_path
 from medlens.data.scan import PictureRule
 from medlens.environment import cache_folder
 from medlens.files import write_json, write_text
@@ -137,7 +138,7 @@ def read_picture_of(
 
     def read(row: int) -> NDArray[np.uint8] | None:
         try:
-            return rule.apply(read_image(root / path_of[row], frame=frame).pixels)
+            return rule.apply(read_image(join_path(root, path_of[row]), frame=frame).pixels)
         except UnreadableImage:
             return None
 
@@ -287,7 +288,7 @@ def measure_robustness(
     """How much worse the test result is on mildly changed pictures."""
     tested = headline_rows(predictions)
     chosen = tested.iloc[draw_by_group(list(tested["group"]), MOST_IMAGES, options.seed)]
-    pictures = np.stack([classifier.picture(root / path) for path in chosen["path"]])
+    pictures = np.stack([classifier.picture(join_path(root, path)) for path in chosen["path"]])
     columns = feature_columns(frozen_pass.backbone, str(classifier.facts["features"]))
 
     def logits_of(view: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -222,8 +222,9 @@ def test_pictures_are_left_once_for_each_content_and_only_where_needed(
     rule = PictureRule(16, "pad")
     keys = read(data, tmp_path)["pixels_sha256"]
     unwanted = keys["b.png"]
-    store = Store(tmp_path / "pictures")
-    read(data, tmp_path, Pictures(rule, store, lambda key: key != unwanted))
+    store, features = Store(tmp_path / "pictures"), Store(tmp_path / "features")
+    features.add([unwanted], np.zeros((1, 3), np.float32))
+    read(data, tmp_path, Pictures(rule, store, (features,)))
     assert len(store) == 1
     pixels = np.asarray(Image.open(data.parent / "a.png").convert("RGB"))
     expected = fit_to_square(pixels, size=16, fit="pad")
@@ -413,13 +414,13 @@ def test_what_needs_more_than_all_the_room_goes_alone() -> None:
 def test_a_picture_that_is_lost_is_made_again(data: Path, tmp_path: Path) -> None:
     rule = PictureRule(16, "pad")
     folder = tmp_path / "pictures"
-    keys = read(data, tmp_path, Pictures(rule, Store(folder), lambda _: True))["pixels_sha256"]
+    keys = read(data, tmp_path, Pictures(rule, Store(folder)))["pixels_sha256"]
     wanted = [keys["a.png"], keys["b.png"]]
     before = Store(folder).read(wanted)
     cut_short(next(folder.glob("*.npy")))
     store = Store(folder)
     assert len(store) == 0
-    read(data, tmp_path, Pictures(rule, store, lambda _: True))
+    read(data, tmp_path, Pictures(rule, store))
     for again in (store, Store(folder)):
         np.testing.assert_array_equal(again.read(wanted), before)
 
@@ -447,7 +448,7 @@ def test_grey_images_have_the_same_key_and_picture_however_they_are_stored(tmp_p
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     store = Store(tmp_path / "pictures")
     rule = PictureRule(44, "pad")
-    table = read(tmp_path / "labels.csv", tmp_path, Pictures(rule, store, lambda _: True))
+    table = read(tmp_path / "labels.csv", tmp_path, Pictures(rule, store))
     keys = table["pixels_sha256"]
     assert set(table["mode"]) == {"L", "RGB", "RGBA", "P"}
     assert set(keys.drop("colour.png")) == {keys["grey.png"]}

@@ -6,18 +6,20 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medlens.data.csv_file import ROWS_AT_A_TIME
+from medlens.data.csv_file import ROWS_AT_A_TIME, read_csv_file
 from medlens.data.groups import SPLIT_WORDS
 from medlens.data.images import is_image_name
 from medlens.data.manifest import is_manifest, kind_of, place_of, read_manifest
 from medlens.data.medmnist import unpack_medmnist
+from medlens.data.remote import is_remote
+from medlens.data.remote_listing import remote_image_files
 from medlens.errors import MedlensError
 
 # What the scan knows of a file by itself.
@@ -49,6 +51,7 @@ RESERVED_COLUMNS = (
 RESERVED_PREFIXES = ("logit_", "prob_")
 
 OUTSIDE = "outside a class folder"
+DROPPED = "of a class that --drop-class leaves out"
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Dataset:
             ("" = none given), then the metadata columns.
         kind: "folder", "split folders", "CSV", "Parquet file" or "MedMNIST".
         passed_over: How many files of which kind were not taken as images.
+        left_out: The images that a person excluded, with the columns of the table.
     """
 
     root: Path
     table: pd.DataFrame
     kind: str
     passed_over: Mapping[str, int]
+    left_out: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*OWN_COLUMNS]))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -75,7 +80,12 @@ class Dataset:
 
 
 def read_dataset(
-    data: Path, *, cache: Path, patient_regex: str = "", drop_class: Sequence[str] = ()
+    data: Path,
+    *,
+    cache: Path,
+    patient_regex: str = "",
+    drop_class: Sequence[str] = (),
+    exclude: Path | None = None,
 ) -> Dataset:
     """List a data set's images without opening them.
 
@@ -85,6 +95,7 @@ def read_dataset(
         cache: Where the pictures of an .npz file are unpacked.
         patient_regex: A regular expression whose first group finds the patient in a path.
         drop_class: Classes to leave out.
+        exclude: A CSV whose column path lists images to leave out.
 
     Raises:
         MedlensError: If there is no such data, fewer than two classes, or a column is missing.
@@ -109,6 +120,8 @@ def read_dataset(
         )
     if patient_regex:
         dataset = replace(dataset, table=_find_patients(dataset.table, patient_regex))
+    if exclude is not None:
+        dataset = _exclude(dataset, exclude)
     dataset = _drop_classes(dataset, drop_class)
     if len(dataset.classes) < 2:
         outside = dataset.passed_over.get(OUTSIDE, 0)
@@ -182,6 +195,10 @@ def image_files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
     Yields:
         Their paths with slashes, from the folder's own name on.
     """
+    if is_remote(folder):
+        for name, _ in remote_image_files(folder, passed_over):
+            yield f"{folder.name}/{name}"
+        return
     entered: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -323,6 +340,23 @@ def _bad_regex(got: str) -> MedlensError:
     )
 
 
+def _exclude(dataset: Dataset, file: Path) -> Dataset:
+    listed = read_csv_file(file, called="The file given with --exclude", needed=("path",))["path"]
+    paths = set(listed.str.strip().str.replace("\\", "/", regex=False)) - {""}
+    unknown = sorted(paths - set(dataset.table["path"]))
+    if unknown:
+        raise MedlensError(
+            "The file given with --exclude lists images that are not there.",
+            got=f"{len(unknown):,} of {len(paths):,} paths without an image",
+            expected="paths as they stand in dataset.csv and audit.json",
+            fix="Mend or remove these rows.",
+            names=unknown,
+        )
+    is_out = dataset.table["path"].isin(paths)
+    kept, out = (dataset.table[rows].reset_index(drop=True) for rows in (~is_out, is_out))
+    return replace(dataset, table=kept, left_out=out)
+
+
 def _drop_classes(dataset: Dataset, drop_class: Sequence[str]) -> Dataset:
     unknown = [name for name in drop_class if name not in dataset.classes]
     if unknown:
@@ -332,5 +366,12 @@ def _drop_classes(dataset: Dataset, drop_class: Sequence[str]) -> Dataset:
             expected="one of " + ", ".join(dataset.classes),
             fix="Write the name as the folder or the CSV has it.",
         )
-    kept = dataset.table[~dataset.table["label"].isin(list(drop_class))]
-    return replace(dataset, table=kept.reset_index(drop=True))
+    if not drop_class:
+        return dataset
+
+    def kept(table: pd.DataFrame) -> pd.DataFrame:
+        return table[~table["label"].isin(list(drop_class))].reset_index(drop=True)
+
+    table = kept(dataset.table)
+    passed_over = {**dataset.passed_over, DROPPED: len(dataset.table) - len(table)}
+    return replace(dataset, table=table, passed_over=passed_over, left_out=kept(dataset.left_out))

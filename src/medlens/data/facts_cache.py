@@ -94,6 +94,12 @@ class FactsCache:
                 self._open_anew(error)
                 return action()
 
+    def __len__(self) -> int:
+        count: int = self._try(
+            lambda: self._connection.execute("SELECT count(*) FROM facts").fetchone()
+        )[0]
+        return count
+
     def get(self, key: str) -> Facts | None:
         """The facts of a file, without its patient, or None."""
         select = "SELECT value, typeof(thumbnail), length(thumbnail) FROM facts WHERE key = ?"

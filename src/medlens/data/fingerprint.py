@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from medlens.data.groups import group_images
-from medlens.data.images import UnreadableImage, read_image
+from medlens.data.images import UnreadableImage, fetch, read_image
+from medlens.data.remote import join_path
 
 # How many images are opened for colour and modality.
 SAMPLED = 24
@@ -110,12 +112,11 @@ def take_fingerprint(table: pd.DataFrame, root: Path, *, frame: int | None) -> F
     counts = read["label"].value_counts().sort_index()
     sides = read[["width", "height"]].astype(float)
     paths = list(read["path"].iloc[:: max(1, len(read) // SAMPLED)].iloc[:SAMPLED])
-    colours = [_has_colour(root / path, frame) for path in paths]
+    colours = [_has_colour(join_path(root, path), frame) for path in paths]
     known = [one for one in colours if one is not None]
     share = float(np.mean(known)) if known else 0.0
-    modality, evidence = guess_modality(
-        [_dicom_modality(root / path) for path in paths], [root.name, *counts.index], share
-    )
+    modalities = [_dicom_modality(join_path(root, path)) for path in paths]
+    modality, evidence = guess_modality(modalities, [root.name, *counts.index], share)
     return Fingerprint(
         images=len(read),
         classes={str(name): int(count) for name, count in counts.items()},
@@ -172,7 +173,11 @@ def _has_colour(path: Path, frame: int | None) -> bool | None:
 
 
 def _dicom_modality(path: Path) -> str:
-    with suppress(InvalidDicomError, OSError, ValueError, TypeError, AttributeError):
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+    with suppress(
+        UnreadableImage, InvalidDicomError, OSError, ValueError, TypeError, AttributeError
+    ):
+        source = fetch(path)
+        opened = io.BytesIO(source) if isinstance(source, bytes) else source
+        header = pydicom.dcmread(opened, stop_before_pixels=True, specific_tags=["Modality"])
         return str(header.get("Modality", "") or "")
     return ""

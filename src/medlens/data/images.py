@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from medlens.data.decoded import (
 from medlens.data.dicom import decode_dicom, looks_like_dicom, read_dicom_size
 from medlens.data.dicom_display import AskedWindow
 from medlens.data.pictures import decode_picture, read_picture_size
+from medlens.data.remote import is_remote
 from medlens.quiet import LIBRARY_WARNINGS
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "DecodedImage",
     "UnreadableImage",
     "decode_image",
+    "fetch",
     "fit_to_square",
     "is_image_name",
     "read_image",
@@ -77,32 +81,50 @@ def decode_image(
     return _decode(io.BytesIO(data), frame, max_pixels, asked)
 
 
+def fetch(path: Path) -> Path | bytes:
+    """A file in the form in which reading it again costs nothing.
+
+    Args:
+        path: A file of this machine comes back as it is; one on other storage as its content.
+
+    Raises:
+        UnreadableImage: If there is no such file on other storage.
+    """
+    if not is_remote(path):
+        return path
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _cannot_be_opened(error) from None
+
+
 def read_image(
     source: Path | bytes, *, frame: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> DecodedImage:
     """Decode an image file; see `decode_image`. Of a large file only what is needed is read.
 
     Args:
-        source: The file, or its whole content where it never was a file.
+        source: The file, or its whole content.
         frame: As for `decode_image`.
         max_pixels: As for `decode_image`.
 
     Raises:
         UnreadableImage: Whatever is wrong with it, also a missing or locked file.
     """
-    if isinstance(source, bytes):
-        return decode_image(source, frame=frame, max_pixels=max_pixels)
     with _open(source) as stream:
         return _decode(stream, frame, max_pixels)
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(source: Path | bytes) -> tuple[int, int]:
     """Read an image's (width, height) after EXIF orientation, from the header alone.
+
+    Args:
+        source: As for `read_image`.
 
     Raises:
         UnreadableImage: If the header cannot be read. The pixels may still turn out damaged.
     """
-    with _open(path) as stream, _reading():
+    with _open(source) as stream, _reading():
         if _is_dicom(stream):
             return read_dicom_size(stream)
         return read_picture_size(stream)
@@ -137,6 +159,8 @@ def is_image_name(path: Path) -> bool:
     if extension and not extension[1:].isdigit():
         return extension in _EXTENSIONS
     try:
+        if is_remote(path):
+            return path.read_part(_DICOM_HEAD)[128:] == b"DICM"
         with _open(path) as stream:
             return stream.read(_DICOM_HEAD)[128:] == b"DICM"
     except (UnreadableImage, OSError):
@@ -225,17 +249,29 @@ def _reading() -> Iterator[None]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
+def _open(source: Path | bytes) -> Iterator[BinaryIO]:
+    source = source if isinstance(source, bytes) else fetch(source)
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
     try:
         # Opening a pipe, or reading a device, might never end.
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not stat.S_ISREG(source.stat().st_mode):
             raise UnreadableImage("It is not a file.")
-        stream = path.open("rb")
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        cause = getattr(error, "strerror", None) or "its name is not valid"
-        raise UnreadableImage(f"It cannot be opened: {cause}.") from None
+        stream = source.open("rb")
+    except ValueError:  # a name that no file can have
+        raise UnreadableImage("It cannot be opened: its name is not valid.") from None
+    except OSError as error:
+        raise _cannot_be_opened(error) from None
     with stream:
         yield stream
+
+
+def _cannot_be_opened(error: OSError) -> UnreadableImage:
+    # Clients of other storage leave the words of the system out.
+    is_missing = isinstance(error, FileNotFoundError)
+    cause = os.strerror(errno.ENOENT) if is_missing else error.strerror or "it cannot be read"
+    return UnreadableImage(f"It cannot be opened: {cause}.")
 
 
 def _is_dicom(stream: BinaryIO) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medlens.data.groups import SPLITS
+from medlens.data.remote import local_side
 from medlens.errors import MedlensError
 from medlens.files import write_bytes
 
@@ -37,7 +38,7 @@ def unpack_medmnist(file: Path, cache: Path) -> tuple[Path, pd.DataFrame]:
     """
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    folder = cache / "medmnist" / digest
+    folder = local_side(cache) / "medmnist" / digest
     index = folder / "labels.csv"
     if not index.exists():
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import stat
@@ -31,6 +32,7 @@ from medlens.data.images import (
     DecodedImage,
     UnreadableImage,
     decode_image,
+    fetch,
     read_image,
     read_patient,
     read_size,
@@ -43,6 +45,7 @@ from medlens.data.near_duplicates import (
     find_near_duplicates,
     fingerprint,
 )
+from medlens.data.remote import REQUESTS_AT_A_TIME, is_remote, join_path, local_side
 from medlens.data.store import Store
 
 # A colour image takes 10 bytes a pixel while it is read: 2 GB in all, however many cores there are.
@@ -59,6 +62,8 @@ SHARPNESS_SIDE = 256
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Progress = Callable[[int], None]
+# Data set, frame, known facts, pictures to leave, progress -> the facts of all files, as rows.
+ReadAll = Callable[[Dataset, "int | None", FactsCache, "Pictures | None", Progress], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,34 @@ class Pictures:
     Args:
         rule: How they are made.
         store: Where they go, keyed by `pixels_sha256`.
-        is_needed: Says for a key whether its picture is still wanted (its features may be known).
+        features: Where a key is in all of these, its picture is not wanted; empty: each is.
     """
 
     rule: PictureRule
     store: Store
-    is_needed: Callable[[str], bool]
+    features: tuple[Store, ...] = ()
+
+    def is_missing(self, key: str) -> bool:
+        """Whether the picture of this key is still to be made."""
+        is_known = bool(self.features) and all(key in one for one in self.features)
+        return key not in self.store and not is_known
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a scan wants of each file.
+
+    Args:
+        frame: The frame of multi-frame DICOM files; None for the middle one.
+        find_facts: SHA-256 of a file -> its facts without the patient, where they are known.
+        rule: How its picture is made; None where only the facts are wanted.
+        is_missing: Says for a `pixels_sha256` whether its picture is still to be made.
+    """
+
+    frame: int | None
+    find_facts: Callable[[str], Facts | None]
+    rule: PictureRule | None
+    is_missing: Callable[[str], bool]
 
 
 def choose_image_size(dataset: Dataset, *, progress: Progress) -> int:
@@ -116,7 +143,7 @@ def choose_image_size(dataset: Dataset, *, progress: Progress) -> int:
 
     def longer_side(path: str) -> int:
         try:
-            return max(read_size(dataset.root / path))
+            return max(read_size(join_path(dataset.root, path)))
         except UnreadableImage:
             return 0
 
@@ -136,6 +163,7 @@ def scan(
     frame: int | None,
     progress: Progress,
     pictures: Pictures | None = None,
+    read_all: ReadAll | None = None,
 ) -> pd.DataFrame:
     """Read every file of a data set and add its facts to the table.
 
@@ -149,38 +177,89 @@ def scan(
         frame: The frame of multi-frame DICOM files; None for the middle one.
         progress: Called with the number of files done since the last call.
         pictures: What to leave for the network; None where only the facts are wanted.
+        read_all: What reads the files; `read_here` by default.
 
     Returns:
         The table with the columns of `SCAN_COLUMNS`. `unreadable` is "" or the reason; patients
         that the table does not name are taken from DICOM's PatientID; `near_copies` and
         `look_alike` are those of `join_near_copies`.
     """
-    room = Room(PIXELS_UNDER_WAY)
-    pending: list[_Scanned] = []
-    shards: list[pd.DataFrame] = []
-    with closing(FactsCache(cache / "facts" / name_facts(frame))) as facts:
-
-        def read_one(path: str) -> _Scanned:
-            file = dataset.root / path
-            with room.take(count_pixels(file)):
-                return _scan_file(file, frame=frame, facts=facts, pictures=pictures)
-
-        with closing(in_order(read_one, dataset.table["path"])) as results:
-            for scanned in results:
-                pending.append(scanned)
-                progress(1)
-                if len(pending) == SHARD:
-                    shards.append(_keep(pending, facts, pictures))
-                    pending = []
-        if pending or not shards:
-            shards.append(_keep(pending, facts, pictures))
-        found = pd.concat(shards).set_axis(dataset.table.index)
+    with closing(FactsCache(local_side(cache) / "facts" / name_facts(frame))) as facts:
+        found = (read_all or read_here)(dataset, frame, facts, pictures, progress)
+        found = found.set_axis(dataset.table.index)
         patient = join_patients(dataset.table["patient"], found["patient"])
         table = pd.concat(
             [dataset.table.assign(patient=patient), found.drop(columns="patient")], axis="columns"
         )
         read_thumbnails = partial(_read_thumbnails, table, dataset.root, frame, facts)
         return add_near_copies(table, read_thumbnails, facts)
+
+
+def read_here(
+    dataset: Dataset,
+    frame: int | None,
+    facts: FactsCache,
+    pictures: Pictures | None,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Read every file of a data set on this machine.
+
+    Args:
+        dataset: The images to read.
+        frame: As for `scan`.
+        facts: Those that are known; the others are added.
+        pictures: As for `scan`; its store receives those that are missing.
+        progress: As for `scan`.
+
+    Returns:
+        The facts of the files and `patient`, in the order of the data set.
+    """
+    wanted = Wanted(
+        frame,
+        facts.get,
+        pictures.rule if pictures else None,
+        pictures.is_missing if pictures else lambda _: False,
+    )
+    tables = []
+
+    def count(scanned: Scanned) -> Scanned:
+        progress(1)
+        return scanned
+
+    threads = REQUESTS_AT_A_TIME if is_remote(dataset.root) else None
+    files = scan_files(dataset.root, dataset.table["path"], wanted, threads=threads)
+    with closing(files) as results:
+        while scanned := list(map(count, itertools.islice(results, SHARD))):
+            new = new_pictures(scanned)
+            # First the pictures: known facts mean a picture that was kept.
+            if pictures and new:
+                pictures.store.add(list(new), np.stack(list(new.values())))
+            tables.append(keep_facts(scanned, facts))
+    return pd.concat(tables) if tables else keep_facts([], facts)
+
+
+def scan_files(
+    root: Path, paths: Iterable[str], wanted: Wanted, *, threads: int | None = None
+) -> Generator[Scanned, None, None]:
+    """Read some files, a few at a time, and say what is in them, in order.
+
+    Args:
+        root: The folder that the paths are relative to.
+        paths: The files.
+        wanted: What is asked of each.
+        threads: As for `in_order`.
+    """
+    room = Room(PIXELS_UNDER_WAY)
+
+    def read_one(path: str) -> Scanned:
+        try:
+            file = fetch(join_path(root, path))
+        except UnreadableImage:
+            return Scanned(unreadable_facts("", 0, NOT_THERE))
+        with room.take(count_pixels(file)):
+            return _scan_file(file, wanted)
+
+    return in_order(read_one, paths, threads=threads)
 
 
 def add_near_copies(
@@ -222,7 +301,7 @@ def _read_thumbnails(
     some = table.iloc[list(rows)]
     known = facts.read_thumbnails(some["sha256"])
     thumbnails = [
-        known[digest] if digest in known else _take_thumbnail(root / path, frame)
+        known[digest] if digest in known else _take_thumbnail(join_path(root, path), frame)
         for digest, path in zip(some["sha256"], some["path"], strict=True)
     ]
     return np.stack(thumbnails)
@@ -257,57 +336,58 @@ def join_patients(named: pd.Series[str], tagged: pd.Series[str]) -> pd.Series[st
 
 
 @dataclass(frozen=True)
-class _Scanned:
-    """What was read of a file: what the cache does not have yet is not None."""
+class Scanned:
+    """What was read of a file.
+
+    Args:
+        facts: Its facts, and its patient.
+        thumbnail: Where the facts were not known before.
+        picture: Where it was missing.
+    """
 
     facts: Facts
     thumbnail: Thumbnail | None = None
     picture: NDArray[np.uint8] | None = None
 
 
-def _scan_file(
-    path: Path, *, frame: int | None, facts: FactsCache, pictures: Pictures | None
-) -> _Scanned:
+def _scan_file(file: Path | bytes, wanted: Wanted) -> Scanned:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return _Scanned(_unreadable("", 0, "it is not a regular file"))
-        data = path.read_bytes()
+        if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+            return Scanned(unreadable_facts("", 0, "it is not a regular file"))
+        data = file if isinstance(file, bytes) else file.read_bytes()
     except ValueError:
-        return _Scanned(_unreadable("", 0, "its path is not valid"))
+        return Scanned(unreadable_facts("", 0, "its path is not valid"))
     except FileNotFoundError:
-        return _Scanned(_unreadable("", 0, NOT_THERE))
+        return Scanned(unreadable_facts("", 0, NOT_THERE))
     except OSError as error:
         reason = f"the file cannot be opened: {error.strerror or type(error).__name__}"
-        return _Scanned(_unreadable("", 0, reason))
+        return Scanned(unreadable_facts("", 0, reason))
     digest = hashlib.sha256(data).hexdigest()
     try:
-        known = facts.get(digest)
+        known = wanted.find_facts(digest)
         if known is not None:
             known["patient"] = read_patient(data) if known["format"] == "DICOM" else ""
-            if not (pictures and _is_missing(pictures, known["pixels_sha256"])):
-                return _Scanned(known)
-        decoded = decode_image(data, frame=frame)
+            if not wanted.is_missing(known["pixels_sha256"]):
+                return Scanned(known)
+        decoded = decode_image(data, frame=wanted.frame)
     except UnreadableImage as error:
-        return _Scanned(_unreadable(digest, len(data), error.reason))
+        return Scanned(unreadable_facts(digest, len(data), error.reason))
     image = to_pillow(decoded.pixels)  # once, for all that follows
     thumbnail = None
     if known is None:
         known, thumbnail = _measure(digest, len(data), decoded, image)
-    wanted = pictures is not None and _is_missing(pictures, known["pixels_sha256"])
-    picture = pictures.rule.apply_to_image(image) if pictures and wanted else None
-    return _Scanned(known, thumbnail, picture)
+    is_missing = wanted.rule is not None and wanted.is_missing(known["pixels_sha256"])
+    picture = wanted.rule.apply_to_image(image) if wanted.rule and is_missing else None
+    return Scanned(known, thumbnail, picture)
 
 
-def count_pixels(path: Path) -> int:
+def count_pixels(source: Path | bytes) -> int:
     """Pixels of an image in a large file; 0 for all others, and where its header is damaged."""
     try:
-        return math.prod(read_size(path)) if path.stat().st_size > LARGE_FILE_BYTES else 0
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        return math.prod(read_size(source)) if size > LARGE_FILE_BYTES else 0
     except (OSError, ValueError, UnreadableImage):
         return 0  # the reading will say so
-
-
-def _is_missing(pictures: Pictures, key: str) -> bool:
-    return key not in pictures.store and pictures.is_needed(key)
 
 
 def _measure(
@@ -363,7 +443,14 @@ def measure_sharpness(image: Image.Image) -> float:
     return round(float((sides - 4 * greys[1:-1, 1:-1]).var()) / variance, 6)
 
 
-def _unreadable(digest: str, size: int, reason: str) -> Facts:
+def unreadable_facts(digest: str, size: int, reason: str) -> Facts:
+    """The facts of a file that cannot be used.
+
+    Args:
+        digest: SHA-256 of its content, "" where that cannot be read.
+        size: Its bytes.
+        reason: Why it cannot be used.
+    """
     numbers = dict.fromkeys(("width", "height", "levels"), 0)
     measures = dict.fromkeys(("mean", "spread", "border", "sharpness"), 0.0)
     words = ("pixels_sha256", "mode", "format", "scaling", "fingerprint", "patient")
@@ -371,16 +458,13 @@ def _unreadable(digest: str, size: int, reason: str) -> Facts:
     return {"sha256": digest, "bytes": size, "unreadable": reason, **numbers, **measures, **texts}
 
 
-def _keep(
-    scanned: Sequence[_Scanned], facts: FactsCache, pictures: Pictures | None
-) -> pd.DataFrame:
-    """Write a shard of pictures, then their facts: known facts mean a picture that was kept.
+def new_pictures(scanned: Sequence[Scanned]) -> dict[str, NDArray[np.uint8]]:
+    """The pictures that were made, by their content keys, each once."""
+    return {one.facts["pixels_sha256"]: one.picture for one in scanned if one.picture is not None}
 
-    Returns the facts of all of them, as rows.
-    """
-    new = {one.facts["pixels_sha256"]: one.picture for one in scanned if one.picture is not None}
-    if pictures and new:
-        pictures.store.add(list(new), np.stack([new[key] for key in new]))
+
+def keep_facts(scanned: Sequence[Scanned], facts: FactsCache) -> pd.DataFrame:
+    """Add what was not known to the cache; return the facts and patients of all, as rows."""
     facts.add((one.facts, one.thumbnail) for one in scanned if one.thumbnail is not None)
     return pd.DataFrame([one.facts for one in scanned], columns=[*FACT_COLUMNS, "patient"])
 
@@ -412,13 +496,18 @@ class Room:
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item]
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int | None = None
 ) -> Generator[Result, None, None]:
     """Apply a function in threads and yield the results in order, with few items under way.
 
     Decoding, hashing and resizing all release Python's lock, so threads are enough.
+
+    Args:
+        function: What is done with an item.
+        items: They are asked for as they are needed.
+        threads: How many; None for one per core.
     """
-    workers = os.cpu_count() or 1
+    workers = threads or os.cpu_count() or 1
     under_way: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:

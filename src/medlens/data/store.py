@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medlens.files import write_bytes
+from medlens.data.remote import REQUESTS_AT_A_TIME, is_remote, local_side
+from medlens.files import remove, write_bytes
 
 KEYS_SUFFIX = ".keys"
 ROWS_AT_A_TIME = 256
+
+# The name of a shard, and a row of it.
+Place = tuple[str, int]
 
 
 class Store:
@@ -28,16 +33,23 @@ class Store:
     keys are missing and can be added again. Several processes may add at the same time; a row
     added twice is the same row.
 
+    Shards on other storage are copied to this machine when their rows are first read.
+
     Args:
         folder: Where the shards lie; made with the first row.
+        places: The shard and row of the keys that will be asked for, as another store told them
+            by `places`; None to look for all that are in the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, places: Mapping[str, Place] | None = None) -> None:
         self.folder = folder
-        self._places: dict[str, tuple[str, int]] = {}
-        for path in sorted(folder.glob(f"*{KEYS_SUFFIX}")):
-            if (keys := self._read_keys(path)) is not None:
-                self._note(path.stem, keys)
+        self._copies = local_side(folder)
+        self._places: dict[str, Place] = dict(places or {})
+        if places is not None:
+            return
+        for path, keys in self._read_all_remote() if is_remote(folder) else self._read_all():
+            if keys is not None:
+                self.note(path.stem, keys)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -45,9 +57,33 @@ class Store:
     def __len__(self) -> int:
         return len(self._places)
 
-    def _note(self, shard: str, keys: Sequence[str]) -> None:
+    def places(self, keys: Iterable[str]) -> list[Place]:
+        """The shard of each key, and its row there.
+
+        Raises:
+            KeyError: If a key is not there.
+        """
+        return [self._places[key] for key in keys]
+
+    def note(self, shard: str, keys: Sequence[str]) -> None:
+        """Take up a shard that another process has written by `write_shard`."""
         for row, key in enumerate(keys):
             self._places.setdefault(key, (shard, row))
+
+    def _read_all(self) -> Iterator[tuple[Path, list[str] | None]]:
+        for path in sorted(self.folder.glob(f"*{KEYS_SUFFIX}")):
+            yield path, self._read_keys(path)
+
+    def _read_all_remote(self) -> Iterator[tuple[Path, list[str] | None]]:
+        """The keys of all shards on other storage, where a file is whole or not there."""
+        there = sorted(self.folder.glob("*"))
+        with_rows = {path.stem for path in there if path.suffix == ".npy"}
+        paths = [path for path in there if path.suffix == KEYS_SUFFIX and path.stem in with_rows]
+        with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
+            contents = pool.map(lambda path: path.read_bytes(), paths)
+            for path, content in zip(paths, contents, strict=True):
+                is_own = _name_shard(content) == path.stem
+                yield path, content.decode("ascii").split() if is_own else None
 
     def _read_keys(self, path: Path) -> list[str] | None:
         """The keys of a shard, or None where it is damaged: seen without reading its rows."""
@@ -65,7 +101,10 @@ class Store:
         return keys if whole and rows.shape[:1] == (len(keys),) else None
 
     def _open(self, shard: str) -> np.memmap[Any, Any]:
-        return np.lib.format.open_memmap(self.folder / f"{shard}.npy", mode="r")
+        path = self._copies / f"{shard}.npy"
+        if is_remote(self.folder) and not path.exists():
+            write_bytes(path, (self.folder / path.name).read_bytes())
+        return np.lib.format.open_memmap(path, mode="r")
 
     def add(self, keys: Sequence[str], rows: NDArray[Any]) -> None:
         """Write one shard.
@@ -74,13 +113,7 @@ class Store:
             keys: The content keys, without white space, one per row.
             rows: Array of shape (len(keys), ...).
         """
-        content = "\n".join(keys).encode("ascii")
-        shard = _name_shard(content)
-        buffer = io.BytesIO()
-        np.save(buffer, np.ascontiguousarray(rows), allow_pickle=False)
-        write_bytes(self.folder / f"{shard}.npy", buffer.getbuffer())
-        write_bytes(self.folder / f"{shard}{KEYS_SUFFIX}", content)
-        self._note(shard, keys)
+        self.note(write_shard(self.folder, keys, rows), keys)
 
     def read(self, keys: Sequence[str]) -> NDArray[Any]:
         """The rows of these keys, in this order; keys may repeat.
@@ -151,8 +184,26 @@ class Store:
         """Delete the folder and all shards in it, keys first."""
         for keys in self.folder.glob(f"*{KEYS_SUFFIX}"):
             keys.unlink()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            remove(self.folder)
         self._places.clear()
+
+
+def write_shard(folder: Path, keys: Sequence[str], rows: NDArray[Any]) -> str:
+    """Write a shard of a `Store` without opening the store; return its name.
+
+    Args:
+        folder: Of the store.
+        keys: As for `Store.add`.
+        rows: As for `Store.add`.
+    """
+    content = "\n".join(keys).encode("ascii")
+    shard = _name_shard(content)
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(rows), allow_pickle=False)
+    write_bytes(folder / f"{shard}.npy", buffer.getbuffer())
+    write_bytes(folder / f"{shard}{KEYS_SUFFIX}", content)
+    return shard
 
 
 def _name_shard(content: bytes) -> str:

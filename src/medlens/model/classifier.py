@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import os
 import zipfile
@@ -19,7 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medlens.data.images import RESIZE_FILTER, UnreadableImage, read_image
+from medlens.data.images import RESIZE_FILTER, UnreadableImage, fetch, read_image
+from medlens.data.remote import REQUESTS_AT_A_TIME, is_url, join_path, open_path
 from medlens.data.scan import PIXELS_UNDER_WAY, PictureRule, Room, count_pixels, in_order
 from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
@@ -42,6 +44,9 @@ from medlens.model.training_cases import (
     write_pictures,
 )
 from medlens.model.verdict import Verdict, decide_class
+
+# Of an image file: RGB, 0 to 255, of shape (size, size, 3); or the reason why there is none.
+Picture = NDArray[np.uint8] | str
 
 MODEL_FILE = "classifier.keras"
 FACTS_FILE = "classifier.json"
@@ -131,19 +136,37 @@ class Classifier:
         Yields:
             Tables of `predict`, one or more rows each, the index counting on from 0.
         """
-        names: list[str] = []
-        pictures: list[NDArray[np.uint8] | str] = []
         done = 0
         with closing(self.read_all(paths)) as found:
-            for name, picture in found:
-                names.append(name)
-                pictures.append(picture)
-                if len(names) == self._forward.batch:
-                    yield self.tell(names, pictures, done)
-                    done += len(names)
-                    names, pictures = [], []
-        if names:
-            yield self.tell(names, pictures, done)
+            for batch in self._batches(found):
+                yield self.tell([name for name, _ in batch], [one for _, one in batch], done)
+                done += len(batch)
+
+    def tell_as_read(
+        self, found: Iterable[tuple[str, Picture]], progress: Callable[[int], None]
+    ) -> pd.DataFrame:
+        """The table of `tell` for files that are being read; the network runs batch by batch.
+
+        However many pictures a machine takes at a time, the same files give the same numbers.
+
+        Args:
+            found: Files and what `read` gives of them, asked for as they are needed.
+            progress: Called with the number of files done since the last call.
+        """
+        names: list[str] = []
+        reasons: list[str] = []
+        rows: list[NDArray[np.float32]] = []
+        for batch in self._batches(found):
+            names += [name for name, _ in batch]
+            reasons += [one if isinstance(one, str) else "" for _, one in batch]
+            rows.append(self._run(self._stack([one for _, one in batch])))
+            progress(len(batch))
+        return self._beside_reasons(names, reasons, self._say(np.concatenate(rows)))
+
+    def _batches(self, found: Iterable[tuple[str, Picture]]) -> Iterator[list[tuple[str, Picture]]]:
+        batches = iter(found)
+        while batch := list(itertools.islice(batches, self._forward.batch)):
+            yield batch
 
     def answer(self, pictures: NDArray[np.uint8]) -> pd.DataFrame:
         """What is said of pictures, as `picture` makes them.
@@ -160,19 +183,25 @@ class Classifier:
             to 1, distance from the training images, unfamiliar (1 where it is above the limit: the
             answer is then worth little).
         """
+        return self._say(self._run(pictures))
+
+    def _run(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features and logits of pictures, side by side; n may be 0."""
         starts = range(0, len(pictures), self._forward.batch)
         found = [
             self._forward.run(pictures[start : start + self._forward.batch]) for start in starts
         ]
+        columns = len(self.familiarity.mean) + len(self.classes)
+        return np.concatenate(found) if found else np.empty((0, columns), np.float32)
+
+    def _say(self, rows: NDArray[np.float32]) -> pd.DataFrame:
+        """What `answer` says, from features and logits."""
         num_classes = len(self.classes)
-        probable, distances = np.empty((0, num_classes)), np.empty(0)
-        if found:
-            rows = np.concatenate(found)
-            logits = rows[:, -num_classes:].astype(np.float64)
-            probable = probabilities(logits, self.verdict.temperature)
-            distances = self.familiarity.distances(rows[:, :-num_classes])
+        logits = rows[:, -num_classes:].astype(np.float64)
+        probable = probabilities(logits, self.verdict.temperature)
+        distances = self.familiarity.distances(rows[:, :-num_classes])
         threshold = self.set_threshold
-        sets: list[tuple[str, ...]] = [()] * len(pictures)
+        sets: list[tuple[str, ...]] = [()] * len(rows)
         if threshold is not None:
             sets = name_sets(prediction_sets(probable, threshold), self.classes)
         return pd.DataFrame(
@@ -218,31 +247,41 @@ class Classifier:
         return self.rule.apply(read_image(source, frame=self.frame).pixels)
 
     def read_all(
-        self, paths: Iterable[str]
-    ) -> Generator[tuple[str, NDArray[np.uint8] | str], None, None]:
+        self, paths: Iterable[str], *, threads: int | None = None
+    ) -> Generator[tuple[str, Picture], None, None]:
         """Files and what `read` gives of them, in order; memory does not grow with their number.
 
         Args:
             paths: Image files; they are asked for as they are needed.
+            threads: How many read; None for one per core. More read from other storage.
         """
         room = Room(PIXELS_UNDER_WAY)
 
-        def read(path: str) -> tuple[str, NDArray[np.uint8] | str]:
-            with room.take(count_pixels(Path(path))):
-                return path, self.read(path)
+        def read(path: str) -> tuple[str, Picture]:
+            return path, self.read(path, room)
 
-        with closing(in_order(read, paths)) as found:
+        given = iter(paths)
+        first = list(itertools.islice(given, 1))
+        threads = REQUESTS_AT_A_TIME if any(map(is_url, first)) else threads
+        with closing(in_order(read, itertools.chain(first, given), threads=threads)) as found:
             yield from found
 
-    def read(self, path: str) -> NDArray[np.uint8] | str:
-        """The picture of an image file, or the reason why there is none."""
+    def read(self, path: str, room: Room | None = None) -> Picture:
+        """The picture of an image file, or the reason why there is none.
+
+        Args:
+            path: The file, on this machine or on other storage.
+            room: Pixels that threads share; None where no other thread reads.
+        """
         try:
-            return self.picture(Path(path))
+            source = fetch(open_path(path))
+            with (room or Room(PIXELS_UNDER_WAY)).take(count_pixels(source)):
+                return self.picture(source)
         except UnreadableImage as error:
             return error.reason
 
     def tell(
-        self, paths: Sequence[str], pictures: Sequence[NDArray[np.uint8] | str], first: int = 0
+        self, paths: Sequence[str], pictures: Sequence[Picture], first: int = 0
     ) -> pd.DataFrame:
         """The table of `predict` for files that are read already.
 
@@ -251,20 +290,32 @@ class Classifier:
             pictures: The picture of each, as `picture` makes it, or the reason why there is none.
             first: Number of the first row.
         """
-        known = [number for number, one in enumerate(pictures) if not isinstance(one, str)]
-        size = self.rule.size
-        stacked = np.empty((len(known), size, size, 3), np.uint8)
-        for place, number in enumerate(known):
-            stacked[place] = pictures[number]
-        said = self.answer(stacked).set_axis(known).reindex(range(len(paths)))
+        reasons = [one if isinstance(one, str) else "" for one in pictures]
+        said = self._beside_reasons(paths, reasons, self.answer(self._stack(pictures)))
+        return said.set_axis(range(first, first + len(paths)))
+
+    def _stack(self, pictures: Sequence[Picture]) -> NDArray[np.uint8]:
+        """Those that are pictures, of shape (n, size, size, 3)."""
+        known = [one for one in pictures if not isinstance(one, str)]
+        stacked = np.empty((len(known), self.rule.size, self.rule.size, 3), np.uint8)
+        for place, one in enumerate(known):
+            stacked[place] = one
+        return stacked
+
+    def _beside_reasons(
+        self, paths: Sequence[str], reasons: Sequence[str], said: pd.DataFrame
+    ) -> pd.DataFrame:
+        """What is said of the files that could be read, and why nothing of the others."""
+        known = [number for number, reason in enumerate(reasons) if not reason]
+        said = said.set_axis(known).reindex(range(len(paths)))
         texts = ["predicted", "decision"]
         said[texts] = said[texts].fillna("")
         sets = [one if isinstance(one, tuple) else () for one in said["prediction_set"]]
         said["prediction_set"] = pd.Series(sets, said.index, object)
         said["unfamiliar"] = said["unfamiliar"].fillna(0).astype(int)
         said.insert(0, "path", list(paths))
-        said["unreadable"] = [one if isinstance(one, str) else "" for one in pictures]
-        return said.set_axis(range(first, first + len(paths)))
+        said["unreadable"] = list(reasons)
+        return said
 
     @cached_property
     def graph(self) -> OpenedGraph:
@@ -411,8 +462,7 @@ def check_saved(
     own = predictions[predictions["fold"] == ""]
     tested = own[own["split"] == ("test" if (own["split"] == "test").any() else "val")]
     tested = tested.groupby("label").head(CHECKED_PER_CLASS).head(CHECKED)
-    read = [read_image(root / path, frame=classifier.frame).pixels for path in tested["path"]]
-    pictures = np.stack([classifier.rule.apply(pixels) for pixels in read])
+    pictures = np.stack([classifier.picture(join_path(root, path)) for path in tested["path"]])
     # Called once: compiling would take longer than running.
     again = np.asarray(classifier.model(pictures.astype(np.float32), training=False))
     expected = tested[[f"prob_{name}" for name in classifier.classes]].to_numpy()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medlens.data.images import RESIZE_FILTER
+from medlens.data.remote import local_side
 from medlens.data.scan import PictureRule
 from medlens.errors import MedlensError
 from medlens.files import write_bytes, write_json
@@ -316,7 +317,7 @@ def _ncnn_folder(frozen_pass: FrozenPass, cache: Path) -> Path:
     backbone = frozen_pass.backbone
     facts = [fast_cpu.FORMAT_VERSION, frozen_pass.weights_sha256, *backbone.depths]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    return cache / "ncnn" / f"{backbone.name}-{frozen_pass.rule.size}px-{digest}"
+    return local_side(cache) / "ncnn" / f"{backbone.name}-{frozen_pass.rule.size}px-{digest}"
 
 
 def check_ncnn(

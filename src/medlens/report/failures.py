@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medlens.data.images import UnreadableImage, read_image
+from medlens.data.remote import join_path
 from medlens.data.scan import PictureRule
 from medlens.data.symmetries import ReadPictures
 from medlens.data.views import read_views, view_keys
@@ -81,7 +82,7 @@ def draw_heat_maps(
     pictures, kept = [], []
     for number, path in enumerate(cases["path"]):
         try:
-            pictures.append(classifier.picture(root / path))
+            pictures.append(classifier.picture(join_path(root, path)))
             kept.append(number)
         except UnreadableImage:
             continue  # it could be read before; the others are still worth a look
@@ -152,7 +153,7 @@ def draw_contact_sheet(
         own = []
         for file in images["path"].iloc[places]:
             try:
-                own.append(rule.apply(read_image(root / file, frame=frame).pixels))
+                own.append(rule.apply(read_image(join_path(root, file), frame=frame).pixels))
             except UnreadableImage:
                 continue  # it could be read before; a sheet shows only some anyway
         if own:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,15 @@ from medlens.serve.explain_folder import TABLE_FILE, check_folder, open_folder, 
 from medlens.serve.explain_page import draw_page
 from medlens.serve.inputs import Inputs
 from medlens.serve.only_writer import only_writer
-from medlens.serve.predict import Outcome, beside_given, complete, result_columns, say_where
+from medlens.serve.predict import (
+    Outcome,
+    Start,
+    Work,
+    beside_given,
+    list_work,
+    read_parts,
+    result_columns,
+)
 from medlens.serve.result_file import ResultFile
 
 # Some seconds of work, which is what a break can cost.
@@ -75,8 +83,7 @@ def explain_to_folder(
     class_name: str | None,
     digest: str,
     overwrite: bool,
-    say: Callable[[str], None],
-    progress: Callable[[int], None],
+    start: Start,
 ) -> Outcome:
     """Write a page for each image, named by its number, and explain.csv.
 
@@ -89,57 +96,59 @@ def explain_to_folder(
         class_name: The class to explain; None for that which is predicted, image by image.
         digest: Of the classifier; with another one the work begins anew.
         overwrite: Whether finished explanations may be there.
-        say: Told what is gone on with, or begun anew.
-        progress: Called with the number of images done since the last call.
+        start: Told of the work that is to be done; gives what is called with the number of images
+            done since the last call.
 
     Raises:
         MedlensError: If the folder holds something else, or another process writes it.
     """
-    state = {
-        "class": class_name,
-        "inputs": inputs.digest(),
-        "classifier": digest,
-        "medlens": importlib.metadata.version("medlens"),
-        "images": len(inputs),
-    }
     with only_writer(out / TABLE_FILE):
         check_folder(out, overwrite=overwrite)
-        is_other = open_folder(out, state)
-        result = ResultFile(out / TABLE_FILE, explain_columns(classifier, inputs))
-        result.open(state)
-        done = _count_done(result, out)
-        say_where(done, is_other=is_other, say=say, progress=progress)
-        tables = _explain_all(classifier, inputs, out, class_name, done, progress)
-        return complete(result, tables, out, done=done, images=len(inputs), part_rows=PART_PAGES)
+        images, given = list_work(inputs, out / TABLE_FILE)
+        state = {
+            "class": class_name,
+            "inputs": given,
+            "classifier": digest,
+            "medlens": importlib.metadata.version("medlens"),
+            "images": images.rows,
+        }
+        is_anew = open_folder(out, state)
+        columns = explain_columns(classifier, inputs.columns)
+        result = ResultFile(out / TABLE_FILE, columns, images.rows, PART_PAGES)
+        parts, _ = result.open(state)
+        finished = frozenset(one for one in parts if _has_pages(result, one, out))
+        work = Work(images, result, finished, is_anew)
+        with start(work) as progress:
+            _explain_all(classifier, work, out, class_name, progress)
+        return work.finish(out)
 
 
-def _count_done(result: ResultFile, out: Path) -> int:
-    """Rows of finished parts, up to the first part of which a page is gone."""
-    done = 0
-    for table in result.tables():
-        if not all((out / page).is_file() for page in table["page"] if page):
-            break
-        done += len(table)
-    return done
+def _has_pages(result: ResultFile, number: int, out: Path) -> bool:
+    """Whether every page of a finished part is there."""
+    return all((out / page).is_file() for page in result.read(number)["page"] if page)
 
 
 def _explain_all(
     classifier: Classifier,
-    inputs: Inputs,
+    work: Work,
     out: Path,
     class_name: str | None,
-    start: int,
     progress: Callable[[int], None],
-) -> Iterator[pd.DataFrame]:
-    """Write the pages from an image on; the row of each, once its page is there."""
-    with closing(classifier.read_all(inputs.files(start))) as found:
-        for number, (path, picture) in enumerate(found, start):
-            said = classifier.tell([path], [picture], number)
-            row, page = _explain_one(classifier, picture, said, class_name, number)
-            if page is not None:
-                write_bytes(out / page_name(number + 1), page)
-            yield beside_given(row, inputs)
-            progress(1)
+) -> None:
+    """Write the pages of the missing parts, and after those of a part its rows."""
+    missing = work.missing
+    with closing(read_parts(classifier, map(work.part, missing))) as read:
+        for part_number, (part, found) in zip(missing, read, strict=True):
+            rows = []
+            for number, (path, picture) in enumerate(found, part_number * PART_PAGES):
+                said = classifier.tell([path], [picture])
+                row, page = _explain_one(classifier, picture, said, class_name, number)
+                if page is not None:
+                    write_bytes(out / page_name(number + 1), page)
+                rows.append(row)
+                progress(1)
+            table = beside_given(pd.concat(rows, ignore_index=True), part)
+            work.result.add(part_number, table)
 
 
 def _explain_one(
@@ -161,11 +170,11 @@ def _explain_one(
     return said.assign(**cells), page
 
 
-def explain_columns(classifier: Classifier, inputs: Inputs) -> tuple[str, ...]:
+def explain_columns(classifier: Classifier, given: Sequence[str]) -> tuple[str, ...]:
     """The columns of explain.csv."""
-    given = len(inputs.table.columns)
-    columns = result_columns(classifier, inputs)
-    return (*columns[:given], "page", "explained", *columns[given:], *similar_columns())
+    columns = result_columns(classifier, given)
+    said = columns[len(given) :]
+    return (*given, "page", "explained", *said, *similar_columns())
 
 
 def similar_columns() -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medlens.errors import MedlensError
-from medlens.files import remove, write_json
+from medlens.files import write_json
 
 TABLE_FILE = "explain.csv"
 # Written first; a folder without it holds no explanation, whatever its files are called.
@@ -84,8 +84,6 @@ def open_folder(out: Path, state: Mapping[str, Any]) -> bool:
         is_page = _PAGE.fullmatch(path.name) and (was_finished or manifest != wanted)
         if _is_own(path, manifest) and (is_left or is_page):
             path.unlink()
-    if was_finished:
-        remove(out / f".{TABLE_FILE}.parts")
     write_json(out / MANIFEST_FILE, wanted)
     return manifest is not None and manifest != wanted and not was_finished
 

@@ -1,130 +1,175 @@
-"""Files, folders, CSV files and patterns -> the images to be predicted, in order."""
+"""Files, folders, lists of images and patterns -> the images to be predicted, in order."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from medlens.data.csv_file import read_csv_file
 from medlens.data.dataset import image_files
 from medlens.data.images import is_image_name
+from medlens.data.manifest import is_manifest, kind_of, manifest_batches, place_of
+from medlens.data.remote import hide_secrets, is_remote, is_url, join_path, open_path
+from medlens.data.remote_listing import remote_image_files
 from medlens.errors import MedlensError
 
-# Columns of the answers of predict and explain; one of a CSV that is called so is carried along
+# Columns of the answers of predict and explain; one of a list that is called so is carried along
 # under another name.
 OWN_COLUMNS = ("predicted", "decision", "prediction_set", "distance", "unfamiliar", "unreadable")
 EXPLAIN_COLUMNS = ("page", "explained")
-OWN_PREFIXES = ("prob_", "similar_")
+OWN_PREFIXES = ("prob_", "similar_", "medlens_")
+# Beside the columns that are given: the file to be opened, and what changes with its content.
+FILE, STATE = "medlens_file", "medlens_state"
 CHUNK_ROWS = 4096
 
 PathLike = str | os.PathLike[str]
+Row = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the things that were given.
+
+    Args:
+        columns: path, then the further columns of a list.
+        tables: Lists its images: tables with these columns, FILE and STATE. Counts what it does
+            not take, by kind.
+    """
+
+    columns: tuple[str, ...]
+    tables: Callable[[Counter[str]], Iterator[pd.DataFrame]]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The images that are to be predicted.
+    """The images that are to be predicted; they are listed as they are asked for.
 
     Args:
-        table: One row per image, in the order given: path (as it was given, in a CSV as it stands
-            there), then the further columns of the CSV files, as text.
-        folder: The number of the folder that each path is relative to, of shape (images,).
-        folders: These folders; "" for the working directory.
-        passed_over: How many files of which kind in folders were not taken as images.
+        sources: What was given, in that order.
+        columns: path, then the further columns of the lists.
+        passed_over: How many files of which kind were not taken as images the last time that
+            they were listed.
     """
 
-    table: pd.DataFrame
-    folder: NDArray[np.int32]
-    folders: tuple[str, ...]
-    passed_over: Mapping[str, int]
+    sources: tuple[Source, ...]
+    columns: tuple[str, ...]
+    passed_over: Counter[str]
 
-    def __len__(self) -> int:
-        return len(self.table)
+    def tables(self) -> Iterator[pd.DataFrame]:
+        """The images in the order given, some thousands at a time, all values as text.
 
-    def files(self, start: int = 0) -> Iterator[str]:
-        """The files to be opened, from a row on; memory does not grow with their number."""
-        paths = self.table["path"]
-        for first in range(start, len(self), CHUNK_ROWS):
-            some = slice(first, first + CHUNK_ROWS)
-            for path, number in zip(paths.iloc[some], self.folder[some], strict=True):
-                yield str(Path(self.folders[number], path))
+        Yields:
+            path (as it was given, in a list as it stands there), the further columns, FILE and
+            STATE.
+        """
+        self.passed_over.clear()
+        for source in self.sources:
+            for table in source.tables(self.passed_over):
+                whole = table.reindex(columns=[*self.columns, FILE, STATE])
+                yield whole.astype(object).where(whole.notna(), "").astype(str)
 
-    def digest(self) -> str:
-        """SHA-256 of what was given: paths, further columns, and each file's size and time."""
-        found = hashlib.sha256(repr(list(self.table.columns)).encode())
-        files = self.files()
-        for row in self.table.itertuples(index=False, name=None):
-            found.update(repr((row, _state(next(files)))).encode("utf-8", "backslashreplace"))
-        return found.hexdigest()
+
+class Digest:
+    """SHA-256 of what was given: paths, further columns, and each file's size and time.
+
+    Of files on other storage only those of folders are asked: it would be a request for each.
+
+    Args:
+        inputs: What was given.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self._found = hashlib.sha256(repr(list(inputs.columns)).encode())
+
+    def tables(self) -> Iterator[pd.DataFrame]:
+        """The images as `Inputs.tables` gives them, without STATE; each goes into the digest."""
+        for table in self._inputs.tables():
+            for row in table.itertuples(index=False, name=None):
+                self._found.update(repr(row).encode("utf-8", "backslashreplace"))
+            yield table.drop(columns=STATE)
+
+    def text(self) -> str:
+        """The digest of the tables that were gone through."""
+        return self._found.hexdigest()
 
 
 def list_inputs(given: Sequence[PathLike]) -> Inputs:
-    """List the images that are meant; none is decoded.
+    """Find the images that are meant; none is decoded.
 
     Args:
-        given: Paths of files, of folders (searched to their depths for images of every readable
-            kind, DICOM without a suffix among them), of CSV files (with a column `path` or `file`,
-            relative to the CSV), or patterns such as `scans/**/*.dcm`.
+        given: Paths or addresses of files, of folders (searched to their depths for images of
+            every readable kind, DICOM without a suffix among them), of CSV or Parquet files (with
+            a column `path` or `file`, relative to the file), or patterns such as `scans/**/*.dcm`.
 
     Raises:
-        MedlensError: If there is nothing at a path, a CSV cannot be read, or no image is found.
+        MedlensError: If there is nothing at a path, a list cannot be read, or no image is found.
     """
-    passed_over: Counter[str] = Counter()
-    parts = [_list_one(os.fspath(one), passed_over) for one in given]
-    folders = tuple(dict.fromkeys(folder for folder, _ in parts))
-    tables = [table for _, table in parts]
-    counts = [len(table) for table in tables]
-    numbers = [folders.index(folder) for folder, _ in parts]
-    if sum(counts) == 0:
+    texts = [os.fspath(one) for one in given]
+    grouped = itertools.groupby(texts, _kind)
+    sources = [source for kind, some in grouped for source in _sources(kind, list(some))]
+    columns = tuple(dict.fromkeys(name for source in sources for name in source.columns))
+    inputs = Inputs(tuple(sources), columns, Counter())
+    if not any(len(table) for table in inputs.tables()):
         raise MedlensError(
             "There is no image in what was given.",
-            got=", ".join(f"{n:,} files passed over: {kind}" for kind, n in passed_over.items())
+            got=", ".join(
+                f"{count:,} files passed over: {kind}" for kind, count in inputs.passed_over.items()
+            )
             or "nothing",
-            expected="image files, folders with images in them, or a CSV with the column path",
+            expected="image files, folders with images in them, or a CSV or Parquet file with the "
+            "column path",
             fix="Check the paths; a file that is named by itself is always tried.",
-            names=[os.fspath(one) for one in given],
+            names=list(map(hide_secrets, texts)),
         )
-    table = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
-    return Inputs(
-        table.fillna("").astype(str),
-        np.repeat(np.array(numbers, np.int32), counts),
-        folders,
-        dict(+passed_over),
-    )
+    return inputs
 
 
-def _list_one(given: str, passed_over: Counter[str]) -> tuple[str, pd.DataFrame]:
-    """The folder that the paths are relative to, and the table of one INPUT."""
-    path = Path(given)
+def _kind(given: str) -> str:
+    path = open_path(given)
     if path.is_dir():
-        return "", _as_table(_in_folder(path, passed_over))
-    if path.is_file() and path.suffix.lower() == ".csv":
-        return str(path.parent), _in_csv(path)
-    if path.exists():
-        return "", _as_table([given])
-    # Path.glob takes no pattern that begins at the root or with a folder above.
-    found = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else []  # noqa: PTH207
-    if not found:
-        raise MedlensError(
-            "There is nothing at a path that was given.",
-            got="no file, no folder, and no file that such a pattern fits",
-            expected="image files, folders, CSV files, or patterns in quotes",
-            fix="Check the path.",
-            names=[given.encode("utf-8", "backslashreplace").decode()],
-        )
-    return "", _as_table(_in_pattern(given, found, passed_over))
+        return "folder"
+    if is_manifest(path) and path.is_file():
+        return "list"
+    return "file" if path.exists() else "pattern"
 
 
-def _as_table(paths: Iterator[str] | Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame({"path": pd.Series(_only_utf8(list(paths)), dtype=str)})
+def _sources(kind: str, given: list[str]) -> Iterator[Source]:
+    """What was given, all of one kind."""
+    if kind == "file":
+        yield Source(("path",), lambda _: _tables((path, _state(path)) for path in given))
+        return
+    for one in given:
+        path = open_path(one)
+        if kind == "folder":
+            yield Source(("path",), partial(_in_folder, path))
+        elif kind == "list":
+            yield Source(_columns_of(path), partial(_in_list, path))
+        else:
+            yield Source(("path",), partial(_in_pattern, one, _matches(one)))
+
+
+def _tables(rows: Iterable[Row]) -> Iterator[pd.DataFrame]:
+    """Paths and states as tables."""
+    rows = iter(rows)
+    while some := list(itertools.islice(rows, CHUNK_ROWS)):
+        paths = _only_utf8([path for path, _ in some])
+        states = [state for _, state in some]
+        files = list(map(_absolute, paths))
+        yield pd.DataFrame({"path": paths, FILE: files, STATE: states}, dtype=str)
+
+
+def _absolute(path: str) -> str:
+    """The same file for a process with another working directory; links are left alone."""
+    return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100
 
 
 def _only_utf8(paths: list[str]) -> list[str]:
@@ -147,56 +192,111 @@ def _only_utf8(paths: list[str]) -> list[str]:
     return paths
 
 
-def _in_folder(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
-    return (str(folder.parent / path) for path in image_files(folder, passed_over))
+def _in_folder(folder: Path, passed_over: Counter[str]) -> Iterator[pd.DataFrame]:
+    return _tables(_rows_of_folder(folder, passed_over))
 
 
-def _in_pattern(pattern: str, found: Sequence[str], passed_over: Counter[str]) -> Iterator[str]:
-    for path in map(Path, found):
-        if path.is_dir():
-            # With ** the pattern has found what is inside, too.
-            if "**" not in pattern:
-                yield from _in_folder(path, passed_over)
-        elif is_image_name(path):
-            yield str(path)
-        else:
-            passed_over["not an image"] += 1
+def _rows_of_folder(folder: Path, passed_over: Counter[str]) -> Iterator[Row]:
+    if is_remote(folder):
+        for name, state in remote_image_files(folder, passed_over):
+            yield str(folder / name), state
+        return
+    for name in image_files(folder, passed_over):
+        path = str(folder.parent / name)
+        yield path, _state(path)
 
 
-def _in_csv(file: Path) -> pd.DataFrame:
-    given = read_csv_file(file, called="The CSV", needed=("path",))
-    is_empty = given["path"].str.strip() == ""
-    if is_empty.any():
+def _matches(pattern: str) -> list[str]:
+    """The files and folders that a pattern fits, in order.
+
+    Raises:
+        MedlensError: If there are none.
+    """
+    found: list[str] = []
+    if glob.has_magic(pattern):
+        path = open_path(pattern)
+        # Path.glob takes no pattern that begins at the root or with a folder above.
+        found = path.matches() if is_remote(path) else glob.glob(pattern, recursive=True)  # noqa: PTH207
+    if not found:
         raise MedlensError(
-            "Rows of the CSV have no path.",
-            got=f"{int(is_empty.sum()):,} such rows, first in line {is_empty.argmax() + 2}",
-            expected="one row per image, each with its path",
-            fix="Mend or remove these rows.",
-            names=[str(file)],
+            "There is nothing at a path that was given.",
+            got="no file, no folder, and no file that such a pattern fits",
+            expected="image files, folders, CSV or Parquet files, or patterns in quotes",
+            fix="Check the path.",
+            names=[hide_secrets(pattern.encode("utf-8", "backslashreplace").decode())],
         )
-    table = given.assign(path=given["path"].str.strip().str.replace("\\", "/", regex=False))
-    taken = [
-        name
-        for name in map(str, table.columns)
-        if name in OWN_COLUMNS + EXPLAIN_COLUMNS or name.startswith(OWN_PREFIXES)
-    ]
-    table = table.rename(columns={name: f"given_{name}" for name in taken})
-    others = [name for name in table.columns if name != "path"]
+    return sorted(found)
+
+
+def _in_pattern(
+    pattern: str, found: Sequence[str], passed_over: Counter[str]
+) -> Iterator[pd.DataFrame]:
+    def rows() -> Iterator[Row]:
+        for text in found:
+            path = open_path(text)
+            if path.is_dir():
+                # With ** the pattern has found what is inside, too.
+                if "**" not in pattern:
+                    yield from _rows_of_folder(path, passed_over)
+            elif is_image_name(path):
+                yield str(path), _state(text)
+            else:
+                passed_over["not an image"] += 1
+
+    return _tables(rows())
+
+
+def _in_list(file: Path, _: Counter[str]) -> Iterator[pd.DataFrame]:
+    first, folder = 0, file.absolute().parent
+    for batch in manifest_batches(file, needed=("path",)):
+        path = batch["path"].str.strip()
+        if (path == "").any():
+            place = place_of(first + int((path == "").argmax()), file)
+            raise MedlensError(
+                f"Rows of the {kind_of(file)} have no path.",
+                got=f"such rows, first in {place}",
+                expected="one row per image, each with its path",
+                fix="Mend or remove these rows.",
+                names=[hide_secrets(str(file))],
+            )
+        first += len(batch)
+        path = path.str.replace("\\", "/", regex=False)
+        files = [str(join_path(folder, one)) for one in path]
+        table = batch.assign(path=path).rename(columns=_carried)
+        yield table.assign(**{FILE: files, STATE: list(map(_state, files))})
+
+
+def _columns_of(file: Path) -> tuple[str, ...]:
+    """path, then the further columns of a list, as they are carried along.
+
+    Raises:
+        MedlensError: If the list cannot be read, or two of its columns have the same name.
+    """
+    names = [_carried(str(name)) for name in next(manifest_batches(file, needed=("path",)))]
+    others = [name for name in names if name != "path"]
     if len(set(others)) < len(others):
         raise MedlensError(
-            "The CSV has two columns of the same name.",
+            f"The {kind_of(file)} has two columns of the same name.",
             got="further columns that cannot be told apart",
             expected="each name once",
             fix="Rename one of them.",
-            names=[str(file)],
+            names=[hide_secrets(str(file))],
         )
-    return table[["path", *others]]
+    return ("path", *others)
 
 
-def _state(file: str) -> tuple[int, int]:
-    """Size and time of the last change of a file; -1 of one that is not there."""
+def _carried(name: str) -> str:
+    """The name of a list's column in the result."""
+    is_taken = name in OWN_COLUMNS + EXPLAIN_COLUMNS or name.startswith(OWN_PREFIXES)
+    return f"given_{name}" if is_taken else name
+
+
+def _state(file: str) -> str:
+    """Size and time of the last change of a file of this machine; "" of all others."""
+    if is_url(file):
+        return ""
     try:
         found = Path(file).stat()
     except (OSError, ValueError):
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"

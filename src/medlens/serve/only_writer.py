@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from medlens.data.remote import is_remote
 from medlens.errors import MedlensError
 
 try:
@@ -25,7 +26,7 @@ def only_writer(path: Path) -> Iterator[None]:
     """Let no other process write a result at the same time.
 
     The system gives the lock of a process that died free, so that its file is no obstacle. On
-    Windows two writers are not noticed.
+    Windows and on other storage two writers are not noticed.
 
     Args:
         path: The result; its folder is made where it is missing.
@@ -34,7 +35,7 @@ def only_writer(path: Path) -> Iterator[None]:
         MedlensError: If another process writes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
+    if fcntl is None or is_remote(path):
         yield
         return
     lock = lock_path(path)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow
 
-from medlens.model.classifier import Classifier
+from medlens.data.work_list import PART_ROWS, WorkList, write_work_list
+from medlens.files import write_text
+from medlens.model.classifier import Classifier, Picture
 from medlens.model.prediction_sets import write_set
-from medlens.serve.inputs import Inputs
-from medlens.serve.result_file import ResultFile
+from medlens.serve.inputs import FILE, Digest, Inputs
+from medlens.serve.result_file import ResultFile, parts_folder
 
-# A part is some seconds to a minute of work, which is what a break can cost.
-PART_ROWS = 256
+LIST_FOLDER = "images"
+NOTE_FILE = "note.txt"
+NOTE = "What is done of the result beside this folder; it goes when all of it is.\n"
 NAMES_SHOWN = 60
 
 
@@ -77,131 +83,179 @@ class Tally:
         return Outcome(out, self._images, self._refused, self._unfamiliar, predicted)
 
 
+def read_parts(
+    classifier: Classifier, parts: Iterable[pd.DataFrame]
+) -> Generator[tuple[pd.DataFrame, Iterator[tuple[str, Picture]]], None, None]:
+    """Read the images of some parts; while one is worked on, the first of the next are read.
+
+    Args:
+        classifier: Says how pictures are made.
+        parts: Rows of a work list; they are asked for as they are needed.
+
+    Yields:
+        Each part, and its files with their pictures, or with the reasons why there are none. All
+        of them must be taken before the next part is.
+    """
+    ahead: deque[pd.DataFrame] = deque()
+
+    def files() -> Iterator[str]:
+        for part in parts:
+            ahead.append(part)
+            yield from part[FILE]
+
+    with closing(classifier.read_all(files())) as found:
+        for first in found:
+            part = ahead.popleft()
+            yield part, itertools.chain([first], itertools.islice(found, len(part) - 1))
+
+
 def tell(
-    classifier: Classifier, inputs: Inputs, start: int, progress: Callable[[int], None]
-) -> Iterator[pd.DataFrame]:
-    """What is said of the images, a batch at a time.
+    classifier: Classifier,
+    part: pd.DataFrame,
+    found: Iterable[tuple[str, Picture]],
+    progress: Callable[[int], None],
+) -> pd.DataFrame:
+    """What is said of the images of a part.
 
     Args:
         classifier: Says it.
-        inputs: The images.
-        start: The first of them.
+        part: Rows of a work list.
+        found: Their files, and the picture of each or the reason why there is none.
         progress: Called with the number of images done since the last call.
 
-    Yields:
-        The columns of `result_columns`; the index is the number of the image. Where an image is
-        refused, texts and sets are empty and numbers are missing.
+    Returns:
+        The columns of `result_columns`. Where an image is refused, texts and sets are empty and
+        numbers are missing.
     """
-    for table in classifier.predict_in_parts(inputs.files(start)):
-        yield beside_given(table.set_axis(table.index + start), inputs)
-        progress(len(table))
+    return beside_given(classifier.tell_as_read(found, progress), part)
 
 
-def beside_given(said: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
-    """What `Classifier.tell` says of some of the images, beside what was given of them.
+def beside_given(said: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
+    """What `Classifier.tell` says of the images of a part, beside what was given of them.
 
     Args:
-        said: The index is the number of the image.
-        inputs: The images.
+        said: One row per image.
+        part: As many rows of a work list.
     """
-    given = inputs.table.iloc[said.index[0] : said.index[-1] + 1]
+    given = part.drop(columns=FILE).reset_index(drop=True)
     is_read = said["unreadable"] == ""
     said = said.assign(unfamiliar=said["unfamiliar"].astype("Int8").where(is_read))
     return pd.concat([given, said.drop(columns="path")], axis="columns")
 
 
-def result_columns(classifier: Classifier, inputs: Inputs) -> tuple[str, ...]:
-    """Path, the further columns that were given, what is said, and why not."""
+def result_columns(classifier: Classifier, given: Sequence[str]) -> tuple[str, ...]:
+    """Path and the further columns that were given, what is said, and why not."""
     return (
-        *map(str, inputs.table.columns),
+        *given,
         *("predicted", "decision", "prediction_set"),
         *(f"prob_{name}" for name in classifier.classes),
         *("distance", "unfamiliar", "unreadable"),
     )
 
 
-def predict_to_file(
-    classifier: Classifier,
-    inputs: Inputs,
-    out: Path,
-    *,
-    digest: str,
-    say: Callable[[str], None],
-    progress: Callable[[int], None],
-) -> Outcome:
-    """Write what is said of every image, in their order; goes on where it was interrupted.
+@dataclass(frozen=True)
+class Work:
+    """A result that is to be made, and what it is made of.
 
     Args:
-        classifier: Says it.
+        images: One row per image: what was given of it, and FILE.
+        result: Where finished parts go.
+        finished: The numbers of the parts that are there.
+        is_anew: Whether parts were there that are of other images or of another classifier.
+    """
+
+    images: WorkList
+    result: ResultFile
+    finished: frozenset[int]
+    is_anew: bool
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of the parts that are still to be made."""
+        return [number for number in self.result.numbers if number not in self.finished]
+
+    @property
+    def done(self) -> int:
+        """How many images are in finished parts."""
+        return sum(map(self.result.length, self.finished))
+
+    def part(self, number: int) -> pd.DataFrame:
+        """The images of a part."""
+        listed, first = divmod(number * self.result.part_rows, PART_ROWS)
+        rows = self.images.read(listed).slice(first, self.result.length(number))
+        table: pd.DataFrame = rows.to_pandas()
+        return table
+
+    def finish(self, out: Path) -> Outcome:
+        """Write the whole result from its parts.
+
+        Args:
+            out: What the outcome names as the result.
+        """
+        tally = Tally()
+        self.result.finish(tally.add)
+        return tally.outcome(out)
+
+
+# Told of the work that is to be done; gives what is called with the number of images done.
+Start = Callable[[Work], AbstractContextManager[Callable[[int], None]]]
+
+
+def list_work(inputs: Inputs, path: Path) -> tuple[WorkList, str]:
+    """Write down the images of a result, so that every process means the same by a number.
+
+    Args:
         inputs: The images.
-        out: The file to write: .csv, .json, .jsonl or .parquet. It appears whole at the end.
+        path: The result; the list goes beside it.
+
+    Returns:
+        The list, and the SHA-256 of what was given.
+    """
+    parts = parts_folder(path)
+    # First, so that a place that cannot be written to is known before the images are listed.
+    write_text(parts / NOTE_FILE, NOTE)
+    digest = Digest(inputs)
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in (*inputs.columns, FILE)])
+    tables = (
+        pyarrow.Table.from_pandas(table, schema, preserve_index=False) for table in digest.tables()
+    )
+    return write_work_list(parts / LIST_FOLDER, tables), digest.text()
+
+
+def open_work(inputs: Inputs, path: Path, columns: tuple[str, ...], digest: str) -> Work:
+    """List the images, and find out which parts of the result are finished.
+
+    Args:
+        inputs: The images.
+        path: The result.
+        columns: Of the result.
         digest: Of the classifier; with another one the work begins anew.
-        say: Told what is gone on with, or begun anew.
+    """
+    images, given = list_work(inputs, path)
+    result = ResultFile(path, columns, images.rows)
+    finished, is_anew = result.open(
+        {
+            "inputs": given,
+            "classifier": digest,
+            "medlens": importlib.metadata.version("medlens"),
+            "images": images.rows,
+        }
+    )
+    return Work(images, result, finished, is_anew)
+
+
+def make_parts(classifier: Classifier, work: Work, progress: Callable[[int], None]) -> None:
+    """Make the missing parts of a result in this process.
+
+    Args:
+        classifier: Says what it sees.
+        work: What is to be made.
         progress: Called with the number of images done since the last call.
     """
-    result = ResultFile(out, result_columns(classifier, inputs))
-    state = {
-        "inputs": inputs.digest(),
-        "classifier": digest,
-        "medlens": importlib.metadata.version("medlens"),
-        "images": len(inputs),
-    }
-    done, is_other = result.open(state)
-    say_where(done, is_other=is_other, say=say, progress=progress)
-    tables = tell(classifier, inputs, done, progress)
-    return complete(result, tables, out, done=done, images=len(inputs))
-
-
-def say_where(
-    done: int, *, is_other: bool, say: Callable[[str], None], progress: Callable[[int], None]
-) -> None:
-    """Say what an interrupted run left.
-
-    Args:
-        done: How many images are finished.
-        is_other: Whether what was left was of other images or another classifier.
-        say: Told so.
-        progress: As for `predict_to_file`.
-    """
-    if is_other:
-        say("What an interrupted run left is of other images, classifier or class: begun anew.")
-    if done:
-        say(f"Going on after {done:,} images that are finished.")
-        progress(done)
-
-
-def complete(
-    result: ResultFile,
-    tables: Iterable[pd.DataFrame],
-    out: Path,
-    *,
-    done: int,
-    images: int,
-    part_rows: int = PART_ROWS,
-) -> Outcome:
-    """Finish a result, part by part.
-
-    Args:
-        result: The result.
-        tables: Its rows from `done` on.
-        out: What the outcome names as the result.
-        done: How many rows are finished.
-        images: How many rows there are in the end.
-        part_rows: Rows of a part, at least.
-    """
-    waiting: list[pd.DataFrame] = []
-    for table in tables:
-        waiting.append(table)
-        count = sum(map(len, waiting))
-        if count >= part_rows or done + count == images:
-            result.add(done, pd.concat(waiting))
-            done += count
-            waiting = []
-    tally = Tally()
-    for finished in result.tables():
-        tally.add(finished)
-    result.finish()
-    return tally.outcome(out)
+    missing = work.missing
+    with closing(read_parts(classifier, map(work.part, missing))) as read:
+        for number, (part, found) in zip(missing, read, strict=True):
+            work.result.add(number, tell(classifier, part, found, progress))
 
 
 def screen_lines(table: pd.DataFrame, classes: tuple[str, ...]) -> list[str]:

@@ -6,8 +6,9 @@ import io
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,8 +17,11 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet as parquet
 
+from medlens.data.remote import REQUESTS_AT_A_TIME, hide_secrets, is_remote
+from medlens.data.scan import in_order
+from medlens.data.work_list import PART_ROWS
 from medlens.errors import MedlensError
-from medlens.files import write_bytes, write_json
+from medlens.files import remove, write_bytes, write_json
 from medlens.model.prediction_sets import write_set
 
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
@@ -28,68 +32,97 @@ STATE_FILE = "state.json"
 class ResultFile:
     """Where the predictions go, and the parts of them that are finished.
 
+    A part is a file of its own, written whole or not at all under its number, by whatever process
+    has made it; in which order does not matter.
+
     Args:
         path: The file that is to appear.
         columns: All columns, in order; those of `NUMBERS` and of probabilities hold numbers.
+        rows: How many rows it has in the end.
+        part_rows: How many of them are in a part; the last may have fewer.
     """
 
     path: Path
     columns: tuple[str, ...]
+    rows: int
+    part_rows: int = PART_ROWS
 
     @property
     def parts(self) -> Path:
         """The folder of the parts, beside the file."""
-        return self.path.with_name(f".{self.path.name}.parts")
+        return parts_folder(self.path)
 
-    def open(self, state: Mapping[str, Any]) -> tuple[int, bool]:
+    @property
+    def numbers(self) -> range:
+        """The numbers of all parts."""
+        return range(-(-self.rows // self.part_rows))
+
+    def length(self, number: int) -> int:
+        """How many rows a part has."""
+        return min(self.part_rows, self.rows - number * self.part_rows)
+
+    def open(self, state: Mapping[str, Any]) -> tuple[frozenset[int], bool]:
         """Find out what is finished.
 
         Args:
             state: What decides the content: inputs, classifier, versions.
 
         Returns:
-            How many rows are finished, and whether parts of another state were thrown away.
+            The numbers of the finished parts, and whether parts of another state were thrown away.
         """
         known = self._read_state()
-        is_other = self.parts.is_dir() and known != state
+        there = sorted(self.parts.glob("[0-9]*.parquet"))
+        is_other = known != state
         if is_other:
-            shutil.rmtree(self.parts)
+            for path in there:
+                path.unlink()
         for left in self.parts.glob(".*.part"):
             left.unlink(missing_ok=True)  # by a process that was killed while it wrote
         write_json(self.parts / STATE_FILE, state)
-        return sum(count for _, count in self._finished()), is_other and known is not None
+        if is_other:
+            return frozenset(), known is not None
+        names = {path.name for path in there}
+        there_is = (number for number in self.numbers if self.part(number).name in names)
+        return frozenset(filter(self._is_whole, there_is)), False
 
-    def add(self, first: int, table: pd.DataFrame) -> None:
+    def part(self, number: int) -> Path:
+        """The file of a part, which is named by its first row."""
+        return self.parts / f"{number * self.part_rows:012d}.parquet"
+
+    def add(self, number: int, table: pd.DataFrame) -> None:
         """Keep a finished part.
 
         Args:
-            first: The number of its first row.
+            number: Its number.
             table: Its rows.
         """
         stream = io.BytesIO()
         parquet.write_table(self._to_arrow(table), stream)
-        write_bytes(self.parts / _part_name(first), stream.getbuffer())
+        write_bytes(self.part(number), stream.getbuffer())
 
-    def tables(self) -> Iterator[pd.DataFrame]:
-        """The finished parts, in order."""
-        for path, _ in self._finished():
-            table = parquet.read_table(path).to_pandas()
-            # Without it a missing flag would turn the others into 0.0 and 1.0.
-            sets = pd.Series([tuple(names) for names in table["prediction_set"]], dtype=object)
-            yield table.assign(prediction_set=sets, unfamiliar=table["unfamiliar"].astype("Int8"))
+    def read(self, number: int) -> pd.DataFrame:
+        """The rows of a finished part."""
+        return _to_pandas(self._read_arrow(number))
 
-    def finish(self) -> None:
-        """Write the file from its parts, a part at a time, and remove them."""
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        try:
-            if self.path.suffix.lower() == ".parquet":
-                self._write_parquet(part)
-            else:
-                self._write_text(part)
-            part.replace(self.path)
-        finally:
-            part.unlink(missing_ok=True)
-        shutil.rmtree(self.parts)
+    def finish(self, seen: Callable[[pd.DataFrame], None]) -> None:
+        """Write the file from its parts, a part at a time, and remove them.
+
+        Args:
+            seen: Given the rows of each part.
+        """
+        if is_remote(self.path):
+            with tempfile.TemporaryDirectory() as folder:
+                whole = Path(folder) / self.path.name
+                self._write(whole, seen)
+                self.path.upload(str(whole))
+        else:
+            part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+            try:
+                self._write(part, seen)
+                part.replace(self.path)
+            finally:
+                part.unlink(missing_ok=True)
+        remove(self.parts)
 
     def _read_state(self) -> Any:
         try:
@@ -97,16 +130,21 @@ class ResultFile:
         except (OSError, ValueError):
             return None
 
-    def _finished(self) -> Iterator[tuple[Path, int]]:
-        """Parts that follow upon each other without a gap, and their numbers of rows."""
-        done = 0
-        while (path := self.parts / _part_name(done)).is_file():
-            try:
-                count = parquet.read_metadata(path).num_rows
-            except (OSError, pyarrow.ArrowInvalid):
-                return  # it will be made anew
-            yield path, count
-            done += count
+    def _is_whole(self, number: int) -> bool:
+        """Whether a part has all its rows; on other storage a file is whole or not there."""
+        if is_remote(self.path):
+            return True
+        try:
+            return bool(parquet.read_metadata(self.part(number)).num_rows == self.length(number))
+        except (OSError, pyarrow.ArrowInvalid):
+            return False  # it will be made anew
+
+    def _read_arrow(self, number: int) -> pyarrow.Table:
+        return parquet.read_table(io.BytesIO(self.part(number).read_bytes()))
+
+    def _arrow_tables(self) -> Generator[pyarrow.Table, None, None]:
+        threads = REQUESTS_AT_A_TIME if is_remote(self.path) else None
+        return in_order(self._read_arrow, self.numbers, threads=threads)
 
     @property
     def _schema(self) -> pyarrow.Schema:
@@ -124,35 +162,67 @@ class ResultFile:
             table[list(self.columns)], self._schema, preserve_index=False
         )
 
-    def _write_parquet(self, part: Path) -> None:
-        with part.open("wb") as stream:
-            with parquet.ParquetWriter(stream, self._schema) as writer:
-                for path, _ in self._finished():
-                    writer.write_table(parquet.read_table(path))
-            _flush(stream)
-
-    def _write_text(self, part: Path) -> None:
+    def _write(self, file: Path, seen: Callable[[pd.DataFrame], None]) -> None:
         kind = self.path.suffix.lower()
-        with part.open("w", encoding="utf-8", newline="") as stream:
-            if kind == ".csv":
-                for number, table in enumerate(self.tables()):
-                    texts = table["prediction_set"].map(write_set)
-                    table = table.assign(prediction_set=texts)
-                    table.to_csv(stream, index=False, header=number == 0, lineterminator="\n")
-            else:
-                self._write_records(stream, is_array=kind == ".json")
+        with closing(self._arrow_tables()) as tables:
+            if kind == ".parquet":
+                self._write_parquet(file, tables, seen)
+                return
+            with file.open("w", encoding="utf-8", newline="") as stream:
+                texts = _seen(map(_to_pandas, tables), seen)
+                if kind == ".csv":
+                    _write_csv(stream, texts)
+                else:
+                    _write_records(stream, texts, is_array=kind == ".json")
+                _flush(stream)
+
+    def _write_parquet(
+        self, file: Path, tables: Iterable[pyarrow.Table], seen: Callable[[pd.DataFrame], None]
+    ) -> None:
+        with file.open("wb") as stream:
+            with parquet.ParquetWriter(stream, self._schema) as writer:
+                for table in tables:
+                    seen(_to_pandas(table))
+                    writer.write_table(table)
             _flush(stream)
 
-    def _write_records(self, stream: TextIO, *, is_array: bool) -> None:
-        between = ",\n" if is_array else "\n"
-        is_first = True
-        stream.write("[\n" if is_array else "")
-        for table in self.tables():
-            for record in records(table):
-                stream.write("" if is_first else between)
-                stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False))
-                is_first = False
-        stream.write("\n]\n" if is_array else "\n")
+
+def parts_folder(path: Path) -> Path:
+    """The folder of a result's parts, beside it."""
+    return path.with_name(f".{path.name}.parts")
+
+
+def _to_pandas(table: pyarrow.Table) -> pd.DataFrame:
+    found: pd.DataFrame = table.to_pandas()
+    # Without it a missing flag would turn the others into 0.0 and 1.0.
+    sets = pd.Series([tuple(names) for names in found["prediction_set"]], dtype=object)
+    return found.assign(prediction_set=sets, unfamiliar=found["unfamiliar"].astype("Int8"))
+
+
+def _seen(
+    tables: Iterable[pd.DataFrame], seen: Callable[[pd.DataFrame], None]
+) -> Iterator[pd.DataFrame]:
+    for table in tables:
+        seen(table)
+        yield table
+
+
+def _write_csv(stream: TextIO, tables: Iterable[pd.DataFrame]) -> None:
+    for number, table in enumerate(tables):
+        written = table.assign(prediction_set=table["prediction_set"].map(write_set))
+        written.to_csv(stream, index=False, header=number == 0, lineterminator="\n")
+
+
+def _write_records(stream: TextIO, tables: Iterable[pd.DataFrame], *, is_array: bool) -> None:
+    between = ",\n" if is_array else "\n"
+    is_first = True
+    stream.write("[\n" if is_array else "")
+    for table in tables:
+        for record in records(table):
+            stream.write("" if is_first else between)
+            stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False))
+            is_first = False
+    stream.write("\n]\n" if is_array else "\n")
 
 
 def records(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -180,7 +250,7 @@ def check_result_path(path: Path, *, overwrite: bool) -> None:
             got=f"a name that ends in {path.suffix or 'nothing'}",
             expected=f"one of {', '.join(FORMATS)}",
             fix="For example -o predictions.csv.",
-            names=[str(path)],
+            names=[hide_secrets(str(path))],
         )
     if path.exists() and (not overwrite or not path.is_file()):
         is_file = path.is_file()
@@ -191,12 +261,8 @@ def check_result_path(path: Path, *, overwrite: bool) -> None:
             got="a file" if is_file else "a folder, or something else",
             expected="a new name",
             fix="Name another -o" + (", or replace it with --overwrite." if is_file else "."),
-            names=[str(path)],
+            names=[hide_secrets(str(path))],
         )
-
-
-def _part_name(first: int) -> str:
-    return f"{first:012d}.parquet"
 
 
 def _flush(stream: Any) -> None:

@@ -1,0 +1,186 @@
+"""A path on other storage: the methods of pathlib.Path, tried again, with errors for a person."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from upath.extensions import ProxyUPath
+
+from medlens.data.remote import hide_secrets
+from medlens.errors import MedlensError
+
+# Seconds before another attempt. The clients try again by themselves within each of ours.
+PAUSES = (1.0, 4.0)
+# Here a file appears whole, once all of it has come; elsewhere it is written beside and moved.
+OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci"))
+_OF_THE_FILE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+Answer = TypeVar("Answer")
+
+
+class RemotePath(ProxyUPath):
+    """A path of universal-pathlib that tries again and says what went wrong.
+
+    Nothing that was listed is remembered: other processes write there as well.
+
+    Raises (all methods):
+        FileNotFoundError: If there is no such file.
+        MedlensError: If the storage refuses, or cannot be reached in a few attempts.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address, use_listings_cache=False)
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    def read_bytes(self) -> bytes:
+        """The whole content, by one request."""
+        return bytes(self.try_to(lambda: self.fs.cat_file(self.path)))
+
+    def read_part(self, count: int) -> bytes:
+        """The first bytes."""
+        return bytes(self.try_to(lambda: self.fs.cat_file(self.path, start=0, end=count)))
+
+    def read_text(self, encoding: str | None = None, *_: Any) -> str:
+        """The content as text."""
+        return self.read_bytes().decode(encoding or "utf-8")
+
+    def write_bytes(self, data: bytes | memoryview) -> int:
+        """Write the file so that a reader sees the old content or the new one, never a part."""
+        content = bytes(data)
+        self._put(lambda path: self.fs.pipe_file(path, content))
+        return len(content)
+
+    def upload(self, file: str) -> None:
+        """Write what a file of this machine holds; it appears whole, as by `write_bytes`."""
+        self._put(lambda path: self.fs.put_file(file, path))
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What is in the folder, by name: dictionaries of fsspec, `name` being the last part."""
+        found = self.try_to(lambda: self.fs.ls(self.path, detail=True))
+        own = self.path.rstrip("/")
+        entries = [
+            {**entry, "name": entry["name"].rstrip("/").rpartition("/")[2]}
+            for entry in found
+            # Some stores list an empty object for the folder itself.
+            if entry["name"].rstrip("/") != own
+        ]
+        return sorted(entries, key=lambda entry: str(entry["name"]))
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        """The paths in the folder."""
+        return (self / entry["name"] for entry in self.entries())
+
+    def glob(self, pattern: str, **_: Any) -> Iterator[RemotePath]:
+        """The paths below the folder that fit a pattern, in order; none where it is missing."""
+        found = list(self.try_to(lambda: list(super(RemotePath, self).glob(pattern))))
+        return iter(sorted(found, key=str))
+
+    def matches(self) -> list[str]:
+        """The addresses of the files and folders that this path fits as a pattern."""
+        found = self.try_to(lambda: self.fs.glob(self.path))
+        return [str(self.fs.unstrip_protocol(name)) for name in found]
+
+    def describe(self) -> dict[str, Any] | None:
+        """What fsspec knows of the file or folder: type, size and more; None without one."""
+        try:
+            return dict(self.try_to(lambda: self.fs.info(self.path)))
+        except FileNotFoundError:
+            return None
+
+    def exists(self, **_: Any) -> bool:
+        """Whether there is something."""
+        return self.describe() is not None
+
+    def is_file(self) -> bool:
+        """Whether there is a file."""
+        return (self.describe() or {}).get("type") == "file"
+
+    def is_dir(self) -> bool:
+        """Whether there is a folder, or something below this name."""
+        return (self.describe() or {}).get("type") == "directory"
+
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing: folders appear with their first file, and a bucket is never made."""
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the file."""
+        try:
+            self.try_to(lambda: self.fs.rm_file(self.path))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def remove_tree(self) -> None:
+        """Remove the folder with all that is in it, where it is there."""
+        try:
+            self.try_to(lambda: self.fs.rm(self.path, recursive=True))
+        except FileNotFoundError:
+            return
+
+    def _put(self, write: Callable[[str], None]) -> None:
+        def put() -> None:
+            if self.protocol in OBJECT_STORES:
+                write(self.path)
+                return
+            self.fs.makedirs(self.parent.path, exist_ok=True)
+            part = self.with_name(f".{self.name}.{os.getpid()}.part")
+            write(part.path)
+            self.fs.mv(part.path, self.path)
+
+        try:
+            self.try_to(put)
+        except FileNotFoundError:
+            raise MedlensError(
+                "The place to write to is not there.",
+                got=f"no such bucket or share on {self.protocol}://",
+                expected="one that exists: medlens makes folders, but no buckets",
+                fix="Check its name, or make it.",
+                names=[hide_secrets(str(self))],
+            ) from None
+
+    def try_to(self, action: Callable[[], Answer]) -> Answer:
+        """Do something with the storage, some times if need be.
+
+        Args:
+            action: Calls fsspec, and nothing else.
+        """
+        for pause in (*PAUSES, None):
+            try:
+                return action()
+            except _OF_THE_FILE:
+                raise
+            except PermissionError:
+                raise self._refused() from None
+            # Every client has exceptions of its own for a network that fails.
+            except Exception as error:
+                if pause is None:
+                    raise self._unreachable(error) from None
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _refused(self) -> MedlensError:
+        return MedlensError(
+            f"The storage {self.protocol}:// refuses access.",
+            got="no permission: keys that are wrong, have expired, or do not reach so far",
+            expected="keys that may read the images and write the results",
+            fix="Check the keys where the storage's client looks for them (environment or its "
+            "configuration file). What is finished is kept: the same command goes on.",
+            names=[hide_secrets(str(self))],
+        )
+
+    def _unreachable(self, error: Exception) -> MedlensError:
+        return MedlensError(
+            f"The storage {self.protocol}:// cannot be used.",
+            got=f"{type(error).__name__} at each of {len(PAUSES) + 1} attempts",
+            expected="a storage that answers, and keys for it",
+            fix="Check address, keys and network. What is finished is kept: the same command "
+            "goes on.",
+            names=[hide_secrets(str(self))],
+        )

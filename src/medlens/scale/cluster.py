@@ -1,0 +1,145 @@
+"""A Ray cluster: connected, looked at, and left; and how many workers it has room for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from medlens.errors import MedlensError
+
+NONE, LOCAL = "none", "local"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Workers of one job.
+
+    Args:
+        workers: How many.
+        cpus: Of each.
+        gpus: Of each: 0 or 1.
+    """
+
+    workers: int
+    cpus: int
+    gpus: int
+
+    @property
+    def text(self) -> str:
+        """It in words."""
+        gpu = ", one GPU" if self.gpus else ""
+        plural = "s" if self.workers > 1 else ""
+        return f"{self.workers:,} worker{plural} ({self.cpus} CPUs{gpu} each)"
+
+
+@contextmanager
+def connected(address: str) -> Iterator[bool]:
+    """Be connected to a cluster, where one is named, while the block runs.
+
+    Args:
+        address: "none"; "local" for one on this machine alone, with all its cores, which ends with
+            the block; "auto" for that which this machine belongs to; or HOST:PORT of its head.
+
+    Yields:
+        Whether a cluster was named.
+
+    Raises:
+        MedlensError: If Ray is not installed, or there is no cluster at the address.
+    """
+    if address == NONE:
+        yield False
+        return
+    ray = import_ray()
+    if address.startswith("ray://"):
+        raise _unreachable(address, "the address of a Ray client")
+    # Nothing is reported to anybody, also not by a cluster that is started here.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == LOCAL else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise _unreachable(address, type(error).__name__) from None
+    try:
+        yield True
+    finally:
+        ray.shutdown()
+
+
+def import_ray() -> Any:
+    """Ray, with its part for data.
+
+    Raises:
+        MedlensError: If it is not installed.
+    """
+    try:
+        import ray
+        import ray.data  # the package ray alone comes without what it needs
+    except ImportError as error:
+        raise MedlensError(
+            "--ray needs Ray Data.",
+            got=f"the package {error.name} is not installed",
+            expected="ray[data] 2.50 or newer",
+            fix="pip install 'medlens[ray]', here and on every node.",
+        ) from None
+    return ray
+
+
+def find_pool(*, network: bool) -> Pool:
+    """The workers that the connected cluster has room for, were it free.
+
+    A worker is what medlens is on one machine: it reads in threads while the network runs. So
+    there is one for each node, of as many CPUs as the smallest has; and where nodes have GPUs, the
+    network has one for each of these. Parts of a job are handed to workers without any task
+    beside them that would need a CPU of its own: such a task could wait for ever.
+
+    Args:
+        network: Whether the workers hold a network, which wants GPUs.
+
+    Raises:
+        MedlensError: If no node has a CPU.
+    """
+    nodes = [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
+    with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= 1]
+    if network and with_gpu:
+        count = sum(int(node["GPU"]) for node in with_gpu)
+        return Pool(count, max(1, min(_cpus_per_gpu(node) for node in with_gpu)), 1)
+    counts = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
+    if not counts:
+        raise no_room("no node with a CPU")
+    cpus = min(counts)
+    return Pool(sum(count // cpus for count in counts), cpus, 0)
+
+
+def no_room(got: str) -> MedlensError:
+    """What is said where the cluster gives the job nothing to run on."""
+    return MedlensError(
+        "The cluster has no room for this job.",
+        got=got,
+        expected="a node whose CPUs (or GPUs) are free",
+        fix="Wait until other jobs are done, or add nodes; then repeat the command: what is "
+        "finished is kept.",
+    )
+
+
+def _cpus_per_gpu(node: Mapping[str, float]) -> int:
+    return int(node["CPU"]) // int(node["GPU"])
+
+
+def _unreachable(address: str, got: str) -> MedlensError:
+    return MedlensError(
+        "There is no Ray cluster at the address given with --ray.",
+        got=got,
+        expected="local, auto (on a machine of the cluster), or HOST:PORT of its head",
+        fix="Start the command on a machine of the cluster, or by `ray job submit`, with --ray "
+        "auto; `ray status` shows whether it runs.",
+        names=[address],
+    )

@@ -1,0 +1,188 @@
+"""A job in parts on a cluster: streamed by Ray Data, and begun again where workers were lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+
+from medlens.errors import MedlensError
+from medlens.scale.cluster import Pool, find_pool, import_ray, no_room
+from medlens.scale.ledger import Ledger, Progress, Retried
+from medlens.scale.worker import PART, Make, PartWorker, package_versions
+
+# Of one pipeline; Ray Data holds an object for each of its parts.
+PARTS_AT_A_TIME = 65_536
+LOOK_SECONDS = 2.0
+# So many workers may die one after the other, each before it has finished a part, for each that
+# the pool has.
+MOST_STARTS = 4
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, in seconds, while no worker says anything.
+
+    Args:
+        room: For a first worker: a cluster may have to grow.
+        lost: For workers that were at work. Parts wait for the very worker that they were given
+            to; where its node does not come back, they are given to others.
+    """
+
+    room: float = 300.0
+    lost: float = 45.0
+
+
+def run_parts(
+    parts: NDArray[np.int64],
+    make: Make,
+    on_result: Callable[[int, pyarrow.Table], None],
+    *,
+    network: bool,
+    patience: Patience = Patience(),
+) -> Retried:
+    """Do parts of a work list on the connected cluster.
+
+    Args:
+        parts: The numbers of the parts that are not done yet, each once.
+        make: Makes the work on a worker, from the number of CPUs that it may use; it is sent
+            there by Ray, with what it holds.
+        on_result: Called here for every part, once, in whatever order they come.
+        network: Whether the workers hold a network, which wants GPUs.
+        patience: How long to wait for workers.
+
+    Returns:
+        What was begun again.
+
+    Raises:
+        MedlensError: If there is no room for any worker, or a worker met what the user can mend.
+    """
+    if not len(parts):
+        return Retried(0, {}, 0)
+    ray = import_ray()
+    ledger = beside_driver(Ledger).remote(int(parts.max()) + 1)
+    made = [ray.put(make)]
+    left = set(parts.tolist())
+
+    def note(table: pyarrow.Table) -> None:
+        part = int(table[PART][0].as_py())
+        left.discard(part)
+        on_result(part, table.drop_columns([PART]))
+
+    try:
+        while left:
+            wanted = np.array(sorted(left), np.int64)
+            _run_pipeline(wanted, find_pool(network=network), ledger, made, note, patience)
+        retried: Retried = ray.get(ledger.retried.remote())
+        return retried
+    finally:
+        ray.kill(ledger)
+
+
+def _run_pipeline(
+    parts: NDArray[np.int64],
+    pool: Pool,
+    ledger: Any,
+    made: list[Any],
+    note: Callable[[pyarrow.Table], None],
+    patience: Patience,
+) -> None:
+    """Do parts with one pool of workers; return early where some of these are lost for good."""
+    ray = import_ray()
+    begun_before = ray.get(ledger.progress.remote()).begun
+    # In a process of its own, so that it can be ended with all its workers while it waits.
+    runner = beside_driver(_Runner).remote()
+    try:
+        tables = runner.run.options(num_returns="streaming").remote(parts, pool, ledger, made)
+        while True:
+            ready, _ = ray.wait([tables], timeout=LOOK_SECONDS)
+            if ready:
+                try:
+                    note(ray.get(next(tables)))
+                except StopIteration:
+                    return
+            elif _is_stalled(ray.get(ledger.progress.remote()), begun_before, pool, patience):
+                return
+    except ray.exceptions.RayError as error:
+        refusal = ray.get(ledger.progress.remote()).refusal
+        if refusal is None:
+            raise
+        raise MedlensError(**refusal) from error
+    finally:
+        ray.kill(runner)
+
+
+def _is_stalled(progress: Progress, begun_before: int, pool: Pool, patience: Patience) -> bool:
+    """Whether workers that had begun are lost for good.
+
+    Raises:
+        MedlensError: If none could begin.
+    """
+    if progress.starts > MOST_STARTS * pool.workers:
+        raise MedlensError(
+            "Workers of the cluster die before they have finished anything.",
+            got=f"{progress.starts} that started, one after the other",
+            expected=f"{pool.text}, with memory enough for the network",
+            fix="Look into Ray's logs on the nodes for what ended them (mostly memory), and repeat "
+            "the command: what is finished is kept.",
+        )
+    if progress.begun > begun_before:
+        return progress.silence > patience.lost
+    if progress.silence > patience.room:
+        free = import_ray().available_resources()
+        raise no_room(
+            f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free, too few on one "
+            f"node for one of {pool.text}, for {patience.room:g} s"
+        )
+    return False
+
+
+class _Runner:
+    """Drives a Ray Data pipeline. Lives as a Ray actor beside the driver."""
+
+    def run(
+        self, parts: NDArray[np.int64], pool: Pool, ledger: Any, made: list[Any]
+    ) -> Iterator[pyarrow.Table]:
+        """What the workers say of the parts, in whatever order they come."""
+        ray = import_ray()
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        for start in range(0, len(parts), PARTS_AT_A_TIME):
+            some = parts[start : start + PARTS_AT_A_TIME]
+            # From objects, not from a data source: reading that would be a task, which waits for
+            # a CPU for ever where the workers hold all of them.
+            blocks = [pyarrow.table({PART: [part]}) for part in some.tolist()]
+            results = ray.data.from_arrow(blocks).map_batches(
+                PartWorker,
+                fn_constructor_args=(ledger, made, package_versions()),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=_two_at_a_time(ray, min(pool.workers, len(some))),
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus,
+            )
+            yield from results.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            )
+
+
+def _two_at_a_time(ray: Any, workers: int) -> Any:
+    """Workers that do two parts at a time: one is read while the network runs for the other."""
+    return ray.data.ActorPoolStrategy(
+        size=workers,
+        max_concurrent_calls_per_actor=2,
+        max_tasks_in_flight_per_actor=4,
+        enable_true_multi_threading=True,
+    )
+
+
+def beside_driver(of: type) -> Any:
+    """An actor that takes no CPU and ends with the driver's machine."""
+    ray = import_ray()
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(of).options(num_cpus=0, scheduling_strategy=here)

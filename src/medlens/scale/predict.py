@@ -1,0 +1,120 @@
+"""Predictions of many images on a Ray cluster: the same parts as on one machine, the same bytes."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+
+from medlens.data.remote import is_url
+from medlens.errors import MedlensError
+from medlens.files import write_bytes
+from medlens.model.classifier import Classifier, load_classifier
+from medlens.scale.careful import find_deadly
+from medlens.scale.ledger import Retried
+from medlens.scale.parts import run_parts
+from medlens.serve.inputs import FILE
+from medlens.serve.predict import Work, tell
+
+ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class PredictParts:
+    """Makes what a worker predicts parts with; Ray carries it to the workers.
+
+    Args:
+        classifier: The files of the classifier, by name.
+        work: What is to be made.
+        seen: A file that every node must see, or "" where there is none to look for.
+    """
+
+    classifier: Mapping[str, bytes] = field(repr=False)
+    work: Work
+    seen: str
+
+    def __call__(self, cpus: int) -> PartPredictor:
+        """Load the classifier.
+
+        Args:
+            cpus: How many of them the worker may use.
+
+        Raises:
+            MedlensError: If this node does not see the images.
+        """
+        if self.seen and not Path(self.seen).exists():
+            raise MedlensError(
+                "A node of the cluster does not see the images.",
+                got="no such file on that node",
+                expected="images at a place that all nodes see under one name",
+                fix="Put them into a shared folder or a bucket, and name that as INPUT.",
+                names=[self.seen],
+            )
+        with tempfile.TemporaryDirectory(prefix="medlens-") as folder:
+            for name, content in self.classifier.items():
+                write_bytes(Path(folder) / name, content)
+            return PartPredictor(load_classifier(Path(folder)), self.work, cpus)
+
+
+class PartPredictor:
+    """Predicts parts, two at a time: one is read while the network runs for the other.
+
+    Args:
+        classifier: Says what it sees.
+        work: What is to be made.
+        cpus: In how many threads it reads.
+    """
+
+    def __init__(self, classifier: Classifier, work: Work, cpus: int) -> None:
+        self._classifier = classifier
+        self._work = work
+        self._cpus = cpus
+        self._network = threading.Lock()
+
+    def __call__(self, part: int, *, careful: bool) -> pyarrow.Table:
+        """Predict a part, and write it where the result keeps its parts."""
+        images = self._work.part(part)
+        files = images[FILE].tolist()
+        deadly = find_deadly(Path(), files, self._classifier.frame) if careful else {}
+        safe = [file for file in files if file not in deadly]
+        with closing(self._classifier.read_all(safe, threads=self._cpus)) as read:
+            # In order: those that are left out say why at their place.
+            found = [(file, deadly[file]) if file in deadly else next(read) for file in files]
+        with self._network:
+            self._work.result.add(part, tell(self._classifier, images, found, lambda _: None))
+        return pyarrow.table({ROWS: [len(images)]})
+
+
+def make_parts_on_cluster(classifier: Path, work: Work, progress: Callable[[int], None]) -> Retried:
+    """Make the missing parts of a result on the connected cluster.
+
+    Args:
+        classifier: The folder of the classifier; it is sent to the nodes.
+        work: What is to be made, one part at least; its result at a place that all nodes see.
+        progress: Called with the number of images done since the last call.
+
+    Returns:
+        What was begun again.
+
+    Raises:
+        MedlensError: If the cluster has no room, or a node lacks what it needs.
+    """
+    files = {path.name: path.read_bytes() for path in classifier.iterdir() if path.is_file()}
+    return run_parts(
+        np.array(work.missing, np.int64),
+        PredictParts(files, work, _file_to_see(work)),
+        lambda _, rows: progress(sum(rows[ROWS].to_pylist())),
+        network=True,
+    )
+
+
+def _file_to_see(work: Work) -> str:
+    """The first image of the first missing part that is there for this machine; "" for none."""
+    files = work.part(work.missing[0])[FILE]
+    return next((file for file in files if not is_url(file) and Path(file).exists()), "")

@@ -1,0 +1,237 @@
+"""The scan of a data set on a Ray cluster: the facts and pictures that one machine would find."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow
+
+from medlens.data.dataset import FACT_COLUMNS, Dataset
+from medlens.data.facts_cache import Facts, FactsCache, Thumbnail
+from medlens.data.near_duplicates import THUMBNAIL_SIDE
+from medlens.data.scan import (
+    PictureRule,
+    Pictures,
+    Progress,
+    Scanned,
+    Wanted,
+    keep_facts,
+    new_pictures,
+    scan_files,
+    unreadable_facts,
+)
+from medlens.data.store import write_shard
+from medlens.data.work_list import WorkList, write_work_list
+from medlens.files import remove
+from medlens.scale.careful import find_deadly
+from medlens.scale.cluster import import_ray
+from medlens.scale.parts import beside_driver, run_parts
+
+# Columns of what a worker tells beside the facts.
+THUMBNAIL, SHARD, HAS_PICTURE = "thumbnail", "shard", "has_picture"
+ROWS_AT_A_TIME = 65_536
+
+
+class Known:
+    """What was known before the scan began. Lives as a Ray actor beside the driver.
+
+    Args:
+        facts: The file of the facts.
+        pictures: What was to be left for the network; None for nothing.
+    """
+
+    def __init__(self, facts: Path, pictures: Pictures | None) -> None:
+        self._facts = FactsCache(facts)
+        self._pictures = pictures
+
+    def find_facts(self, digest: str) -> Facts | None:
+        """The facts of a file by its SHA-256, without the patient, or None."""
+        return self._facts.get(digest)
+
+    def is_missing(self, key: str) -> bool:
+        """Whether the picture of a `pixels_sha256` is still to be made."""
+        return self._pictures is not None and self._pictures.is_missing(key)
+
+
+@dataclass(frozen=True)
+class ScanParts:
+    """Makes what a worker scans parts with; Ray carries it to the workers.
+
+    Args:
+        work: The paths of the files.
+        root: The folder that they are relative to.
+        frame: The frame of multi-frame DICOM files; None for the middle one.
+        rule: How pictures are made; None where only the facts are wanted.
+        pictures: The folder of the pictures.
+        known: The actor of what is known; None where nothing is.
+    """
+
+    work: WorkList
+    root: Path
+    frame: int | None
+    rule: PictureRule | None
+    pictures: Path | None
+    known: Any
+
+    def __call__(self, cpus: int) -> PartScanner:
+        """Look whether this node sees the list of files.
+
+        Args:
+            cpus: How many of them the worker may use.
+        """
+        self.work.read(0)
+        return PartScanner(self, cpus)
+
+
+class PartScanner:
+    """Scans parts.
+
+    Args:
+        parts: What is to be done.
+        cpus: In how many threads it reads.
+    """
+
+    def __init__(self, parts: ScanParts, cpus: int) -> None:
+        self._parts = parts
+        self._cpus = cpus
+        self._wanted = Wanted(parts.frame, self._find_facts, parts.rule, self._is_missing)
+
+    def __call__(self, part: int, *, careful: bool) -> pyarrow.Table:
+        """Scan the files of a part; write its pictures, and return its facts."""
+        root, paths = self._parts.root, self._parts.work.read(part)["path"].to_pylist()
+        deadly = find_deadly(root, paths, self._parts.frame) if careful else {}
+        safe = [path for path in paths if path not in deadly]
+        found = scan_files(root, safe, self._wanted, threads=self._cpus)
+        # In order: those that are left out say why at their place.
+        scanned = [
+            Scanned(unreadable_facts("", 0, deadly[path])) if path in deadly else next(found)
+            for path in paths
+        ]
+        pictures, shard = new_pictures(scanned), ""
+        if pictures and self._parts.pictures is not None:
+            rows = np.stack(list(pictures.values()))
+            shard = write_shard(self._parts.pictures, list(pictures), rows)
+        return _to_table(scanned, shard)
+
+    def _find_facts(self, digest: str) -> Facts | None:
+        if self._parts.known is None:
+            return None
+        return cast("Facts | None", _ask(self._parts.known.find_facts, digest))
+
+    def _is_missing(self, key: str) -> bool:
+        if self._parts.known is None:
+            return self._parts.rule is not None
+        return bool(_ask(self._parts.known.is_missing, key))
+
+
+def _ask(method: Any, key: str) -> Any:
+    """The answer of an actor's method."""
+    return import_ray().get(method.remote(key))
+
+
+def scan_on_cluster(
+    dataset: Dataset,
+    frame: int | None,
+    facts: FactsCache,
+    pictures: Pictures | None,
+    progress: Progress,
+    *,
+    cache: Path,
+    say: Callable[[str], None],
+) -> pd.DataFrame:
+    """Read every file of a data set on the connected cluster; as `read_here` otherwise.
+
+    Args:
+        dataset: The images to read.
+        frame: As for `read_here`.
+        facts: As for `read_here`; only this machine writes them.
+        pictures: As for `read_here`; their folder must be one that all nodes see.
+        progress: As for `read_here`.
+        cache: The cache folder, which all nodes see; the list of files is put there.
+        say: Told what was begun again.
+
+    Raises:
+        MedlensError: If a node does not see what it needs, or there is no room for the job.
+    """
+    work = write_work_list(cache / "work" / _name_list(dataset), _paths(dataset))
+    tables: dict[int, pd.DataFrame] = {}
+
+    def keep(part: int, told: pyarrow.Table) -> None:
+        scanned, shard, keys = _from_table(told)
+        if pictures and shard:
+            pictures.store.note(shard, keys)
+        tables[part] = keep_facts(scanned, facts)
+        progress(len(scanned))
+
+    make = ScanParts(
+        work,
+        dataset.root,
+        frame,
+        pictures.rule if pictures else None,
+        pictures.store.folder if pictures else None,
+        _make_known(facts, pictures),
+    )
+    retried = run_parts(np.arange(work.parts), make, keep, network=False)
+    for line in retried.lines:
+        say(line)
+    remove(work.folder)
+    return pd.concat([tables[part] for part in sorted(tables)])
+
+
+def _make_known(facts: FactsCache, pictures: Pictures | None) -> Any:
+    """The actor of what is known; None where there is nothing, and so nothing to ask."""
+    stores = (pictures.store, *pictures.features) if pictures else ()
+    if not len(facts) and not any(len(one) for one in stores):
+        return None
+    return beside_driver(Known).remote(facts.path, pictures)
+
+
+def _paths(dataset: Dataset) -> Iterator[pyarrow.Table]:
+    paths = dataset.table["path"]
+    for start in range(0, len(paths), ROWS_AT_A_TIME):
+        some = pyarrow.array(paths.iloc[start : start + ROWS_AT_A_TIME], pyarrow.string())
+        yield pyarrow.table({"path": some})
+
+
+def _name_list(dataset: Dataset) -> str:
+    """The same for the same files, so that what a driver left that died is used again."""
+    named = hashlib.sha256(str(dataset.root).encode())
+    for path in dataset.table["path"]:
+        named.update(path.encode() + b"\0")
+    return f"scan-{named.hexdigest()[:32]}"
+
+
+def _to_table(scanned: Sequence[Scanned], shard: str) -> pyarrow.Table:
+    """What a worker tells of the files of a part."""
+    columns = {name: [one.facts[name] for one in scanned] for name in (*FACT_COLUMNS, "patient")}
+    thumbnails = [None if one.thumbnail is None else one.thumbnail.tobytes() for one in scanned]
+    return pyarrow.table(
+        {
+            **columns,
+            THUMBNAIL: pyarrow.array(thumbnails, pyarrow.binary()),
+            HAS_PICTURE: [one.picture is not None for one in scanned],
+            SHARD: [shard] * len(scanned),
+        }
+    )
+
+
+def _from_table(told: pyarrow.Table) -> tuple[list[Scanned], str, list[str]]:
+    """The same again: the files without their pictures, the shard of these, and its keys."""
+    facts = told.select([*FACT_COLUMNS, "patient"]).to_pylist()
+    scanned = [
+        Scanned(one, None if content is None else _to_thumbnail(content))
+        for one, content in zip(facts, told[THUMBNAIL].to_pylist(), strict=True)
+    ]
+    with_picture = told.filter(told[HAS_PICTURE])["pixels_sha256"].to_pylist()
+    # In the order of `new_pictures`, each once.
+    return scanned, told[SHARD][0].as_py(), list(dict.fromkeys(with_picture))
+
+
+def _to_thumbnail(content: bytes) -> Thumbnail:
+    return np.frombuffer(content, np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
