@@ -52,10 +52,10 @@ from medlens.data.images import read_image
 from medlens.data.phantom import write_phantoms
 from medlens.data.scan import PictureRule, Pictures, scan
 from medlens.data.store import Store
+from medlens.data.work_list import PART_ROWS
 from medlens.model.backbone import BACKBONES
 from medlens.model.engine import FrozenPass, choose_engine
 from medlens.model.weights import Weights
-from medlens.serve.predict import PART_ROWS
 from medlens.serve.result_file import ResultFile
 
 FORMATS = ("JPEG", "PNG", "DICOM", "DICOM, JPEG 2000")
@@ -332,16 +332,16 @@ def measure_rows(scratch: Path) -> tuple[float, float]:
         }
     ).astype({"unfamiliar": "Int8"})
 
-    result = ResultFile(scratch / "predictions.parquet", columns)
+    result = ResultFile(scratch / "predictions.parquet", columns, rows=PARTS * PART_ROWS)
 
     def write() -> None:
         result.open({})
         for part in range(PARTS):
-            result.add(part * PART_ROWS, rows)
+            result.add(part, rows)
 
     def write_whole() -> None:
         write()
-        result.finish()
+        result.finish(lambda _: None)
 
     parts = spend(write)
     return parts / (PARTS * PART_ROWS), (spend(write_whole) - parts) / (PARTS * PART_ROWS)
