@@ -1,8 +1,8 @@
 """Every export format beside Keras: size of the file, largest difference, images per second.
 
-    python benchmarks/export.py RUN --images DATA --out export.json
+    python benchmarks/export.py RUN [RUN...] --images DATA --out export.json
 
-RUN is a finished run; with `--vgg16` a classifier of VGG16 with random filters is measured as well.
+RUN is a finished run, for example one of MobileNetV2 and one of VGG16.
 DATA is a folder with real images. All runtimes get the same pictures one at a time, on all cores,
 in turn, several rounds; the rate is the median round's.
 """
@@ -25,13 +25,8 @@ from measure import write_result
 from numpy.typing import NDArray
 
 import medlens
-from medlens.data.scan import PictureRule
-from medlens.model.backbone import BACKBONES
 from medlens.model.classifier import Classifier
-from medlens.model.classifier_graph import build_classifier
-from medlens.model.engine import FrozenPass, compile_forward
-from medlens.model.head import Head
-from medlens.model.weights import Weights
+from medlens.model.engine import compile_forward
 from medlens.serve.export import Compared, Wanted, export_classifier
 from medlens.serve.export_formats import FORMATS
 
@@ -43,21 +38,18 @@ CALIBRATED = 200
 def main() -> None:
     """Export, compare and time; print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timed", type=int, default=32, help="pictures in a round")
-    parser.add_argument("--vgg16", action="store_true", help="also VGG16 with random filters")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    classifier = medlens.load(arguments.run)
-    classifiers = {classifier.facts["backbone"]: classifier}
-    if arguments.vgg16:
-        classifiers["vgg16, random filters"] = with_vgg16(classifier)
     files = sorted(path for path in arguments.images.rglob("*.*") if path.suffix in SUFFIXES)
     result: dict[str, Any] = {}
-    for name, one in classifiers.items():
+    for run in arguments.runs:
+        one = medlens.load(run)
+        name = one.facts["backbone"]
         chosen = np.linspace(0, len(files) - 1, 2 * arguments.count).round().astype(int)
         pictures = np.stack([one.picture(files[number]) for number in chosen])
         result[name] = measure(one, pictures, arguments.rounds, arguments.timed)
@@ -68,26 +60,6 @@ def main() -> None:
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-
-
-def with_vgg16(classifier: Classifier) -> Classifier:
-    """A classifier of the same size and classes: VGG16 with random filters and a linear head."""
-    from dataclasses import replace
-
-    backbone = BACKBONES["vgg16"]
-    random = Weights("random", None, 0, "random filters, seed 0")
-    rule = PictureRule(classifier.rule.size, classifier.rule.fit)
-    frozen_pass = FrozenPass(backbone, random, rule, "keras")
-    generator = np.random.default_rng(0)
-    seen = frozen_pass.model(generator.integers(0, 256, (8, rule.size, rule.size, 3)) * 1.0)
-    spread = np.asarray(seen).std(axis=0) + 1e-2 * np.abs(seen).max(axis=0) + 1e-3
-    shape = (len(backbone.columns), len(classifier.classes))
-    kernel = generator.normal(0, 1 / np.sqrt(shape[0]), shape) / spread[:, None]
-    bias = -np.asarray(seen).mean(axis=0) @ kernel
-    head = Head(((kernel.astype(np.float32), bias.astype(np.float32)),))
-    model = build_classifier(frozen_pass, head, features="all", temperature=1.0)
-    facts = {**classifier.facts, "backbone": "vgg16", "features": "all"}
-    return replace(classifier, model=model, rule=rule, facts=facts)
 
 
 def measure(

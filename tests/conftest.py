@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from medlens.errors import MedlensError
+from medlens.report.pdf import find_chromium
 
 if TYPE_CHECKING:
     import medlens
     from medlens.run_dir import RunDir
+
+
+# Nothing that a browser may do by itself, so that what is asked for is asked for by the page.
+QUIET = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+OVERHANG = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# Whether an element stands on the screen now, with nothing over it.
+IN_SIGHT = """one => {
+  const {x, y, width, height} = one.getBoundingClientRect();
+  return one.contains(document.elementFromPoint(x + width / 2, y + height / 2));
+}"""
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +52,30 @@ def shared() -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of features for the whole session, so that the network runs once per picture."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an empty bucket on an S3 server of this computer alone."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "no-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            # Local copies of what lies there.
+            "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("copies")),
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="images")
+        yield "s3://images"
+    server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +113,92 @@ def own_run(finished_run: medlens.Run, tmp_path: Path) -> RunDir:
 
     large = shutil.ignore_patterns("classifier.keras", "figures", "*.png")
     return RunDir(Path(shutil.copytree(finished_run.path, tmp_path / "run", ignore=large)))
+
+
+@dataclass
+class Visit:
+    """A page in the browser, and all that it said and asked for.
+
+    Args:
+        page: The page.
+        own: How an address begins that the page may ask for.
+        said: What it wrote to the console, and its errors.
+        asked: The addresses that it asked for.
+    """
+
+    page: Page
+    own: tuple[str, ...]
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def violations(self) -> list[str]:
+        """What axe-core finds, each with the place of it."""
+        found = Axe().run(self.page).response["violations"]
+        return [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]]
+
+    def overhang(self) -> int:
+        """By how many pixels the page is wider than the screen."""
+        return int(self.page.evaluate(OVERHANG))
+
+    def forgive(self, words: str) -> None:
+        """Strike out what the browser itself said of something that the test has done to it."""
+        self.said[:] = [line for line in self.said if words not in line]
+
+    def has_in_sight(self, text: str) -> bool:
+        """Whether a text stands on the screen now, with nothing over it."""
+        return bool(self.page.get_by_text(text).first.evaluate(IN_SIGHT))
+
+
+# Not for the session: while Playwright runs, no other test could run an event loop.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """An installed browser; none is ever downloaded."""
+    try:
+        program = find_chromium()
+    except MedlensError:
+        pytest.skip("no Chromium, Chrome or Edge is installed on this machine")
+    # Chromium's sandbox refuses to run as root.
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    arguments = [*QUIET, "--no-sandbox"] if is_root else list(QUIET)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Callable[..., Visit]]:
+    """Opens a page; when the test ends, it must have been quiet and asked nobody else."""
+    visits: list[Visit] = []
+
+    def opened(
+        address: str,
+        width: int = 1400,
+        scheme: Literal["light", "dark"] = "light",
+        script: str = "",
+    ) -> Visit:
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            reduced_motion="reduce",
+            accept_downloads=True,
+        )
+        page = context.new_page()
+        base = address.partition("#")[0]
+        made = Visit(page, (base, f"blob:{base}", "data:image/"))
+        visits.append(made)
+        page.add_init_script(script)
+        page.set_default_timeout(120_000)  # milliseconds; a machine may be busy
+        page.on("console", lambda message: made.said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: made.said.append(f"error: {error}"))
+        page.on("request", lambda request: made.asked.append(request.url))
+        page.goto(address)
+        return made
+
+    yield opened
+    for one in visits:
+        one.page.context.close()
+        # A status that the page handles is written to the console by the browser itself.
+        refused = "error: Failed to load resource: the server responded with a status of "
+        assert [line for line in one.said if not line.startswith(refused)] == []
+        assert [url for url in one.asked if not url.startswith(one.own)] == []

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 import medlens
-from medlens.errors import MedlensError
-from medlens.report.pdf import find_chromium
 
 WIDTHS = (1400, 390)
 SCHEMES = ("light", "dark")
@@ -97,22 +94,6 @@ class Opened:
     page: Page
     said: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """An installed browser; none is ever downloaded."""
-    try:
-        program = find_chromium()
-    except MedlensError:
-        pytest.skip("no Chromium, Chrome or Edge is installed on this machine")
-    # Chromium's sandbox refuses to run as root.
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    arguments = ["--no-sandbox"] if is_root else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

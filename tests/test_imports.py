@@ -43,6 +43,15 @@ def test_nothing_imports_the_command_line() -> None:
     assert users == ["__main__.py"]
 
 
+def test_the_page_stands_beside_the_command_line_and_only_that_imports_it() -> None:
+    users = {
+        path.name
+        for path in SOURCE.rglob("*.py")
+        if path.parent.name != "ui" and any(n.startswith("medlens.ui") for n in imported(path))
+    }
+    assert users == {"cli.py"}
+
+
 def loaded_by(*arguments: str) -> set[str]:
     """The packages that a process holds once it has run a command."""
     code = (

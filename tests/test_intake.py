@@ -81,7 +81,7 @@ def test_a_split_by_ratio_keeps_near_duplicates_together(data: Path) -> None:
 def test_dataset_csv_says_which_are_near_duplicates_but_keeps_no_fingerprint(data: Path) -> None:
     options = options_of(data, split="0.6,0.2,0.2")
     intake = take_in(list_images(options), options, new_screen(quiet=True))
-    text = dataset_csv(divide(intake, options, new_screen(quiet=True)))
+    text = dataset_csv(divide(intake, options, new_screen(quiet=True)), intake.dataset.left_out)
     table = pd.read_csv(io.StringIO(text), keep_default_na=False).set_index("path")
     assert "fingerprint" not in table
     near = table["near_copies"]

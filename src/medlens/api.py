@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,7 +135,7 @@ def export(
     """Write a classifier for another runtime, if it answers there as it does here.
 
     Args:
-        run: A run folder, or its `classifier` folder alone.
+        run: A run folder, its `classifier` folder alone, or a run as .zip.
         format: "savedmodel", "onnx", "litert" or "openvino".
         out: The file to write (.onnx, .tflite, .xml), or the folder of a SavedModel.
         images: A folder of images to compare on; "": some of the run's test images, if they are
@@ -153,10 +155,12 @@ def export(
         from medlens.exporting import export_run
     from medlens.serve.export import Wanted
     from medlens.serve.export_formats import find_format
+    from medlens.serve.run_zip import opened_run
 
     wanted = Wanted(find_format(format), Path(out), int8, overwrite)
     screen = new_screen(quiet)
-    return export_run(Path(run), wanted, images=os.fspath(images), cache=cache, screen=screen)
+    with opened_run(run) as opened:
+        return export_run(opened, wanted, images=os.fspath(images), cache=cache, screen=screen)
 
 
 def predict(
@@ -173,7 +177,7 @@ def predict(
     For a few images, `medlens.load(run).predict(paths)` gives the table itself.
 
     Args:
-        run: A run folder, or its classifier folder alone.
+        run: A run folder, its classifier folder alone, or a run as .zip.
         inputs: Images, folders, CSV or Parquet files with a column path or file, or patterns; one
             or several, here or on other storage (s3://BUCKET/FOLDER).
         out: The file to write: .csv, .json, .jsonl or .parquet. If this is interrupted, the same
@@ -241,7 +245,7 @@ def load(path: PathLike) -> Classifier:
     """Load the classifier of a run, ready for `predict`.
 
     Args:
-        path: A run folder, or its `classifier` folder alone.
+        path: A run folder, its `classifier` folder alone, or a run as .zip.
 
     Raises:
         MedlensError: If there is no whole classifier.
@@ -249,8 +253,15 @@ def load(path: PathLike) -> Classifier:
     with without_start_up_noise():
         from medlens.model.classifier import load_classifier
     from medlens.run_dir import classifier_folder
+    from medlens.serve.run_zip import is_zip, unpack_run
 
-    return load_classifier(classifier_folder(path))
+    if not is_zip(Path(path)):
+        return load_classifier(classifier_folder(path))
+    folder = tempfile.TemporaryDirectory(prefix="medlens-")
+    classifier = load_classifier(classifier_folder(unpack_run(Path(path), Path(folder.name))))
+    # It reads from there when it is asked for pictures of training cases.
+    weakref.finalize(classifier, folder.cleanup)
+    return classifier
 
 
 def new_screen(quiet: bool) -> Screen:

@@ -18,12 +18,14 @@ from medlens.config import (
     FIELDS,
     PLAN_OPTIONS,
     SERVE_FIELDS,
+    UI_FIELDS,
     Fields,
     Kind,
     Options,
     flag_name,
     make_options,
     make_serve_options,
+    make_ui_options,
     read_config,
 )
 from medlens.data.remote import open_path
@@ -125,7 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (predict, explain):
         command.set_defaults(goes_on=GOES_ON)
-        command.add_argument("run", metavar="RUN", help="A run, or its classifier folder alone.")
+        command.add_argument(
+            "run", metavar="RUN", help="A run, its classifier folder alone, or a run as .zip."
+        )
         command.add_argument(
             "inputs",
             metavar="INPUT",
@@ -156,8 +160,10 @@ def _parser() -> argparse.ArgumentParser:
         _serve,
         "Answer over HTTP, with a web page. On this computer alone unless --host says otherwise.",
     )
-    serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs.")
+    serve.add_argument("runs", metavar="RUN", nargs="+", help="Finished runs, also as .zip.")
     _add_options(serve, SERVE_FIELDS, SERVE_FIELDS)
+    ui = _add(commands, "ui", _ui, "The whole road on a page in the browser, without code.")
+    _add_options(ui, UI_FIELDS, UI_FIELDS)
     demo = _add(commands, "demo", _demo, "Train on a synthetic phantom data set.")
     _add_options(demo, ["out", "cache", "overwrite", "quiet"])
     _add(commands, "doctor", _doctor, "Say what this machine has: backend, GPU, weights, extras.")
@@ -168,7 +174,9 @@ def _add_export(commands: Any) -> None:
     export = _add(
         commands, "export", _export, "Write the classifier for another runtime, proved equal there."
     )
-    export.add_argument("run", metavar="RUN", help="A run folder, or its classifier folder.")
+    export.add_argument(
+        "run", metavar="RUN", help="A run, its classifier folder alone, or a run as .zip."
+    )
     export.add_argument(
         "--format",
         required=True,
@@ -376,12 +384,25 @@ def _serve(given: dict[str, Any]) -> int:
         head_seconds=min(Limits.head_seconds, options.time_limit),
     )
     settings = Settings(options.host, options.port, options.token, options.allowed_host, limits)
+    _log_to_screen()
+    serve(runs, settings, _say)
+    return DONE
+
+
+def _ui(given: dict[str, Any]) -> int:
+    options = make_ui_options(given)
+    from medlens.ui.launch import run_ui
+
+    _log_to_screen()
+    run_ui(options, _say)
+    return DONE
+
+
+def _log_to_screen() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("medlens").setLevel(logging.INFO)
     # A line for every damaged body: clients could flood the log.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    serve(runs, settings, _say)
-    return DONE
 
 
 def _say(line: str) -> None:

@@ -27,11 +27,13 @@ class Kind:
             raises ValueError where it cannot.
         expected: The allowed values in words, for errors, help and docs.
         metavar: The placeholder in help; empty for a flag.
+        words: The words it accepts, where it accepts nothing else.
     """
 
     parse: Callable[[Any], Any]
     expected: str
     metavar: str
+    words: tuple[str, ...] = ()
 
 
 def _text(expected: str, metavar: str = "TEXT") -> Kind:
@@ -44,7 +46,7 @@ def _choice(*values: str) -> Kind:
             raise ValueError(value)
         return str(value)
 
-    return Kind(parse, " or ".join(values), "|".join(values))
+    return Kind(parse, " or ".join(values), "|".join(values), values)
 
 
 def _backbones() -> Kind:
@@ -219,6 +221,12 @@ class Options:
         _names("names of classes"),
         DATA,
         "Leaves a class out; may be given several times.",
+    )
+    exclude: str = option(
+        "",
+        _text("a CSV with a column path", "FILE"),
+        DATA,
+        "Leaves out the images that a CSV lists in its column path, written as in dataset.csv.",
     )
     drop_conflicts: bool = option(
         False, _flag(), DATA, "Leaves out all copies of an image that has different labels."
@@ -533,9 +541,32 @@ class ServeOptions:
     )
 
 
+@dataclass(frozen=True)
+class UiOptions:
+    """All options of `medlens ui`."""
+
+    root: str = option(
+        "",
+        _text("a folder", "DIR"),
+        ADDRESS,
+        "The folder that the page may see: data and runs are below it, and nothing else is shown.",
+    )
+    port: int = option(
+        8765, _number(int, 0, 65_535), ADDRESS, "The port to listen on; 0 for one that is free."
+    )
+    no_browser: bool = option(False, _flag(), ADDRESS, "Opens no browser; the address is printed.")
+    cache: str = option(
+        "auto",
+        _text("auto, or a folder", "auto|DIR"),
+        RUN,
+        "Where pictures and features are kept between runs. auto: the user's cache folder.",
+    )
+
+
 Fields = Mapping[str, dataclasses.Field[Any]]
 FIELDS: Fields = {field.name: field for field in dataclasses.fields(Options)}
 SERVE_FIELDS: Fields = {field.name: field for field in dataclasses.fields(ServeOptions)}
+UI_FIELDS: Fields = {field.name: field for field in dataclasses.fields(UiOptions)}
 AUDIT_OPTIONS = (
     *(name for name, field in FIELDS.items() if field.metadata["group"] in (DATA, SPLIT)),
     "seed",
@@ -557,7 +588,7 @@ PLANNED = (
     "augmentation",
     "fine_tune",
 )
-PLAN_OPTIONS = (*AUDIT_OPTIONS, "plan", *PLANNED)
+PLAN_OPTIONS = (*AUDIT_OPTIONS, "plan", *PLANNED, "overwrite")
 EVALUATE_OPTIONS = ("patient_regex", "drop_class", "prevalence", "out", "overwrite", "quiet")
 
 
@@ -585,6 +616,15 @@ def make_serve_options(given: Mapping[str, Any]) -> ServeOptions:
         MedlensError: If a name is unknown or a value is not allowed.
     """
     return ServeOptions(**_parse(given, SERVE_FIELDS, "serve"))
+
+
+def make_ui_options(given: Mapping[str, Any]) -> UiOptions:
+    """The same for the options of `medlens ui`.
+
+    Raises:
+        MedlensError: If a name is unknown or a value is not allowed.
+    """
+    return UiOptions(**_parse(given, UI_FIELDS, "ui"))
 
 
 def _parse(given: Mapping[str, Any], fields: Fields, command: str) -> dict[str, Any]:

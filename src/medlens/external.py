@@ -114,7 +114,7 @@ def evaluate_externally(run: RunDir, options: Options, screen: Screen) -> Run:
         internal_name=block,
     )
     beside = {name: internal[block][name] for name in SAID_METRICS}
-    write_text(out / "dataset.csv", dataset_csv(table.drop(columns="role")))
+    write_text(out / "dataset.csv", dataset_csv(table.drop(columns="role"), dataset.left_out))
     write_json(out / "audit.json", intake.audit_json())
     content = {
         "notices": _notices(tested, left_out, classifier.facts["weights"]["kind"]),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from medlens.data.split import check_split, read_splits, split_by_ratio, use_giv
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
 from medlens.files import write_json
-from medlens.run_dir import folder_without_run
+from medlens.progress_file import kept_progress
+from medlens.run_dir import RunDir, folder_without_run
 from medlens.scale.cluster import connected
 from medlens.scale.scan import scan_on_cluster
 from medlens.screen import Screen
@@ -39,6 +40,9 @@ MENDED_BY: Mapping[str, str] = {
     "leak_near_duplicate": "resolve_leaks",
     "leak_patient": "resolve_leaks",
 }
+EXCLUDED = "excluded in the file given with --exclude"
+# A note that limits every number: said before anything is trained, too.
+ALWAYS_SHOWN = ("no_patient",)
 # How many pictures the self-check of the network looks at.
 SAMPLED = 4
 
@@ -86,6 +90,7 @@ def list_images(options: Options) -> Dataset:
         cache=cache_folder(options.cache),
         patient_regex=options.patient_regex,
         drop_class=options.drop_class,
+        exclude=Path(options.exclude) if options.exclude else None,
     )
 
 
@@ -97,6 +102,8 @@ def say_images(dataset: Dataset, positive_class: str | None, screen: Screen) -> 
     if dataset.passed_over:
         said = ", ".join(f"{count:,} {what}" for what, count in dataset.passed_over.items())
         screen.say(f"Passed over: {said}")
+    if len(dataset.left_out):
+        screen.say(f"Left out by --exclude: {len(dataset.left_out):,}")
     if positive_class:
         screen.say(
             f"Positive class: {positive_class} (sensitivity is about it; --positive-class names "
@@ -189,15 +196,31 @@ def run_audit(options: Options, screen: Screen) -> bool:
     """
     dataset = list_images(options)
     say_images(dataset, choose_positive_class(dataset.classes, options), screen)
-    intake = take_in(dataset, options, screen)
+    with watched_by(options, "audit", screen) as watched:
+        intake = take_in(dataset, options, watched)
     show_findings(intake, screen)
     if options.out:
-        run = folder_without_run(options.out, "audit.json")
+        run = RunDir(Path(options.out))
         write_json(run.audit, intake.audit_json())
         screen.say(f"All findings with their files: {run.audit}")
     elif any(finding.files for finding in intake.findings):
         screen.say("Which files these are: add --out DIR and look into DIR/audit.json.")
     return say_outlook(intake, options, screen)
+
+
+@contextmanager
+def watched_by(options: Options, command: str, screen: Screen) -> Iterator[Screen]:
+    """A screen that also keeps the progress file of a command, where it has a folder for it.
+
+    Raises:
+        MedlensError: If a run is in that folder.
+    """
+    if not options.out:
+        yield screen
+        return
+    run = folder_without_run(options.out, f"{command}.json")
+    with kept_progress(run.progress, command) as watched:
+        yield replace(screen, watched=watched)
 
 
 def say_outlook(intake: Intake, options: Options, screen: Screen) -> bool:
@@ -209,8 +232,12 @@ def say_outlook(intake: Intake, options: Options, screen: Screen) -> bool:
 
 
 def show_findings(intake: Intake, screen: Screen, severities: tuple[str, ...] = ()) -> None:
-    """The findings as a table; where severities are named, only those."""
-    wanted = [one for one in intake.findings if not severities or one.severity in severities]
+    """The findings as a table; where severities are named, only those and what is always shown."""
+    wanted = [
+        one
+        for one in intake.findings
+        if not severities or one.severity in severities or one.code in ALWAYS_SHOWN
+    ]
     if not wanted:
         screen.say("Audit: nothing found that stops or warns.")
         return
@@ -298,13 +325,16 @@ def _say_split(table: pd.DataFrame, classes: tuple[str, ...], screen: Screen) ->
         )
 
 
-def dataset_csv(table: pd.DataFrame) -> str:
+def dataset_csv(table: pd.DataFrame, left_out: pd.DataFrame) -> str:
     """The text of dataset.csv: one row per image found, its facts, and why it is left out.
 
     The split stands in splits.csv, images that look alike in audit.json; of the fingerprint nobody
-    can read anything.
+    can read anything. The images that a person excluded come last: they were never opened.
     """
-    return table.drop(columns=["split", "look_alike", "fingerprint"]).to_csv(index=False)
+    known = table.drop(columns=["split", "look_alike", "fingerprint"])
+    excluded = left_out.assign(excluded=EXCLUDED).reindex(columns=known.columns)
+    # As objects, whole numbers stay whole beside what is empty.
+    return pd.concat([known.astype(object), excluded.astype(object)]).to_csv(index=False)
 
 
 def image_size(dataset: Dataset, options: Options, screen: Screen) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from medlens.network import (
     with_side_of,
 )
 from medlens.planning import averaged_modality, decide, settle
+from medlens.progress_file import kept_progress
 from medlens.report.advice import advise
 from medlens.report.facts import averaging_facts, result_lines, training_facts
 from medlens.report.pdf import find_chromium
@@ -82,7 +84,13 @@ def run_training(asked: Options, screen: Screen) -> Run:
     if options.out:
         read_study(RunDir(Path(options.out)))
     run = open_run(asked)
-    with log_to(run.log), track(options, run) as tracking:
+    with (
+        kept_progress(run.progress, "train") as watched,
+        log_to(run.log),
+        track(options, run, watched) as tracking,
+    ):
+        screen = replace(screen, watched=watched)
+        watched.begin("Looking at the images and the network")
         say_images(dataset, positive_class, screen)
 
         # Read every file once: facts for the audit, a picture for the network.
@@ -110,7 +118,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         table = divide(intake, options, screen)
         decisions, fingerprint = decide(intake.table, dataset, options, rule.size, given_plan)
         averaged = averaged_modality(options, decisions, fingerprint)
-        write_text(run.dataset, dataset_csv(table))
+        write_text(run.dataset, dataset_csv(table, dataset.left_out))
         used = table.assign(dataset_row=np.arange(len(table)))[table["split"] != ""]
         used = used.reset_index(drop=True)
 
@@ -193,6 +201,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
         tracking.replay(development.training.history)
         facts["fine_tuning"] = fine_tuning.facts() if fine_tuning else None
         write_json(run.training, facts)
+        watched.begin("Testing")
 
         # What is said about every image; from that table alone, every number. Meanwhile the
         # classifier is saved: one network from raw pixels to probabilities, in its own folder.
@@ -221,12 +230,13 @@ def run_training(asked: Options, screen: Screen) -> Run:
         write_json(
             run.environment, environment_json(options.seed, table, frozen_pass.weights.sha256)
         )
-        for passing in run.passing():
+        for passing in set(run.passing()) - {run.progress}:
             remove(passing)
 
         tracking.tell(evaluation)
 
         # The report.
+        watched.begin("Writing the report")
         publish(run, pdf=options.pdf)
         said = list(evaluation["notices"])
         said += [*result_lines(evaluation), *advise(evaluation, facts), f"Report: {run.report}"]

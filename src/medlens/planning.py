@@ -26,6 +26,7 @@ from medlens.intake import (
     say_outlook,
     show_findings,
     take_in,
+    watched_by,
 )
 from medlens.model.plan import (
     MEASURED,
@@ -38,7 +39,7 @@ from medlens.model.plan import (
 )
 from medlens.model.search import check_optuna
 from medlens.network import find_backbones, with_side_of
-from medlens.run_dir import RunDir, folder_without_run
+from medlens.run_dir import RunDir
 from medlens.screen import Screen
 from medlens.tracking import check_tracking
 
@@ -205,20 +206,22 @@ def run_plan(options: Options, screen: Screen) -> bool:
     settled = with_side_of(find_backbones(settled), settled)
     dataset = list_images(settled)
     say_images(dataset, choose_positive_class(dataset.classes, settled), screen)
-    size = image_size(dataset, settled, screen)
-    intake = take_in(dataset, settled, screen)
+    with watched_by(options, "plan", screen) as watched:
+        size = image_size(dataset, settled, watched)
+        intake = take_in(dataset, settled, watched)
     show_findings(intake, screen, ("error", "warning"))
     decisions, fingerprint = decide(intake.table, dataset, settled, size, given)
     say_plan(decisions, fingerprint, screen)
     if options.out:
-        run = folder_without_run(options.out, "plan.json")
+        run = RunDir(Path(options.out))
         content = plan_json(decisions, fingerprint)
-        if run.plan.exists() and not _is_same(run.plan, content):
+        is_other = run.plan.exists() and not _is_same(run.plan, content)
+        if is_other and not options.overwrite:
             raise MedlensError(
                 "Another plan is in the folder given with --out.",
                 got="a plan.json that differs from this one: edited, or of other data or options",
                 expected="a folder without plan.json",
-                fix="Name another --out, or delete that file.",
+                fix="Name another --out, or replace it with --overwrite.",
                 names=[options.out],
             )
         write_json(run.plan, content)

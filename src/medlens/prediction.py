@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlens.config import FIELDS
 from medlens.data.remote import hide_secrets, is_remote, open_path
 from medlens.errors import MedlensError
 from medlens.model.checksums import CHECKSUMS_FILE, digest_of
 from medlens.model.classifier import Classifier, load_classifier
 from medlens.run_dir import classifier_folder
-from medlens.scale.cluster import connected
+from medlens.scale.cluster import NONE, connected
 from medlens.scale.predict import make_parts_on_cluster
 from medlens.screen import Screen
 from medlens.serve.explain import explain_to_folder
@@ -35,6 +34,7 @@ from medlens.serve.predict import (
     tell,
 )
 from medlens.serve.result_file import check_result_path
+from medlens.serve.run_zip import opened_run
 
 MOST_ON_SCREEN = 100
 NOTICE = "Not a medical device."
@@ -52,7 +52,7 @@ def run_predict(
     """Predict images into a file; an interrupted run goes on.
 
     Args:
-        run: A run folder, or its classifier folder alone.
+        run: A run folder, its classifier folder alone, or a run as .zip.
         given: As for `list_inputs`.
         out: The file to write: .csv, .json, .jsonl or .parquet.
         overwrite: Whether a file may be there.
@@ -66,15 +66,17 @@ def run_predict(
     check_result_path(out, overwrite=overwrite)
     _spare_inputs(out, given)
     inputs = list_inputs(given)
-    folder = classifier_folder(run)
-    classifier = load_classifier(folder)
-    with only_writer(out):
-        check_result_path(out, overwrite=overwrite)  # another process may have finished meanwhile
-        digest = digest_of(folder / CHECKSUMS_FILE)
-        work = open_work(inputs, out, result_columns(classifier, inputs.columns), digest)
-        with _start("Predicting", inputs, screen)(work) as progress:
-            retried = _make_parts(classifier, folder, work, ray, progress)
-        outcome = work.finish(out)
+    with opened_run(run) as opened:
+        folder = classifier_folder(opened)
+        classifier = load_classifier(folder)
+        with only_writer(out):
+            # Another process may have finished meanwhile.
+            check_result_path(out, overwrite=overwrite)
+            digest = digest_of(folder / CHECKSUMS_FILE)
+            work = open_work(inputs, out, result_columns(classifier, inputs.columns), digest)
+            with _start("Predicting", inputs, screen)(work) as progress:
+                retried = _make_parts(classifier, folder, work, ray, progress)
+            outcome = work.finish(out)
     shown = hide_secrets(str(out))
     screen.say("\n".join([*outcome.lines, *retried, f"Predictions: {shown}", NOTICE]))
     return outcome
@@ -84,11 +86,11 @@ def _make_parts(
     classifier: Classifier, folder: Path, work: Work, ray: str, progress: Callable[[int], None]
 ) -> list[str]:
     """Make the parts here or on a cluster; what was begun again there, in words."""
-    if ray == FIELDS["ray"].default or not work.missing:
+    with connected(ray if work.missing else NONE) as is_connected:
+        if is_connected:
+            return make_parts_on_cluster(folder, work, progress).lines
         make_parts(classifier, work, progress)
         return []
-    with connected(ray):
-        return make_parts_on_cluster(folder, work, progress).lines
 
 
 def predict_on_screen(
@@ -116,7 +118,8 @@ def predict_on_screen(
             expected=f"at most {MOST_ON_SCREEN}, or a file for the result",
             fix="Add -o predictions.csv (or .json, .jsonl, .parquet).",
         )
-    classifier = load_classifier(classifier_folder(run))
+    with opened_run(run) as opened:
+        classifier = load_classifier(classifier_folder(opened))
     _say_passed_over(inputs, screen)
     table = tell(classifier, images, classifier.read_all(images[FILE]), lambda _: None)
     return [*screen_lines(table, classifier.classes), NOTICE], int(
@@ -149,26 +152,31 @@ def run_explain(
     check_folder(out, overwrite=overwrite)
     inputs = list_inputs(given)
     _keep_apart(out, given, inputs)
-    folder = classifier_folder(run)
-    classifier = load_classifier(folder)
-    if class_name is not None and class_name not in classifier.classes:
+    with opened_run(run) as opened:
+        folder = classifier_folder(opened)
+        classifier = load_classifier(folder)
+        _check_class(class_name, classifier.classes)
+        outcome = explain_to_folder(
+            classifier,
+            inputs,
+            out,
+            class_name=class_name,
+            digest=digest_of(folder / CHECKSUMS_FILE),
+            overwrite=overwrite,
+            start=_start("Explaining", inputs, screen),
+        )
+    screen.say("\n".join([*outcome.lines, f"Explanations: {hide_secrets(str(out))}", NOTICE]))
+    return outcome
+
+
+def _check_class(class_name: str | None, classes: Sequence[str]) -> None:
+    if class_name is not None and class_name not in classes:
         raise MedlensError(
             "The classifier does not know the class that is to be explained.",
             got=class_name,
-            expected="one of " + ", ".join(classifier.classes),
+            expected="one of " + ", ".join(classes),
             fix="Write the name as it stands here, or leave --class out.",
         )
-    outcome = explain_to_folder(
-        classifier,
-        inputs,
-        out,
-        class_name=class_name,
-        digest=digest_of(folder / CHECKSUMS_FILE),
-        overwrite=overwrite,
-        start=_start("Explaining", inputs, screen),
-    )
-    screen.say("\n".join([*outcome.lines, f"Explanations: {hide_secrets(str(out))}", NOTICE]))
-    return outcome
 
 
 def _start(label: str, inputs: Inputs, screen: Screen) -> Start:

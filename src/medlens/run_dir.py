@@ -181,6 +181,21 @@ class RunDir:
         return self.root / ".pictures"
 
     @property
+    def progress(self) -> Path:
+        """How far the run is, for whoever watches it, only while it goes on."""
+        return self.root / ".progress.json"
+
+    @property
+    def excluded(self) -> Path:
+        """The images that a person left out on the page of `medlens ui`."""
+        return self.root / "excluded.csv"
+
+    @property
+    def page(self) -> Path:
+        """What `medlens ui` knows of the run: what was chosen, and the process at work."""
+        return self.root / ".ui"
+
+    @property
     def tensorboard(self) -> Path:
         """Event files of TensorBoard, where they were asked for."""
         return self.root / "tensorboard"
@@ -204,7 +219,12 @@ class RunDir:
             self.symmetric_features,
             self.fine_tuning,
             self.tuned,
+            self.progress,
         )
+
+    def chosen(self) -> tuple[Path, ...]:
+        """What a person wrote or chose: it may be there before the run, and is never deleted."""
+        return (self.study, self.excluded, self.page)
 
     def own(self) -> tuple[Path, ...]:
         """Everything that medlens writes into a run folder."""
@@ -246,6 +266,11 @@ def classifier_folder(path: str | os.PathLike[str]) -> Path:
     return inside if inside.is_dir() else Path(path)
 
 
+def holds_classifier(path: Path) -> bool:
+    """Whether a folder is a run with a classifier, or a classifier's own folder."""
+    return (classifier_folder(path) / "classifier.json").is_file()
+
+
 def open_run(options: Options) -> RunDir:
     """Make the run folder, or open it again, and write config.toml into it.
 
@@ -272,7 +297,8 @@ def open_run(options: Options) -> RunDir:
             fix="--resume goes on with the run; --overwrite starts it anew.",
         )
     found = run.root.iterdir() if run.root.is_dir() else ()
-    entries = [path for path in found if not PART.fullmatch(path.name)]
+    no_matter = {*run.chosen(), run.progress}
+    entries = [path for path in found if not PART.fullmatch(path.name) and path not in no_matter]
     if set(entries) <= {run.audit, run.plan} or _has_only_begun(run, entries):
         entries = []  # left by `medlens audit --out` or `medlens plan --out`, or by an error
     if entries and options.overwrite:
@@ -315,7 +341,7 @@ def folder_without_run(out: str, file: str) -> RunDir:
         MedlensError: If it holds a run.
     """
     run = RunDir(Path(out))
-    if run.config.exists():
+    if has_begun(run):
         raise MedlensError(
             "The folder given with --out holds a run.",
             got="a folder with config.toml",
@@ -326,15 +352,18 @@ def folder_without_run(out: str, file: str) -> RunDir:
     return run
 
 
+def has_begun(run: RunDir) -> bool:
+    """Whether a folder holds a run that came as far as a split of its images."""
+    return run.config.exists() and not _has_only_begun(run, list(run.root.iterdir()))
+
+
 def _has_only_begun(run: RunDir, entries: list[Path]) -> bool:
-    """Whether an error ended a run there before it had a split, or only study.toml is there."""
-    begun = {run.config, run.log}
-    found = set(entries) - {run.study, run.audit, run.pictures}
-    return not found or found - {run.tensorboard, run.mlflow} == begun
+    """Whether an error ended a run there before it had a split."""
+    found = set(entries) - {*run.chosen(), run.progress, run.audit, run.plan, run.pictures}
+    return found - {run.tensorboard, run.mlflow} == {run.config, run.log}
 
 
 def _clear(run: RunDir, entries: list[Path], options: Options) -> None:
-    entries = [path for path in entries if path != run.study]  # the author's work stays
     foreign = sorted(set(entries) - set(run.own()))
     for name, given in (("--split", options.split), ("--plan", options.plan)):
         if run.root.resolve() in Path(given).resolve().parents:

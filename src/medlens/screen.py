@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from medlens.progress_file import ProgressFile
+
 LOG = logging.getLogger("medlens")
 PLAIN_LINE_SECONDS = 10.0
 
@@ -32,10 +36,12 @@ class Screen:
     Args:
         console: A rich console; it knows whether it is a terminal, a notebook or a file.
         quiet: Whether nothing but errors is shown. The log gets every line all the same.
+        watched: The file by which other processes see how far the run is; None for none.
     """
 
     console: Console
     quiet: bool = False
+    watched: ProgressFile | None = None
 
     def say(self, text: str) -> None:
         """One line, or a few, for the person and the log. Holds no file name and no patient id."""
@@ -55,6 +61,19 @@ class Screen:
         Yields:
             A function to be called with the number of steps done since the last call.
         """
+        with ExitStack() as ways:
+            advances = [ways.enter_context(self._shown(label, total, unit))]
+            if self.watched is not None:
+                advances.append(ways.enter_context(self.watched.stage(label, total, unit)))
+
+            def advance(steps: int) -> None:
+                for one in advances:
+                    one(steps)
+
+            yield advance
+
+    @contextmanager
+    def _shown(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         started = time.monotonic()
         done = 0
         if self.quiet or not (self.console.is_terminal or self.console.is_jupyter):

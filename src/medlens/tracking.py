@@ -38,6 +38,7 @@ PACKAGES: Mapping[str, tuple[tuple[str, ...], str]] = {
 FILES: Mapping[str, tuple[str, ...]] = {
     "plan": ("auto", "plain"),
     "weights": ("imagenet", "random"),
+    "exclude": ("",),
 }
 MEASURED = ("loss", "accuracy", "val_loss", "val_accuracy")
 
@@ -128,7 +129,7 @@ def check_tracking(options: Options) -> None:
                 f"--track {kind} needs a package that is not installed.",
                 got=f"no package {', '.join(missing)}",
                 expected=f"the packages {packages}",
-                fix=f"pip install {packages}, or leave --track {kind} out.",
+                fix=f"pip install 'medlens[tracking]', or leave --track {kind} out.",
             )
     if MLFLOW_SERVER in options.track and not os.environ.get(URI):
         raise MedlensError(
@@ -140,8 +141,13 @@ def check_tracking(options: Options) -> None:
 
 
 @contextmanager
-def track(options: Options, run: RunDir) -> Iterator[Tracking]:
+def track(options: Options, run: RunDir, *also: Tracker) -> Iterator[Tracking]:
     """Open what --track asks for, and close it however the block ends.
+
+    Args:
+        options: All options.
+        run: The run folder, which receives what is written.
+        *also: Further trackers.
 
     Raises:
         MedlensError: If a server does not answer.
@@ -150,7 +156,7 @@ def track(options: Options, run: RunDir) -> Iterator[Tracking]:
     for kind in set(options.track) & set(folders):
         shutil.rmtree(folders[kind], ignore_errors=True)  # of a run that was interrupted
     said = parameters(options)
-    tracking = Tracking([_open(kind, run, said) for kind in options.track])
+    tracking = Tracking([*also, *(_open(kind, run, said) for kind in options.track)])
     is_done = False
     try:
         yield tracking

@@ -174,7 +174,9 @@ def test_a_regular_expression_that_cannot_be_used(tmp_path: Path, regex: str) ->
 
 def test_dropping_a_class(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "l.csv", "path,label\na.png,x\nb.png,y\nc.png,z\n")
-    assert read_dataset(file, cache=tmp_path, drop_class=["z"]).classes == ("x", "y")
+    kept = read_dataset(file, cache=tmp_path, drop_class=["z"])
+    assert kept.classes == ("x", "y")
+    assert kept.passed_over == {"of a class that --drop-class leaves out": 1}
     with pytest.raises(MedlensError, match="not there"):
         read_dataset(file, cache=tmp_path, drop_class=["q"])
 

@@ -95,6 +95,7 @@ def test_a_bad_file_stops_no_other(client: httpx.Client, files: list[Path]) -> N
     assert response.status_code == 200
     assert (good["unreadable"], other["unreadable"], ct["unreadable"]) == (None, None, None)
     assert bad["unreadable"].startswith("It is not a PNG")
+    assert bad["unfamiliar"] is None
     assert (bad["predicted"], bad["probabilities"], bad["distance"]) == (None, None, None)
 
 

@@ -6,14 +6,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medlens.data.csv_file import ROWS_AT_A_TIME
+from medlens.data.csv_file import ROWS_AT_A_TIME, read_csv_file
 from medlens.data.groups import SPLIT_WORDS
 from medlens.data.images import is_image_name
 from medlens.data.manifest import is_manifest, kind_of, place_of, read_manifest
@@ -51,6 +51,7 @@ RESERVED_COLUMNS = (
 RESERVED_PREFIXES = ("logit_", "prob_")
 
 OUTSIDE = "outside a class folder"
+DROPPED = "of a class that --drop-class leaves out"
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,14 @@ class Dataset:
             ("" = none given), then the metadata columns.
         kind: "folder", "split folders", "CSV", "Parquet file" or "MedMNIST".
         passed_over: How many files of which kind were not taken as images.
+        left_out: The images that a person excluded, with the columns of the table.
     """
 
     root: Path
     table: pd.DataFrame
     kind: str
     passed_over: Mapping[str, int]
+    left_out: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*OWN_COLUMNS]))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -77,7 +80,12 @@ class Dataset:
 
 
 def read_dataset(
-    data: Path, *, cache: Path, patient_regex: str = "", drop_class: Sequence[str] = ()
+    data: Path,
+    *,
+    cache: Path,
+    patient_regex: str = "",
+    drop_class: Sequence[str] = (),
+    exclude: Path | None = None,
 ) -> Dataset:
     """List a data set's images without opening them.
 
@@ -87,6 +95,7 @@ def read_dataset(
         cache: Where the pictures of an .npz file are unpacked.
         patient_regex: A regular expression whose first group finds the patient in a path.
         drop_class: Classes to leave out.
+        exclude: A CSV whose column path lists images to leave out.
 
     Raises:
         MedlensError: If there is no such data, fewer than two classes, or a column is missing.
@@ -111,6 +120,8 @@ def read_dataset(
         )
     if patient_regex:
         dataset = replace(dataset, table=_find_patients(dataset.table, patient_regex))
+    if exclude is not None:
+        dataset = _exclude(dataset, exclude)
     dataset = _drop_classes(dataset, drop_class)
     if len(dataset.classes) < 2:
         outside = dataset.passed_over.get(OUTSIDE, 0)
@@ -329,6 +340,23 @@ def _bad_regex(got: str) -> MedlensError:
     )
 
 
+def _exclude(dataset: Dataset, file: Path) -> Dataset:
+    listed = read_csv_file(file, called="The file given with --exclude", needed=("path",))["path"]
+    paths = set(listed.str.strip().str.replace("\\", "/", regex=False)) - {""}
+    unknown = sorted(paths - set(dataset.table["path"]))
+    if unknown:
+        raise MedlensError(
+            "The file given with --exclude lists images that are not there.",
+            got=f"{len(unknown):,} of {len(paths):,} paths without an image",
+            expected="paths as they stand in dataset.csv and audit.json",
+            fix="Mend or remove these rows.",
+            names=unknown,
+        )
+    is_out = dataset.table["path"].isin(paths)
+    kept, out = (dataset.table[rows].reset_index(drop=True) for rows in (~is_out, is_out))
+    return replace(dataset, table=kept, left_out=out)
+
+
 def _drop_classes(dataset: Dataset, drop_class: Sequence[str]) -> Dataset:
     unknown = [name for name in drop_class if name not in dataset.classes]
     if unknown:
@@ -338,5 +366,12 @@ def _drop_classes(dataset: Dataset, drop_class: Sequence[str]) -> Dataset:
             expected="one of " + ", ".join(dataset.classes),
             fix="Write the name as the folder or the CSV has it.",
         )
-    kept = dataset.table[~dataset.table["label"].isin(list(drop_class))]
-    return replace(dataset, table=kept.reset_index(drop=True))
+    if not drop_class:
+        return dataset
+
+    def kept(table: pd.DataFrame) -> pd.DataFrame:
+        return table[~table["label"].isin(list(drop_class))].reset_index(drop=True)
+
+    table = kept(dataset.table)
+    passed_over = {**dataset.passed_over, DROPPED: len(dataset.table) - len(table)}
+    return replace(dataset, table=table, passed_over=passed_over, left_out=kept(dataset.left_out))

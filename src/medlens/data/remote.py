@@ -89,7 +89,8 @@ def is_remote(path: Path) -> TypeGuard[RemotePath]:
 
 def join_path(folder: Path, name: str) -> Path:
     """The path of a name that is relative to a folder, or an address or a path of its own."""
-    return open_path(name) if is_url(name) else folder / name
+    is_alone = is_url(name) or (is_remote(folder) and Path(name).is_absolute())
+    return open_path(name) if is_alone else folder / name
 
 
 def local_side(folder: Path) -> Path:

@@ -42,7 +42,7 @@ def check_optuna() -> None:
             "--search needs the package Optuna.",
             got="no such package",
             expected="optuna, 4.5 or newer",
-            fix="pip install optuna, or leave --search out.",
+            fix="pip install 'medlens[search]', or leave --search out.",
         )
 
 

@@ -9,6 +9,7 @@ REASONS = {
     "unreadable": "files that cannot be read",
     "conflicting labels": "images with an identical copy of another label",
     "excluded in the file given with --split": "images that the authors' own list excludes",
+    "excluded in the file given with --exclude": "images that the authors took out one by one",
     LEAK: "images for training or tuning with a copy, a near-duplicate or another image of the "
     "patient in the tuning or test set",
     "": "images that are in no set",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from medlens.data.remote import is_url
 from medlens.errors import MedlensError
 from medlens.files import write_bytes
 from medlens.model.classifier import Classifier, load_classifier
+from medlens.scale.careful import find_deadly
 from medlens.scale.ledger import Retried
 from medlens.scale.parts import run_parts
 from medlens.serve.inputs import FILE
@@ -78,7 +80,12 @@ class PartPredictor:
     def __call__(self, part: int, *, careful: bool) -> pyarrow.Table:
         """Predict a part, and write it where the result keeps its parts."""
         images = self._work.part(part)
-        found = list(self._classifier.read_all(images[FILE], threads=self._cpus))
+        files = images[FILE].tolist()
+        deadly = find_deadly(Path(), files, self._classifier.frame) if careful else {}
+        safe = [file for file in files if file not in deadly]
+        with closing(self._classifier.read_all(safe, threads=self._cpus)) as read:
+            # In order: those that are left out say why at their place.
+            found = [(file, deadly[file]) if file in deadly else next(read) for file in files]
         with self._network:
             self._work.result.add(part, tell(self._classifier, images, found, lambda _: None))
         return pyarrow.table({ROWS: [len(images)]})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -14,12 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medlens.serve.answers import refuse
 
-# What needs no token: the page without any content, and what a supervisor asks.
 OPEN = ("/", "/health", "/ready")
 OPEN_FOLDER = "/static/"
-# A browser that follows a link to a report cannot send the token; so who sent it once gets a cookie
-# that is good for reading these documents, and for nothing else.
-DOCUMENTS = "/models/"
 COOKIE = "medlens-documents"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PAGE_POLICY = (
@@ -40,6 +38,34 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
+class Paths:
+    """Which paths are treated in another way than all others.
+
+    A browser that follows a link to a report cannot send the token; so who sent it once gets a
+    cookie that is good for reading documents, and for nothing else.
+
+    Args:
+        is_open: Tells of a path whether it needs no token.
+        is_document: Tells of a path whether the cookie is good for it.
+        greeting: The path whose answer brings the cookie.
+        cookie_path: Where browsers send it.
+    """
+
+    is_open: Callable[[str], bool]
+    is_document: Callable[[str], bool]
+    greeting: str
+    cookie_path: str
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no token: the page without any content, and what a supervisor asks."""
+    return path in OPEN or path.startswith(OPEN_FOLDER)
+
+
+SERVE_PATHS = Paths(is_open, lambda path: path.startswith("/models/"), "/models", "/models/")
+
+
+@dataclass(frozen=True)
 class Access:
     """Who may ask.
 
@@ -48,15 +74,22 @@ class Access:
             any. A page of another site that has its own name point here (DNS rebinding) calls the
             server by that name.
         token: What a request has to bring; None for none.
+        paths: What is treated in another way than all else.
     """
 
     hosts: frozenset[str] | None
     token: str | None
+    paths: Paths = SERVE_PATHS
 
     @property
     def cookie(self) -> str:
         """What the cookie for documents holds; the token cannot be told from it."""
         return hmac.new((self.token or "").encode(), COOKIE.encode(), "sha256").hexdigest()
+
+    @property
+    def cookie_name(self) -> str:
+        """The name of the cookie: browsers send those of all servers on this computer to each."""
+        return f"{COOKIE}-{hashlib.sha256(self.cookie.encode()).hexdigest()[:8]}"
 
 
 def is_loopback(host: str) -> bool:
@@ -94,9 +127,10 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                if self._access.token and not refused and scope["path"] + "/" == DOCUMENTS:
-                    rules = f"Path={DOCUMENTS}; HttpOnly; SameSite=Strict"
-                    headers["Set-Cookie"] = f"{COOKIE}={self._access.cookie}; {rules}"
+                access = self._access
+                if access.token and not refused and scope["path"] == access.paths.greeting:
+                    rules = f"Path={access.paths.cookie_path}; HttpOnly; SameSite=Strict"
+                    headers["Set-Cookie"] = f"{access.cookie_name}={access.cookie}; {rules}"
             await send(message)
 
         await (refused or self._app)(scope, receive, send_guarded)
@@ -118,13 +152,13 @@ class Guard:
 
     def _may_pass(self, scope: Scope, headers: Headers) -> bool:
         path: str = scope["path"]
-        if path in OPEN or path.startswith(OPEN_FOLDER):
+        if self._access.paths.is_open(path):
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return _are_equal(given.strip(), self._access.token or "")
-        is_document = scope["method"] == "GET" and path.startswith(DOCUMENTS)
-        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        is_document = scope["method"] == "GET" and self._access.paths.is_document(path)
+        cookie = cookie_parser(headers.get("cookie", "")).get(self._access.cookie_name, "")
         return is_document and _are_equal(cookie, self._access.cookie)
 
 

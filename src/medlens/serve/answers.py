@@ -67,9 +67,9 @@ class Prediction(BaseModel):
     probabilities: dict[str, Probability] | None = Field(description="Calibrated, by class.")
     decision: str | None = Field(description="At the operating point; null without one.")
     prediction_set: list[str] | None
-    unfamiliar: bool = Field(
+    unfamiliar: bool | None = Field(
         description="Whether the image is unlike the training images: then the answer is worth "
-        "little."
+        "little. Null where it cannot be read."
     )
     distance: float | None = Field(
         description="From the training images; null where it is not a finite number."

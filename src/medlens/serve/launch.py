@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from medlens.errors import MedlensError, in_words
 from medlens.serve.child import TOKEN_VARIABLE
 from medlens.serve.limits import Limits
+from medlens.serve.run_zip import opened_run
 
 if TYPE_CHECKING:
     from medlens.serve.access import Access
@@ -54,7 +56,7 @@ def serve(runs: Sequence[Path], settings: Settings, say: Callable[[str], None]) 
     """Serve the classifiers of runs until SIGTERM or Ctrl-C; what was taken is finished first.
 
     Args:
-        runs: Run folders, or classifier folders alone.
+        runs: Run folders, classifier folders alone, or runs as .zip.
         settings: How to serve.
         say: Told where the server is, and its token.
 
@@ -62,10 +64,11 @@ def serve(runs: Sequence[Path], settings: Settings, say: Callable[[str], None]) 
         MedlensError: If a package is missing, a run has no whole classifier, or the address
             cannot be used.
     """
-    _require_packages()
-    listener = _listen(settings.host, settings.port)
-    with listener:
-        asyncio.run(_serve(name_runs(runs), settings, listener, say))
+    require_packages("serve")
+    listener = listen(settings.host, settings.port)
+    with listener, ExitStack() as opened:
+        folders = [opened.enter_context(opened_run(run)) for run in runs]
+        asyncio.run(_serve(name_runs(folders), settings, listener, say))
 
 
 def name_runs(runs: Sequence[Path]) -> Mapping[str, Path]:
@@ -142,7 +145,12 @@ def choose_access(settings: Settings, environment: Mapping[str, str]) -> Access:
     return Access(None if is_any else frozenset(names), token or None)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on an address of this computer.
+
+    Raises:
+        MedlensError: If that cannot be.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
@@ -155,11 +163,16 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _require_packages() -> None:
+def require_packages(command: str) -> None:
+    """Say what a command of the extra `serve` lacks.
+
+    Raises:
+        MedlensError: If a package is missing.
+    """
     missing = [name for module, name in PACKAGES.items() if not importlib.util.find_spec(module)]
     if missing:
         raise MedlensError(
-            "`medlens serve` needs packages that are not installed.",
+            f"`medlens {command}` needs packages that are not installed.",
             got=f"no {', '.join(missing)}",
             expected=", ".join(PACKAGES.values()),
             fix="pip install 'medlens[serve]'",

@@ -56,6 +56,15 @@ def create_app(service: Service, access: Access) -> ASGIApp:
         service: What answers.
         access: Who may ask.
     """
+    return Measured(Guard(create_routes(service), access), service.metrics)
+
+
+def create_routes(service: Service) -> FastAPI:
+    """All routes, for whoever may ask; they work below any address.
+
+    Args:
+        service: What answers.
+    """
     app = FastAPI(
         title="medlens",
         version=version("medlens"),
@@ -68,7 +77,7 @@ def create_app(service: Service, access: Access) -> ASGIApp:
     app.include_router(_state_routes(service))
     app.include_router(_model_routes(service))
     app.include_router(_image_routes(service))
-    return Measured(Guard(app, access), service.metrics)
+    return app
 
 
 def _page_routes() -> APIRouter:
@@ -119,9 +128,10 @@ def _model_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["models"], responses={404: {"model": Problem}})
 
     @router.get("/models")
-    async def models() -> Models:
+    async def models(request: Request) -> Models:
         """The models that are served."""
-        return Models(models=[_describe(model) for model in service.models.values()])
+        below = request.scope.get("root_path", "")
+        return Models(models=[_describe(model, below) for model in service.models.values()])
 
     @router.get("/models/{name}/report", response_class=FileResponse)
     async def report(name: str) -> FileResponse:
@@ -290,9 +300,9 @@ def _choose(service: Service, name: str | None) -> Served:
     return models[name]
 
 
-def _describe(model: Served) -> Model:
+def _describe(model: Served, below: str) -> Model:
     facts, point = model.facts, model.facts["operating_point"]
-    address = f"/models/{quote(model.name, safe='')}"
+    address = f"{below}/models/{quote(model.name, safe='')}"
     positive = facts["positive_class"]
     return Model(
         name=model.name,

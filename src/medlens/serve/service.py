@@ -207,7 +207,7 @@ def _prediction(name: str, row: Mapping[str, Any], model: Served) -> Prediction:
         probabilities=row.get("probabilities"),
         decision=row.get("decision"),
         prediction_set=row.get("prediction_set"),
-        unfamiliar=row.get("unfamiliar", False),
+        unfamiliar=row.get("unfamiliar"),
         distance=row.get("distance"),
         limit=model.facts["limit"],
         unreadable=row.get("unreadable"),

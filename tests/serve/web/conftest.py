@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Page
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 import medlens
-from medlens.errors import MedlensError
-from medlens.report.pdf import find_chromium
-
-# Nothing that a browser may do by itself, so that what is asked for is asked for by the page.
-QUIET = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Opened:
-    """The page in the browser, and all that it said and asked for."""
+    """The page in the browser; `visit` also knows all that it said and asked for."""
 
-    page: Page
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    visit: Any
+
+    @property
+    def page(self) -> Page:
+        """The page itself."""
+        return self.visit.page
 
     def give(self, *paths: Path) -> None:
         """Choose files, as the dialog of the button would, and wait for their answers."""
@@ -86,56 +76,14 @@ def served(
         yield f"{server.url}/"
 
 
-# Not for the session: while Playwright runs, no other test could run an event loop.
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """An installed browser; none is ever downloaded."""
-    try:
-        program = find_chromium()
-    except MedlensError:
-        pytest.skip("no Chromium, Chrome or Edge is installed on this machine")
-    # Chromium's sandbox refuses to run as root.
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    arguments = [*QUIET, "--no-sandbox"] if is_root else list(QUIET)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def show(chromium: Browser, served: str) -> Iterator[Callable[..., Opened]]:
-    """Opens the page; when the test ends, it must have been quiet and asked nobody else."""
-    contexts: list[tuple[BrowserContext, Opened, str]] = []
+def show(visit: Callable[..., Any], served: str) -> Callable[..., Opened]:
+    """Opens the page."""
 
-    def opened(
-        width: int = 1400, scheme: str = "light", address: str = served, script: str = ""
-    ) -> Opened:
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme=scheme,  # type: ignore[arg-type]
-            reduced_motion="reduce",
-            accept_downloads=True,
-        )
-        shown = Opened(context.new_page())
-        contexts.append((context, shown, address))
-        page = shown.page
-        page.add_init_script(script)
-        page.set_default_timeout(120_000)  # milliseconds; a machine may be busy
-        page.on("console", lambda message: shown.said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: shown.said.append(f"error: {error}"))
-        page.on("request", lambda request: shown.asked.append(request.url))
-        page.goto(address)
-        return shown
+    def opened(address: str = served, **screen: Any) -> Opened:
+        return Opened(visit(address, **screen))
 
-    yield opened
-    for context, shown, address in contexts:
-        context.close()
-        # A status that the page handles is written to the console by the browser itself.
-        refused = "error: Failed to load resource: the server responded with a status of "
-        assert [line for line in shown.said if not line.startswith(refused)] == []
-        own = (address, f"blob:{address}", "data:image/")
-        assert [url for url in shown.asked if not url.startswith(own)] == []
+    return opened
 
 
 @pytest.fixture(scope="session")

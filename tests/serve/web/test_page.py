@@ -144,8 +144,8 @@ def test_many_images_go_in_parts_and_come_back_in_order(
     assert [row["path"] for row in table] == [path.name for path in copies]
     expected = list(classifier.predict(samples)["predicted"])
     assert [row["predicted"] for row in table] == [expected[n % 12] for n in range(50)]
-    assert len([url for url in shown.asked if "/predict?" in url]) == 7
-    assert [url for url in shown.asked if url.endswith("/picture?model=run")]
+    assert len([url for url in shown.visit.asked if "/predict?" in url]) == 7
+    assert [url for url in shown.visit.asked if url.endswith("/picture?model=run")]
     assert shown.text("#batch-title") == "50 images"
 
 
@@ -214,7 +214,7 @@ def test_a_file_that_is_gone_is_named_and_stops_nothing(
     assert "it was moved or changed" in rows.first.inner_text()
     assert rows.locator("td.number").count() == 2
     # The browser itself says that it could not read it.
-    shown.said = [line for line in shown.said if "net::ERR_" not in line]
+    shown.visit.forgive("net::ERR_")
 
 
 def test_an_unfamiliar_image_is_warned_of(

@@ -8,36 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 import medlens
 
 WIDTHS = (1400, 390)
 SCHEMES = ("light", "dark")
-OVERHANG = """() => document.documentElement.scrollWidth - document.documentElement.clientWidth"""
 NOTICE = "Not a medical device."
 TOKEN = "a-word-for-tests"  # noqa: S105
 
 Show = Callable[..., Any]
-
-
-def violations(page: Any) -> list[str]:
-    """What axe-core finds, each with the place of it."""
-    found = Axe().run(page).response["violations"]
-    return [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]]
-
-
-def in_sight(page: Any, text: str) -> bool:
-    """Whether a text stands on the screen now, with nothing over it."""
-    return bool(
-        page.get_by_text(text).first.evaluate(
-            """one => {
-              const {x, y, width, height} = one.getBoundingClientRect();
-              const top = document.elementFromPoint(x + width / 2, y + height / 2);
-              return one.contains(top);
-            }"""
-        )
-    )
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +39,14 @@ def give_token(shown: Any) -> None:
 def test_every_state_fits_the_screen_and_is_accessible(
     show: Show, samples: list[Path], odd_files: dict[str, Path], width: int, scheme: str
 ) -> None:
-    shown = show(width, scheme)
+    shown = show(width=width, scheme=scheme)
     page = shown.page
 
     def look() -> None:
-        assert page.evaluate(OVERHANG) <= 0
+        assert shown.visit.overhang() <= 0
         page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
-        assert in_sight(page, NOTICE)
-        assert violations(page) == []
+        assert shown.visit.has_in_sight(NOTICE)
+        assert shown.visit.violations() == []
 
     page.wait_for_selector("#about:not([hidden])")
     look()
@@ -87,11 +66,12 @@ def test_every_state_fits_the_screen_and_is_accessible(
 
 def test_axe_finds_what_is_wrong(show: Show) -> None:
     """The test above can fail."""
-    page = show().page
+    shown = show()
+    page = shown.page
     page.evaluate("() => document.querySelector('label[for=opacity]').remove()")
     page.evaluate("() => { document.querySelector('.hint').style.color = '#bbb'; }")
     page.evaluate("() => { document.getElementById('results').hidden = false; }")
-    found = {line.split(":")[0] for line in violations(page)}
+    found = {line.split(":")[0] for line in shown.visit.violations()}
     assert {"color-contrast", "label"} <= found
 
 
@@ -152,13 +132,13 @@ def test_the_keyboard_alone_is_enough(show: Show, samples: list[Path]) -> None:
 
 
 def test_on_a_phone_the_chosen_image_comes_into_view(show: Show, samples: list[Path]) -> None:
-    shown = show(390)
+    shown = show(width=390)
     shown.give(*samples[:8])
     shown.page.locator("#rows .file").last.click()
     name = shown.page.locator("#chosen-name")
     assert name.inner_text() == samples[7].name
     assert name.evaluate("one => document.activeElement === one")
-    assert in_sight(shown.page, samples[7].name)
+    assert shown.visit.has_in_sight(samples[7].name)
 
 
 def test_a_busy_server_is_waited_for(show: Show, narrow: str, samples: list[Path]) -> None:
@@ -192,7 +172,7 @@ def test_the_token_is_asked_for_once_and_kept_nowhere(
     shown = show(address=narrow)
     page = shown.page
     page.wait_for_selector("#token-dialog[open]")
-    assert violations(page) == []
+    assert shown.visit.violations() == []
     page.fill("#token", "another word")
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.getElementById('token-refused').textContent")
@@ -229,7 +209,7 @@ def test_a_server_that_does_not_answer_is_named_and_nothing_is_lost(
     assert page.locator("#rows td.number").count() == 4
     assert page.locator("#problem").is_hidden()
     # The browser itself says that it could not connect.
-    shown.said = [line for line in shown.said if "ERR_INTERNET_DISCONNECTED" not in line]
+    shown.visit.forgive("ERR_INTERNET_DISCONNECTED")
 
 
 def test_sending_is_stopped_and_goes_on(show: Show, samples: list[Path]) -> None:

@@ -1,6 +1,6 @@
 // A batch of images -> answers, some images to a request, so that five hundred are no large upload.
 
-import { ServerError } from "./server.js";
+import { ServerError } from "./ask.js";
 
 const MOST_IMAGES = 8;
 const MOST_BYTES = 16 * 2 ** 20;

@@ -1,7 +1,8 @@
-// The token of a server that asks for one; it is kept in memory alone.
+// The token of a server that asks for one: as the address brings it after its #, or as it is typed;
+// what is typed is kept in memory alone.
 
 import { byId } from "./dom.js";
-import { ServerError } from "./server.js";
+import { ServerError } from "./ask.js";
 
 /**
  * Asks for the token.
@@ -10,6 +11,9 @@ import { ServerError } from "./server.js";
  * @throws {ServerError} If the question is closed without an answer.
  */
 export function askForToken(wasRefused) {
+  const brought = location.hash.slice(1);
+  const isToken = brought !== "" && !brought.startsWith("/"); // else it is a place on the page
+  if (isToken && !wasRefused) return Promise.resolve(brought);
   const dialog = byId("token-dialog");
   const input = byId("token");
   input.value = "";

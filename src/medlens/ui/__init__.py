@@ -1,0 +1,1 @@
+"""`medlens ui`: the whole road on a local page, without code."""

@@ -1,0 +1,46 @@
+"""Choices -> the command line that does the same."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from medlens.config import FIELDS, flag_name
+from medlens.run_dir import RunDir
+from medlens.ui.choices import Values, choices_file, for_step
+
+
+def command_line(step: str, run: RunDir, options: Values, *, resume: bool = False) -> list[str]:
+    """The words of a command, "medlens" first.
+
+    Args:
+        step: "audit", "plan" or "train".
+        run: The run folder.
+        options: Those that are not left at their default.
+        resume: Whether `train` goes on with an interrupted run.
+    """
+    if resume and not choices_file(run).is_file():
+        # Begun in a terminal: its own options, to the letter.
+        config = ["--config", str(run.config)]
+        return ["medlens", step, *config, "--out", str(run.root), "--resume"]
+    words = ["medlens", step, str(options["data"]), "--out", str(run.root)]
+    for name, value in for_step(step, options).items():
+        if name not in ("data", "out"):
+            words += _option(name, value)
+    if step == "plan" and run.plan.exists():
+        words.append("--overwrite")
+    return [*words, "--resume"] if resume else words
+
+
+def shown(words: Sequence[str]) -> str:
+    """A command line ready to be pasted into a shell."""
+    return shlex.join(words)
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if not FIELDS[name].metadata["kind"].metavar:
+        return [flag_name(name)]
+    values = value if isinstance(value, list | tuple) else [value]
+    # Written as one word, a value may begin with a dash.
+    return [f"{flag_name(name)}={one}" for one in values]

@@ -1,0 +1,112 @@
+"""What lies below the root: folders to choose from, and whether one of them can be data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medlens.data.dataset import read_dataset
+from medlens.data.images import is_image_name
+from medlens.errors import MedlensError
+from medlens.ui.choices import is_run
+from medlens.ui.root import Refused, Root
+
+# Beyond so many entries nothing is counted: the page has to stay quick.
+MOST_COUNTED = 20_000
+MOST_LISTED = 2_000
+DATA_FILES = {".csv": "csv", ".npz": "npz"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Whether a place can be data.
+
+    Args:
+        why_not: A sentence; "" where it can.
+        classes: Images by class; None where they are too many to be counted.
+    """
+
+    why_not: str
+    classes: dict[str, int | None]
+
+
+def list_folder(root: Root, name: str, cache: Path) -> dict[str, Any]:
+    """A folder, or a file of data, as the page shows it.
+
+    Raises:
+        Refused: If there is none.
+    """
+    path = root.path(name)
+    if not path.exists():
+        raise Refused(404, "There is no such folder.")
+    entries = [_describe(root, entry) for entry in _entries(root, path)] if path.is_dir() else []
+    data = look_at_data(path, cache)
+    return {
+        "path": root.name(path),
+        "parent": None if path == root.folder else root.name(path.parent),
+        "entries": entries,
+        "can_be_data": not data.why_not,
+        "why_not": data.why_not or None,
+        "classes": [{"name": one, "images": count} for one, count in data.classes.items()],
+    }
+
+
+def look_at_data(path: Path, cache: Path) -> Data:
+    """Whether a place can be data, without opening an image."""
+    if path.is_dir():
+        if is_run(path):
+            return Data("This is a run of medlens, not a folder of images.", {})
+        if count_images(path) is None:
+            names = [entry.name for entry in os.scandir(path) if entry.is_dir()]
+            return Data("", dict.fromkeys(sorted(names)))
+    try:
+        dataset = read_dataset(path, cache=cache)
+    except MedlensError as error:
+        return Data(f"{error.what} {error.fix}", {})
+    counts = dataset.table["label"].value_counts()
+    return Data("", {name: int(counts[name]) for name in dataset.classes})
+
+
+def count_images(folder: Path) -> int | None:
+    """How many images lie below a folder; None where the files are too many to be counted."""
+    count = seen = 0
+    for here, folders, files in os.walk(folder):
+        seen += len(folders) + len(files)
+        if seen > MOST_COUNTED:
+            return None
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = (Path(here, name) for name in files if not name.startswith("."))
+        count += sum(is_image_name(path) for path in shown)
+    return count
+
+
+def _entries(root: Root, folder: Path) -> Iterator[Path]:
+    """What can be chosen in a folder: no hidden entry, and no link that leads out of the root."""
+    paths = [Path(entry.path) for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    shown = (path for path in sorted(paths) if _kind(path) and root.holds(path))
+    for _, path in zip(range(MOST_LISTED), shown, strict=False):
+        yield path
+
+
+def _kind(path: Path) -> str | None:
+    if path.is_dir():
+        return "run" if is_run(path) else "folder"
+    if path.suffix.lower() == ".zip":
+        return "zip"
+    return DATA_FILES.get(path.suffix.lower())
+
+
+def _describe(root: Root, path: Path) -> dict[str, Any]:
+    kind = _kind(path)
+    is_folder = kind == "folder"
+    names = sorted(one.name for one in os.scandir(path) if one.is_dir()) if is_folder else []
+    return {
+        "name": path.name,
+        "path": root.name(path.resolve()),
+        "kind": kind,
+        "images": count_images(path) if is_folder else None,
+        "classes": [name for name in names if not name.startswith(".")],
+    }

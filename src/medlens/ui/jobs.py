@@ -1,0 +1,174 @@
+"""The commands at work: child processes that outlive the server and are found again by a new one.
+
+A job is the very command line that the page shows. It leads a session of its own, so that neither
+Ctrl-C nor the end of the server reaches it. Its number and the time of its start stand in the
+run folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from medlens.errors import MedlensError
+from medlens.files import write_json
+from medlens.progress_file import is_running, read_progress
+from medlens.run_dir import RunDir
+from medlens.serve.child import TOKEN_VARIABLE
+from medlens.serve.only_writer import only_writer
+from medlens.ui.root import Refused
+
+# What `medlens` begins its last words with.
+ERROR_MARKS = ("medlens: ", "medlens failed")
+BUSY = "Something is at work in this run. Wait until it ends, or stop it."
+MOST_LINES = 200
+COLUMNS = "100"
+TAIL_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command that was started for a run.
+
+    Args:
+        step: "audit", "plan", "train" or "export".
+        command: Its words.
+        pid: The number of its process.
+        started: When that began, in seconds since 1970, as the system says.
+    """
+
+    step: str
+    command: tuple[str, ...]
+    pid: int
+    started: float
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether its process is there."""
+        return is_running(self.pid, self.started)
+
+
+def job_file(run: RunDir) -> Path:
+    """Where the last job of a run stands."""
+    return run.page / "job.json"
+
+
+def output_file(run: RunDir) -> Path:
+    """What the last job said."""
+    return run.page / "output.txt"
+
+
+def errors_file(run: RunDir) -> Path:
+    """What the last job said on its standard error."""
+    return run.page / "errors.txt"
+
+
+def read_job(run: RunDir) -> Job | None:
+    """The last job of a run; None where there was none."""
+    try:
+        content = json.loads(job_file(run).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Job(**{**content, "command": tuple(content["command"])})
+
+
+def step_at_work(run: RunDir) -> str | None:
+    """What is going on in a run, also where a terminal began it; None for nothing."""
+    progress = read_progress(run.progress)
+    if progress is not None:
+        return str(progress["command"])
+    job = read_job(run)
+    return job.step if job is not None and job.is_at_work else None
+
+
+def last_error(run: RunDir) -> str | None:
+    """What ended the last job, as it said so itself; None where it was stopped or went well."""
+    job = read_job(run)
+    if job is None or job.is_at_work:
+        return None
+    lines = tail(errors_file(run))
+    begins = [number for number, line in enumerate(lines) if line.startswith(ERROR_MARKS)]
+    return "\n".join(lines[begins[-1] :]) if begins else None
+
+
+def tail(path: Path, most: int = MOST_LINES) -> list[str]:
+    """The last lines of a text file; none where there is no file."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return stream.read().decode("utf-8", "replace").splitlines()[-most:]
+    except FileNotFoundError:
+        return []
+
+
+def start_job(run: RunDir, step: str, command: Sequence[str], folder: Path) -> Job:
+    """Start a command for a run.
+
+    Args:
+        run: Its run folder.
+        step: What it does.
+        command: Its words, "medlens" first.
+        folder: Where relative paths in it begin.
+
+    Raises:
+        Refused: If one is at work there already.
+    """
+    try:
+        with only_writer(job_file(run)):
+            if step_at_work(run) is not None:
+                raise Refused(409, BUSY)
+            return _start(run, step, command, folder)
+    except MedlensError:  # another request is here at the same moment
+        raise Refused(409, BUSY) from None
+
+
+def _start(run: RunDir, step: str, command: Sequence[str], folder: Path) -> Job:
+    with output_file(run).open("wb") as output, errors_file(run).open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+            env={**_environment(), "COLUMNS": COLUMNS, "PYTHONUNBUFFERED": "1"},
+        )
+    job = Job(step, tuple(command), process.pid, psutil.Process(process.pid).create_time())
+    write_json(job_file(run), dataclasses.asdict(job))
+    # Whoever started a process has to take note of its end.
+    threading.Thread(target=process.wait, daemon=True).start()
+    return job
+
+
+def stop_job(run: RunDir) -> None:
+    """Interrupt what is at work in a run, as Ctrl-C does; what is finished is kept.
+
+    Raises:
+        Refused: If nothing is.
+    """
+    progress, job = read_progress(run.progress), read_job(run)
+    if progress is not None:
+        pid = int(progress["pid"])
+    elif job is not None and job.is_at_work:
+        pid = job.pid
+    else:
+        raise Refused(409, "Nothing is at work in this run.")
+    with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+        # Windows cannot interrupt a process of another session; a run that is ended goes on, too.
+        sign = signal.SIGINT if os.name == "posix" else signal.SIGTERM
+        psutil.Process(pid).send_signal(sign)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}

@@ -1,0 +1,107 @@
+"""From a folder to the page in a browser; what was begun there goes on when this ends."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import secrets
+import signal
+import socket
+import tempfile
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medlens.config import UiOptions
+from medlens.environment import cache_folder
+from medlens.errors import MedlensError
+from medlens.serve.launch import listen, require_packages
+from medlens.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+HOST = "127.0.0.1"
+HOSTS = frozenset({"localhost", HOST})
+SECONDS_TO_FINISH = 5
+
+
+def run_ui(options: UiOptions, say: Callable[[str], None]) -> None:
+    """Show the page until SIGTERM or Ctrl-C.
+
+    Args:
+        options: Of the command.
+        say: Told where the page is.
+
+    Raises:
+        MedlensError: If a package is missing, or the root or the port cannot be used.
+    """
+    require_packages("ui")
+    root = Path(options.root)
+    if not options.root or not root.is_dir():
+        raise MedlensError(
+            "`medlens ui` needs a folder that it may see.",
+            got="no such folder" if options.root else "no --root",
+            expected="a folder with data in it or below it; runs are made there as well",
+            fix="medlens ui --root DIR",
+            names=[options.root] if options.root else [],
+        )
+    app = _make_app(root.resolve(), options, token := secrets.token_urlsafe(32))
+    listener = listen(HOST, options.port)
+    with listener:
+        address = f"http://{HOST}:{listener.getsockname()[1]}/#{token}"
+        say(f"The page is at {address}")
+        say("Ctrl-C ends it; what is at work goes on. Not a medical device.")
+        with _opened(address, is_wanted=not options.no_browser):
+            asyncio.run(_serve(app, listener))
+
+
+def _make_app(root: Path, options: UiOptions, token: str) -> ASGIApp:
+    from medlens.ui.root import Root
+    from medlens.ui.server import Place, create_app
+
+    cache = cache_folder(options.cache).resolve()
+    asked = options.cache if options.cache == "auto" else str(cache)
+    return create_app(Place(Root(root), asked, cache), token, HOSTS)
+
+
+async def _serve(app: ASGIApp, listener: socket.socket) -> None:
+    import uvicorn
+
+    from medlens.serve.connections import bounded_protocol
+
+    config = uvicorn.Config(
+        app,
+        http=bounded_protocol(Limits()),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        timeout_graceful_shutdown=SECONDS_TO_FINISH,
+    )
+    # uvicorn raises the signal that ended it once more, when all is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    await uvicorn.Server(config).serve([listener])
+
+
+@contextmanager
+def _opened(address: str, *, is_wanted: bool) -> Iterator[None]:
+    """Open the browser, by a file that this user alone can read and that leads to the address.
+
+    On a command line all users of the computer could see the token.
+    """
+    if not is_wanted:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="medlens-") as folder:
+        page = Path(folder, "open.html")
+        page.write_text(
+            f'<!doctype html><meta http-equiv="refresh" content="0;url={html.escape(address)}">',
+            encoding="utf-8",
+        )
+        webbrowser.open(page.as_uri())
+        yield

@@ -1,0 +1,243 @@
+"""The runs below the root, as a table; a new one, another name, none."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from medlens.errors import MedlensError
+from medlens.files import remove
+from medlens.progress_file import read_progress
+from medlens.run_dir import RunDir, has_begun
+from medlens.ui.choices import (
+    STEPS,
+    Choices,
+    choices_file,
+    is_run,
+    own_values,
+    read_choices,
+    write_choices,
+)
+from medlens.ui.commands import command_line, shown
+from medlens.ui.handing_over import describe_exports
+from medlens.ui.jobs import job_file, last_error, read_job, step_at_work
+from medlens.ui.results import describe_evaluation, read_epochs
+from medlens.ui.root import Refused, Root
+
+RUNS = "medlens-runs"
+# How deep below the root, and in how many folders, runs are looked for.
+MOST_DEPTH = 4
+MOST_FOLDERS = 2_000
+AT_WORK = {"audit": "auditing", "plan": "planning", "train": "training"}
+NAME = re.compile(r"[^\W_][\w .-]{0,98}")
+
+
+def find_runs(root: Root) -> Iterator[RunDir]:
+    """All runs below the root, by name; links are not followed, and no run is looked into."""
+    for count, (here, names, _) in enumerate(os.walk(root.folder), 1):
+        depth = len(Path(here).relative_to(root.folder).parts)
+        if is_run(Path(here)):
+            yield RunDir(Path(here))
+            names.clear()
+        elif depth >= MOST_DEPTH or count >= MOST_FOLDERS:
+            names.clear()
+        names[:] = sorted(name for name in names if not name.startswith("."))
+
+
+def run_at(root: Root, name: str) -> RunDir:
+    """The run that a client names.
+
+    Raises:
+        Refused: If there is none, or it lies outside of the root.
+    """
+    path = root.path(name)
+    if not path.is_dir() or not is_run(path):
+        raise Refused(404, "There is no run of that name any more.")
+    return RunDir(path)
+
+
+def new_run(root: Root, data: str, name: str | None, options: Mapping[str, Any]) -> RunDir:
+    """Make the folder of a run.
+
+    Args:
+        root: The root.
+        data: The data, as clients call it.
+        name: Of the run; None for that of the data.
+        options: What is chosen already.
+
+    Raises:
+        Refused: If the data is not there, or the name is taken or cannot be used.
+        MedlensError: If an option cannot be used.
+    """
+    path = root.path(data)
+    if not path.exists():
+        raise Refused(404, "That data is not there any more.")
+    values = own_values({**options, "data": str(path)})
+    if name is None:
+        plain = re.sub(r"[^\w.-]+", "-", path.stem if path.is_file() else path.name).strip("-._")
+        numbered = (f"{plain or 'run'}-{number}" for number in itertools.count(1))
+        name = next(one for one in numbered if not (root.folder / RUNS / one).exists())
+    run = RunDir(_free_place(root, root.folder / RUNS, name))
+    run.root.mkdir(parents=True)
+    write_choices(run, Choices(values))
+    return run
+
+
+def rename(root: Root, run: RunDir, name: str) -> RunDir:
+    """Give a run another name, in the folder it is in.
+
+    Raises:
+        Refused: If something is at work in it, or the name is taken or cannot be used.
+    """
+    _require_idle(run)
+    place = _free_place(root, run.root.parent, name)
+    run.root.rename(place)
+    return RunDir(place)
+
+
+def delete(run: RunDir, confirm: str) -> None:
+    """Delete a run.
+
+    Args:
+        run: The run.
+        confirm: Its name, once more.
+
+    Raises:
+        Refused: If the name is another, something is at work in it, or other files are in it.
+    """
+    if confirm != run.root.name:
+        raise Refused(422, "To delete a run, repeat its name.")
+    _require_idle(run)
+    own = {*run.own(), *run.chosen()}
+    foreign = [path for path in run.root.iterdir() if path not in own]
+    if foreign:
+        raise Refused(
+            409, f"{len(foreign)} files in that folder are not of medlens. Move them away first."
+        )
+    remove(run.root)
+
+
+def describe_row(root: Root, run: RunDir) -> dict[str, Any]:
+    """A run as a row of the table."""
+    choices = read_choices(run)
+    evaluation = _evaluation(run)
+    audit = _read(run.audit) if run.audit.is_file() else {}
+    counts = audit.get("counts", {}).get("classes", {})
+    result = evaluation.get("test") or evaluation.get("out_of_fold") or {}
+    return {
+        "name": run.root.name,
+        "path": root.name(run.root),
+        "data": _data_name(root, choices),
+        "state": state_of(run),
+        "changed": _changed(run),
+        "classes": evaluation.get("classes") or list(counts),
+        "images": sum(counts.values()) or None,
+        "accuracy": _measure(result.get("accuracy")),
+        "roc_auc": _measure(result.get("roc_auc_macro")),
+        "backbone": choices.options.get("backbone"),
+        "report": run.report.is_file(),
+    }
+
+
+def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
+    """All that the page of a run needs."""
+    choices = read_choices(run)
+    options = {name: value for name, value in choices.options.items() if name != "data"}
+    commands = {step: shown(command_line(step, run, choices.options)) for step in STEPS}
+    commands["resume"] = shown(command_line("train", run, choices.options, resume=True))
+    commands["serve"] = shown(["medlens", "serve", str(run.root)])
+    return {
+        **describe_row(root, run),
+        "options": options,
+        "commands": commands,
+        "is_fixed": has_begun(run),
+        "current": {
+            "audit": run.audit.is_file() and choices.is_current("audit"),
+            "plan": run.plan.is_file() and choices.is_current("plan"),
+        },
+        "error": last_error(run),
+        "progress": read_progress(run.progress),
+        "exports": describe_exports(run),
+        "epochs": read_epochs(run),
+        "evaluation": describe_evaluation(_evaluation(run)),
+    }
+
+
+def state_of(run: RunDir) -> str:
+    """How far a run is, in a word; see the contract of the page."""
+    step = step_at_work(run)
+    if step in AT_WORK:
+        return AT_WORK[step]
+    job = read_job(run)
+    if run.report.is_file() and run.evaluation.is_file():
+        return "done"
+    if job is not None and job.step in STEPS and last_error(run) is not None:
+        return "failed"
+    if run.config.is_file():
+        return "stopped"
+    return "planned" if run.plan.is_file() else "audited" if run.audit.is_file() else "new"
+
+
+def _require_idle(run: RunDir) -> None:
+    if step_at_work(run) is not None:
+        raise Refused(409, "Something is at work in this run. Stop it first.")
+
+
+def _free_place(root: Root, folder: Path, name: str) -> Path:
+    if not NAME.fullmatch(name) or name != name.strip(" ."):
+        raise Refused(422, "A name is up to 99 letters, digits, spaces, dots and dashes.")
+    place = root.path(root.name(folder / name))
+    if place.exists():
+        raise Refused(409, "That name is taken.")
+    return place
+
+
+def _data_name(root: Root, choices: Choices) -> str:
+    data = root.folder / choices.options.get("data", "")
+    return root.name(data.resolve()) if root.holds(data) else data.name
+
+
+def _changed(run: RunDir) -> str:
+    files = (choices_file(run), job_file(run), run.audit, run.plan, run.config, run.report)
+    times = [path.stat().st_mtime for path in (*files, run.progress) if path.exists()]
+    return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds")
+
+
+def _measure(measure: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if not measure or measure.get("value") is None:
+        return None
+    return {"value": measure["value"], "ci95": measure.get("ci95")}
+
+
+def _evaluation(run: RunDir) -> dict[str, Any]:
+    return _read(run.evaluation) if run.evaluation.is_file() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def read_json(path: Path, _changed: int) -> dict[str, Any]:
+    """A JSON file of a run, read again when it has changed.
+
+    Raises:
+        MedlensError: If it is damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise MedlensError(
+            f"The run's {path.name} cannot be read.",
+            got="a damaged file",
+            expected="the file as medlens wrote it",
+            fix="Run that step again.",
+        ) from None
+    return content

@@ -1,0 +1,108 @@
+"""The steps of a run, as the page shows them: what they found, and how they are started."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from medlens.config import FIELDS, flag_name, make_options
+from medlens.data.finding import Finding
+from medlens.intake import stopping
+from medlens.run_dir import RunDir, has_begun
+from medlens.ui.choices import (
+    for_step,
+    read_choices,
+    read_excluded,
+    write_choices,
+)
+from medlens.ui.commands import command_line, shown
+from medlens.ui.jobs import start_job
+from medlens.ui.root import Refused, Root
+from medlens.ui.runs import read_json
+
+MOST_SETS = 50
+
+
+def start_step(root: Root, run: RunDir, step: str, *, resume: bool = False) -> str:
+    """Start a step of a run, with what is chosen.
+
+    Returns:
+        The command line.
+
+    Raises:
+        Refused: If something is at work in the run, or it has begun and shall not go on.
+    """
+    if has_begun(run) and not resume:
+        raise Refused(409, "This run has begun training. Go on with it, or make a new run.")
+    choices = read_choices(run)
+    command = command_line(step, run, choices.options, resume=resume)
+    start_job(run, step, command, root.folder)
+    if step != "train":
+        looked_at = {**choices.looked_at, step: for_step(step, choices.options)}
+        write_choices(run, dataclasses.replace(choices, looked_at=looked_at))
+    return shown(command)
+
+
+def describe_audit(run: RunDir) -> dict[str, Any]:
+    """What the audit found, and what was left out since."""
+    content = _result(run, "audit")
+    choices = read_choices(run)
+    findings = [Finding(**{**one, "files": one["files"]}) for one in content["findings"]]
+    return {
+        "findings": [
+            {
+                "code": one.code,
+                "severity": one.severity,
+                "message": one.message,
+                "fix": one.fix,
+                "count": one.count,
+                "sets": len(one.files),
+                "files": one.files[:MOST_SETS],
+            }
+            for one in findings
+        ],
+        "would_train": not stopping(findings, make_options(choices.options)),
+        "current": choices.is_current("audit"),
+        "excluded": read_excluded(run),
+        "dropped": list(choices.options.get("drop_class", ())),
+        "classes": [
+            {"name": name, "images": count} for name, count in content["counts"]["classes"].items()
+        ],
+        "counts": content["counts"],
+        "passed_over": content["passed_over"],
+    }
+
+
+def describe_plan(run: RunDir) -> dict[str, Any]:
+    """What was planned, why, and what can be asked for instead."""
+    content = _result(run, "plan")
+    choices = read_choices(run)
+    return {
+        "decisions": [
+            {
+                "name": name,
+                "value": one["value"],
+                "kind": one["kind"],
+                "reason": one["reason"],
+                "flag": flag_name(name) if name in FIELDS else None,
+                "choices": words_of(name) if name in FIELDS else None,
+                "changed": name in choices.options,
+            }
+            for name, one in content["decisions"].items()
+        ],
+        "fingerprint": content["fingerprint"],
+        "current": choices.is_current("plan"),
+    }
+
+
+def words_of(name: str) -> list[str] | None:
+    """The words that an option takes, where it takes only those."""
+    words: tuple[str, ...] = FIELDS[name].metadata["kind"].words
+    return list(words) or None
+
+
+def _result(run: RunDir, step: str) -> dict[str, Any]:
+    path = {"audit": run.audit, "plan": run.plan}[step]
+    if not path.is_file():
+        raise Refused(404, f"This run has no {step} yet.")
+    return read_json(path, path.stat().st_mtime_ns)

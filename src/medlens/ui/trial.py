@@ -1,0 +1,92 @@
+"""The page of `medlens serve` for one run at a time, below an address of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from medlens.run_dir import RunDir
+from medlens.serve.answers import refuse
+from medlens.serve.launch import name_runs
+from medlens.serve.limits import Limits
+from medlens.serve.metrics import Metrics
+from medlens.serve.server import create_routes
+from medlens.serve.service import Service
+
+# A classifier that nobody asks any more gives its memory back.
+SECONDS_IDLE = 900.0
+SECONDS_BETWEEN_LOOKS = 30.0
+GONE = "This classifier is no longer open. Open it again from the page of its run."
+
+
+class Trial:
+    """An ASGI application that holds one classifier, or none.
+
+    The address of a run is made of its path, so that a page that is still open never gets the
+    answers of another run of the same name.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._key = ""
+        self._service: Service | None = None
+        self._routes: ASGIApp = _gone
+        self._used = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        self._used = time.monotonic()
+        await self._routes(scope, receive, send)
+
+    async def open(self, run: RunDir) -> str:
+        """Load the classifier of a run; the one before is let go.
+
+        Returns:
+            The first part of its addresses.
+
+        Raises:
+            MedlensError: If it cannot be loaded.
+            ChildDied: If a process does not come up.
+        """
+        key = hashlib.sha256(str(run.root).encode()).hexdigest()[:16]
+        async with self._lock:
+            self._used = time.monotonic()
+            if key == self._key and self._service is not None and self._service.is_ready:
+                return key
+            await self._let_go()
+            service = Service(name_runs([run.root]), Limits(), Metrics())
+            try:
+                await service.start()
+            except BaseException:
+                await service.stop()
+                raise
+            self._key, self._service = key, service
+            self._routes = Router([Mount(f"/{key}", app=create_routes(service))], default=_gone)
+        return key
+
+    async def close_when_idle(self) -> None:
+        """Let the classifier go when it was not asked for a while; never ends."""
+        while True:
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            if time.monotonic() - self._used > SECONDS_IDLE:
+                await self.close()
+
+    async def close(self) -> None:
+        """Let the classifier go."""
+        async with self._lock:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        service, self._service, self._routes = self._service, None, _gone
+        if service is not None:
+            await service.stop()
+
+
+async def _gone(scope: Scope, receive: Receive, send: Send) -> None:
+    answer: JSONResponse = refuse(404, GONE)
+    await answer(scope, receive, send)

@@ -1,0 +1,53 @@
+// Questions that want an answer before something is done.
+
+import { byId } from "./serve/dom.js";
+
+/**
+ * Asks for a line of text; null where it is left.
+ *
+ * @param {{title: string, text: string, label: string, go: string, value?: string,
+ *   accepts?: function(string): boolean}} question
+ */
+export function askForText({ title, text, label, go, value = "", accepts = Boolean }) {
+  const dialog = byId("question");
+  const input = byId("question-answer");
+  byId("question-title").textContent = title;
+  byId("question-text").textContent = text;
+  byId("question-label").textContent = label;
+  byId("question-go").textContent = go;
+  input.value = value;
+  const check = () => { byId("question-go").disabled = !accepts(input.value.trim()); };
+  check();
+  input.oninput = check;
+  byId("question-stop").onclick = () => dialog.close();
+  dialog.returnValue = ""; // Escape leaves it as it is
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      resolve(dialog.returnValue === "given" ? input.value.trim() : null);
+    }, { once: true });
+  });
+}
+
+/** Asks the second time whether a run shall be deleted: its name must be typed. */
+export function askToDelete(name) {
+  return askForText({
+    title: `Delete ${name}?`,
+    text: "The run with its classifier and its report is gone then. Your images stay where they are.",
+    label: `Type its name to delete it: ${name}`,
+    go: "Delete it",
+    accepts: (typed) => typed === name,
+  });
+}
+
+/** Asks for the new name of a run. */
+export function askForName(name) {
+  return askForText({
+    title: `Rename ${name}`,
+    text: "The folder of the run gets this name.",
+    label: "New name",
+    go: "Rename it",
+    value: name,
+    accepts: (typed) => typed !== "" && typed !== name,
+  });
+}

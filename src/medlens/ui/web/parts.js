@@ -1,0 +1,94 @@
+// Small parts that every page is made of.
+
+import { announce, byId, complain, element } from "./serve/dom.js";
+
+/** A button. `kind` is a class of the style sheet, "main" for what the page wants done. */
+export function button(text, onClick, { id, kind, label, pressed, disabled } = {}) {
+  const made = element("button", { type: "button", text });
+  if (id) made.id = id;
+  if (kind) made.className = kind;
+  if (label) made.setAttribute("aria-label", label);
+  if (pressed !== undefined) made.setAttribute("aria-pressed", String(pressed));
+  made.disabled = Boolean(disabled);
+  made.addEventListener("click", onClick);
+  return made;
+}
+
+/** Does what a button asks for, once at a time, and says what went wrong. */
+export function doing(work) {
+  return async (event) => {
+    const pressed = event.currentTarget;
+    complain("");
+    pressed.disabled = true;
+    try {
+      await work();
+    } catch (error) {
+      complain(error.message);
+      byId("problem").scrollIntoView({ block: "nearest" });
+    } finally {
+      pressed.disabled = false;
+    }
+  };
+}
+
+/** A link within the page, by its route. */
+export function link(text, route, properties = {}) {
+  return element("a", { href: route, text, ...properties });
+}
+
+/** A link to a file of a run; in a new tab, or to be saved. */
+export function fileLink(text, address, { save = false, kind = "" } = {}) {
+  if (save) return element("a", { href: address, text, class: kind, download: "" });
+  const hidden = element("span", { class: "unseen", text: " (opens in a new tab)" });
+  return element("a", { href: address, class: kind, target: "_blank", rel: "noopener" }, text, hidden);
+}
+
+/** The command line that does the same, ready to copy. */
+export function commandLine(command, title = "The same on the command line") {
+  const code = element("code", { text: command });
+  const copy = button("Copy", async () => {
+    try {
+      await navigator.clipboard.writeText(command);
+      copy.textContent = "Copied";
+      announce("The command line is copied.");
+    } catch {
+      getSelection().selectAllChildren(code);
+      announce("It is marked; copy it with Ctrl+C.");
+    }
+  }, { kind: "copy", label: `Copy: ${command}` });
+  return element(
+    "figure", { class: "command" },
+    element("figcaption", { text: title }),
+    element("div", {}, element("pre", { tabindex: "0", "aria-label": title }, code), copy),
+  );
+}
+
+/** A sentence in which options stand out, and are not broken at their dashes. */
+export function withFlags(text) {
+  return text.split(/(--[a-z][a-z-]*)/).map((part) => (
+    part.startsWith("--") ? element("code", { class: "flag", text: part }) : part
+  ));
+}
+
+/** How many images each class has, as bars. `extra` gives something more for a class. */
+export function classBars(classes, extra = () => []) {
+  const most = Math.max(1, ...classes.map((one) => one.images));
+  return element("ul", { class: "class-bars" }, ...classes.map((one) => {
+    const fill = element("span", { class: "fill" });
+    fill.style.width = `${(100 * one.images) / most}%`;
+    return element(
+      "li", {},
+      element("span", { class: "class", text: one.name }),
+      element("span", { class: "number", text: one.images.toLocaleString("en") }),
+      element("span", { class: "track", "aria-hidden": "true" }, fill),
+      ...extra(one),
+    );
+  }));
+}
+
+/** Words with their meaning, as a list of terms. */
+export function facts(pairs) {
+  return element("dl", { class: "facts" }, ...pairs.map(([term, meaning]) => element(
+    "div", {}, element("dt", { text: term }), element("dd", {}, meaning),
+  )));
+}

@@ -1,0 +1,165 @@
+"""Predictions on a real Ray cluster of several nodes, with images on a real S3 server."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pandas as pd
+import pytest
+
+import medlens
+from medlens.data.phantom import write_phantoms
+from medlens.data.remote import open_path
+from medlens.errors import MedlensError
+from medlens.model.checksums import CHECKSUMS_FILE, digest_of
+from medlens.scale.predict import PredictParts
+from medlens.serve.inputs import list_inputs
+from medlens.serve.predict import make_parts, open_work, result_columns
+
+IMAGES = 200
+# Five parts of 256.
+ROWS = 1200
+
+
+def upload(folder: Path, bucket: str) -> str:
+    """Put the images of a folder on the server, in a folder of that name."""
+    client = boto3.client("s3")
+    for path in sorted(folder.rglob("*.png")):
+        name = path.relative_to(folder.parent).as_posix()
+        client.upload_file(str(path), bucket.removeprefix("s3://"), name)
+    return f"{bucket}/{folder.name}"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small images, one of them bad."""
+    folder = tmp_path_factory.mktemp("images") / "small"
+    write_phantoms(folder, images=IMAGES - 1, seed=5, size=32)
+    (folder / "bad.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(small: Path) -> Path:
+    """A list that names each of them six times."""
+    paths = sorted(str(path.relative_to(small)) for path in small.rglob("*.png"))
+    table = pd.DataFrame({"path": (paths * 6)[:ROWS], "number": range(ROWS)})
+    table.to_parquet(small / "many.parquet")
+    return small / "many.parquet"
+
+
+@pytest.fixture(scope="module")
+def whole(finished_run: medlens.Run, many: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What one machine says of that list."""
+    out = tmp_path_factory.mktemp("whole") / "whole.csv"
+    medlens.predict(finished_run.path, many, out=out, quiet=True)
+    return out.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: str) -> Iterator[Any]:
+    """Two nodes of one CPU each; they know where the server is."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+def test_a_folder_on_a_server_is_predicted_by_a_cluster_to_the_same_bytes(
+    finished_run: medlens.Run, small: Path, bucket: str, cluster: Any, tmp_path: Path
+) -> None:
+    images = upload(small, bucket)
+    here, there = tmp_path / "here.csv", f"{bucket}/results/there.csv"
+    medlens.predict(finished_run.path, images, out=here, quiet=True)
+    outcome = medlens.predict(finished_run.path, images, out=there, ray=cluster.address, quiet=True)
+    assert (outcome.images, outcome.refused) == (IMAGES, 1)
+    assert open_path(there).read_bytes() == here.read_bytes()
+    assert [path.name for path in open_path(there).parent.iterdir()] == ["there.csv"]
+    assert pd.read_csv(here)["path"][0] == f"{images}/bad.png"
+
+
+def test_one_machine_and_a_cluster_finish_what_the_other_began(
+    finished_run: medlens.Run,
+    many: Path,
+    whole: bytes,
+    cluster: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out.csv"
+    parts = tmp_path / ".out.csv.parts"
+    begin(finished_run, many, out)
+    first = (parts / "000000000000.parquet").stat()
+    command = [sys.executable, "-m", "medlens", "predict", str(finished_run.path), str(many)]
+    driver = subprocess.Popen([*command, "-o", str(out), "--ray", cluster.address])
+    while driver.poll() is None and len(list(parts.glob("0*.parquet"))) < 2:
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert not out.exists()
+    assert len(list(parts.glob("0*.parquet"))) >= 2
+    assert (parts / "000000000000.parquet").stat().st_mtime_ns == first.st_mtime_ns
+    medlens.predict(finished_run.path, many, out=out)
+    assert "Going on after" in capsys.readouterr().out
+    assert out.read_bytes() == whole
+
+
+def begin(run: medlens.Run, many: Path, out: Path) -> None:
+    """Make the first part of a result on this machine."""
+    classifier, inputs = run.classifier(), list_inputs([many])
+    digest = digest_of(run.path / "classifier" / CHECKSUMS_FILE)
+    work = open_work(inputs, out, result_columns(classifier, inputs.columns), digest)
+    others = frozenset(work.result.numbers) - {0}
+    make_parts(classifier, dataclasses.replace(work, finished=others), lambda _: None)
+
+
+def test_a_node_that_does_not_see_the_images_says_so(
+    finished_run: medlens.Run, many: Path, tmp_path: Path
+) -> None:
+    work = open_work(list_inputs([many]), tmp_path / "out.csv", ("path",), "")
+    with pytest.raises(MedlensError, match="does not see the images"):
+        PredictParts({}, work, str(tmp_path / "none.png"))(1)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_costs_no_image(
+    finished_run: medlens.Run,
+    bucket: str,
+    cluster: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "five-thousand"
+    write_phantoms(folder, images=5000, seed=6, size=32)
+    images = upload(folder, bucket)
+    here, there = tmp_path / "here.csv", f"{bucket}/results/lost.csv"
+    medlens.predict(finished_run.path, images, out=here, quiet=True)
+    node = cluster.add_node(num_cpus=1)
+    parts = open_path(f"{bucket}/results/.lost.csv.parts")
+
+    def lose() -> None:
+        while len(list(parts.glob("0*.parquet"))) < 6:
+            time.sleep(0.2)
+        cluster.remove_node(node, allow_graceful=False)
+
+    losing = threading.Thread(target=lose, daemon=True)
+    losing.start()
+    outcome = medlens.predict(finished_run.path, images, out=there, ray=cluster.address)
+    losing.join(0)
+    assert not losing.is_alive()
+    assert outcome.images == 5000
+    assert open_path(there).read_bytes() == here.read_bytes()
+    assert "Retried" in capsys.readouterr().out
+    assert np.array_equal(np.sort(pd.read_csv(here)["path"]), pd.read_csv(here)["path"])

@@ -1,0 +1,193 @@
+"""Runs as a table: made, named, changed, deleted; and what may be chosen for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from medlens.cli import _parser
+from medlens.config import FIELDS
+from medlens.run_dir import RunDir
+from medlens.ui.choices import Choices, for_step, own_values, write_choices
+from medlens.ui.commands import command_line
+from medlens.ui.jobs import Job, last_error, start_job, step_at_work
+from medlens.ui.root import Refused
+
+
+def test_a_folder_says_whether_it_can_be_data(page: Any) -> None:
+    top = page.get("/api/folders")
+    assert (top["path"], top["parent"]) == ("", None)
+    assert not top["can_be_data"]
+    assert top["why_not"].startswith("A classifier needs at least two classes.")
+    (entry,) = [one for one in top["entries"] if one["name"] == "phantoms"]
+    assert (entry["kind"], entry["images"]) == ("folder", 150)
+    data = page.get("/api/folders", path="phantoms")
+    assert data["can_be_data"]
+    assert sum(one["images"] for one in data["classes"]) == 150
+    assert page.get("/api/folders", path="phantoms/labels.csv")["can_be_data"]
+
+
+def test_a_run_is_made_named_and_deleted_only_by_its_name(page: Any) -> None:
+    run = page.new_run("first name")
+    assert run == "medlens-runs/first name"
+    said = page.get("/api/run", path=run)
+    assert (said["state"], said["data"]) == ("new", "phantoms/labels.csv")
+    assert said["options"]["image_size"] == 32
+    taken = {"data": "phantoms", "name": "first name"}
+    assert page.client.post("/api/runs", json=taken).status_code == 409
+
+    named = page.post("/api/run/rename", {"name": "second"}, path=run)["path"]
+    assert named in [one["path"] for one in page.get("/api/runs")["runs"]]
+    assert page.client.get("/api/run", params={"path": run}).status_code == 404
+
+    def delete(confirm: str) -> int:
+        asked = {"path": named, "confirm": confirm}
+        return int(page.client.delete("/api/run", params=asked).status_code)
+
+    assert delete("first name") == 422
+    foreign = page.root / named / "thesis.docx"
+    foreign.touch()
+    assert delete("second") == 409
+    foreign.unlink()
+    assert delete("second") == 200
+    assert not (page.root / named).exists()
+    assert page.client.delete(
+        "/api/run", params={"path": "phantoms", "confirm": "phantoms"}
+    ).is_error
+    assert (page.root / "phantoms" / "labels.csv").exists()
+
+
+def test_without_a_name_a_run_is_called_after_its_data(page: Any) -> None:
+    made = [page.post("/api/runs", {"data": "phantoms"})["name"] for _ in range(2)]
+    assert made == ["phantoms-1", "phantoms-2"]
+    for name in made:
+        page.client.delete("/api/run", params={"path": f"medlens-runs/{name}", "confirm": name})
+
+
+def test_options_are_checked_and_null_takes_them_back(page: Any) -> None:
+    run = page.new_run("options")
+
+    def change(**changes: Any) -> Any:
+        return page.client.patch("/api/run/options", params={"path": run}, json=changes)
+
+    assert change(epochs=7).json()["options"]["epochs"] == 7
+    assert "--epochs=7" in change().json()["commands"]["train"]
+    assert "epochs" not in change(epochs=None).json()["options"]
+    refused = change(epochs="many")
+    assert refused.status_code == 422
+    assert "a whole number from 1 to 100000" in refused.json()["detail"]
+    known = {one["name"]: one for one in page.get("/api/options")}
+    assert {"backbone", "epochs", "split", "robustness"} <= set(known)
+    assert not {"data", "out", "exclude", "cache", "overwrite"} & set(known)
+    assert known["fit"]["choices"] == ["pad", "crop", "stretch"]
+    assert (known["epochs"]["kind"], known["robustness"]["kind"]) == ("number", "switch")
+    page.client.delete("/api/run", params={"path": run, "confirm": "options"})
+
+
+@pytest.mark.parametrize("step", ["audit", "plan", "train"])
+def test_the_command_line_is_read_back_as_what_was_chosen(tmp_path: Path, step: str) -> None:
+    run = RunDir(tmp_path / "-a run")
+    options = {
+        "data": str(tmp_path / "labels of mine.csv"),
+        "drop_class": ["-odd", "other one"],
+        "split": "0.6,0.2,0.2",
+        "epochs": 3,
+        "robustness": True,
+        "patient_regex": "-(P[0-9]+) ",
+    }
+    write_choices(run, Choices(options))
+    words = command_line(step, run, options, resume=step == "train")
+    read = vars(_parser().parse_args(words[1:]))
+    given = own_values({name: value for name, value in read.items() if name in FIELDS})
+    ways = {"out": str(run.root), **({"resume": True} if step == "train" else {})}
+    assert given == {**for_step(step, options), **ways}
+
+
+def test_of_two_that_start_at_once_one_is_refused(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    write_choices(run, Choices({"data": "x"}))
+
+    def start(_: int) -> Job | int:
+        try:
+            return start_job(run, "audit", ["http.server", "--bind", "127.0.0.1", "0"], tmp_path)
+        except Refused as error:
+            return error.status
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(start, range(8)))
+    (job,) = [one for one in answers if isinstance(one, Job)]
+    assert answers.count(409) == 7
+    assert step_at_work(run) == "audit"
+    psutil.Process(job.pid).kill()
+    while job.is_at_work:
+        pass
+    assert step_at_work(run) is None
+    assert last_error(run) is None
+
+
+def test_a_process_that_got_the_number_of_a_job_is_not_taken_for_it(tmp_path: Path) -> None:
+    own = psutil.Process()
+    assert Job("train", (), own.pid, own.create_time()).is_at_work
+    assert not Job("train", (), own.pid, own.create_time() - 100).is_at_work
+
+
+def test_what_ends_a_step_is_said_in_its_own_words(page: Any) -> None:
+    run = page.new_run("wrong", patient_regex="nobody(x)")
+    page.post("/api/run/audit", path=run)
+    said = page.finish(run)
+    assert said["state"] == "failed"
+    assert said["error"].startswith("medlens: --patient-regex does not find a patient")
+    assert "how to mend" in said["error"]
+    page.client.patch("/api/run/options", params={"path": run}, json={"patient_regex": None})
+    page.post("/api/run/audit", path=run)
+    said = page.finish(run)
+    assert (said["state"], said["error"]) == ("audited", None)
+    page.client.delete("/api/run", params={"path": run, "confirm": "wrong"})
+
+
+def is_at_network(said: Any) -> bool:
+    return (said["progress"] or {}).get("stage") == "Frozen network"
+
+
+def test_a_run_of_a_terminal_is_seen_and_stopped(page: Any) -> None:
+    run = page.root / "by-hand"
+    data = str(page.root / "phantoms" / "labels.csv")
+    # A network that takes its time.
+    slow = ["--weights", "random", "--backbone", "densenet121", "--image-size", "224"]
+    command = [sys.executable, "-m", "medlens", "train", data, "--out", str(run), *slow]
+    process = subprocess.Popen(
+        [*command, "--cache", str(page.root / ".cache")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while page.client.get("/api/run", params={"path": "by-hand"}).status_code == 404:
+            assert process.poll() is None
+        said = page.wait(
+            "by-hand", lambda one: (one["progress"] or {}).get("stage") == "Frozen network"
+        )
+        assert said["state"] == "training"
+        assert said["progress"]["pid"] == process.pid
+        second = page.client.post(
+            "/api/run/train", params={"path": "by-hand"}, json={"resume": True}
+        )
+        assert second.status_code == 409
+        page.post("/api/run/stop", path="by-hand")
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Interrupted." in errors
+    said = page.get("/api/run", path="by-hand")
+    assert (said["state"], said["progress"]) == ("stopped", None)
+    assert said["commands"]["resume"].endswith("--resume")
+    assert said["options"]["backbone"] == "densenet121"
+    page.client.delete("/api/run", params={"path": "by-hand", "confirm": "by-hand"})

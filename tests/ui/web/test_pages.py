@@ -1,0 +1,234 @@
+"""Each page by itself: what it refuses, the table of runs, and how it looks on any screen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from playwright.sync_api import Page
+
+RUNS = "medlens-runs"
+NOTICE = "Not a medical device."
+WIDTHS = (1400, 390)
+SCHEMES = ("light", "dark")
+
+Visits = Callable[..., Any]
+
+
+def go(page: Page, path: str, **query: str) -> None:
+    """Open another page of the page."""
+    address = f"#{path}?{urlencode(query)}" if query else f"#{path}"
+    page.evaluate("address => { location.hash = address; }", address)
+
+
+def row_of(page: Page, name: str) -> Any:
+    """The row of a run in the table."""
+    return page.locator("#runs tbody tr", has=page.get_by_role("link", name=name, exact=True))
+
+
+@pytest.mark.parametrize("path", ["..", "../elsewhere", "tidy/../..", "/etc", "out"])
+def test_a_path_outside_the_root_is_refused(visit: Visits, ui: Any, path: str) -> None:
+    outside = ui.root.parent / "elsewhere" / "class"
+    outside.mkdir(parents=True, exist_ok=True)
+    link = ui.root / "out"
+    if not link.is_symlink():
+        link.symlink_to(outside.parent)
+    page = visit(ui.address).page
+    page.wait_for_selector("#runs")
+    for where in ("/data", "/run"):
+        with page.expect_response(
+            lambda answer: "/api/" in answer.url and not answer.ok
+        ) as refused:
+            go(page, where, path=path)
+        assert (
+            refused.value.status in (403, 404) if where == "/run" else refused.value.status == 403
+        )
+        page.wait_for_selector("#problem", state="visible")
+        assert refused.value.json()["detail"] in page.inner_text("#problem")
+        assert page.inner_text("#view") == ""
+
+
+def test_only_what_can_be_trained_on_is_offered(visit: Visits, ui: Any) -> None:
+    page = visit(ui.address).page
+    page.click("#choose")
+    page.get_by_role("link", name="notes", exact=True).click()
+    page.wait_for_selector("text=Not yet a folder of images")
+    assert not page.locator("#use").count()
+    page.get_by_label("Where this folder lies").get_by_role("link").first.click()
+    page.get_by_role("link", name="tidy", exact=True).click()
+    page.wait_for_selector("#use")
+    bars = page.locator(".choice .class-bars li").all_inner_texts()
+    assert [bar.split()[0] for bar in bars] == ["healthy", "mass", "microcalcification"]
+
+
+def test_a_run_is_renamed_and_deleted_when_asked_twice(visit: Visits, ui: Any) -> None:
+    shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / "passing")
+    page = visit(ui.address).page
+    row_of(page, "passing").get_by_role("button", name="Rename").click()
+    page.fill("#question-answer", "../over")
+    page.click("#question-go")
+    page.wait_for_selector("#problem", state="visible")
+    row_of(page, "passing").get_by_role("button", name="Rename").click()
+    page.fill("#question-answer", "renamed")
+    page.keyboard.press("Enter")
+    row_of(page, "renamed").get_by_role("button", name="Delete").click()
+    assert page.locator("#question-go").is_disabled()
+    page.fill("#question-answer", "rename")
+    assert page.locator("#question-go").is_disabled()
+    page.keyboard.press("Escape")
+    assert (ui.root / RUNS / "renamed" / "report.html").is_file()
+    row_of(page, "renamed").get_by_role("button", name="Delete").click()
+    page.fill("#question-answer", "renamed")
+    page.click("#question-go")
+    row_of(page, "renamed").wait_for(state="detached")
+    assert not (ui.root / RUNS / "renamed").exists()
+
+
+def test_two_runs_are_compared(visit: Visits, ui: Any) -> None:
+    page = visit(ui.address).page
+    evaluation = json.loads((ui.root / RUNS / "first" / "evaluation.json").read_text("utf-8"))
+    accuracy = evaluation["test"]["accuracy"]["value"]
+    assert f"{accuracy:.2f} (" in row_of(page, "first").inner_text()
+    page.get_by_label("Compare first").check()
+    assert page.locator("#compare").is_hidden()
+    page.get_by_label("Compare second").check()
+    page.click("#compare")
+    page.wait_for_selector(".compared")
+    assert page.locator(".compared tbody tr").first.locator("td").all_inner_texts()[:3] == [
+        f"{accuracy:.3f}",
+        f"{accuracy:.3f}",
+        "0.000",
+    ]
+    assert "exactly the same" in page.inner_text(".lines")
+    page.reload()
+    page.wait_for_selector(".compared")
+
+
+def test_the_command_line_is_copied(visit: Visits, ui: Any) -> None:
+    page = visit(ui.address).page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    go(page, "/run", path=f"{RUNS}/first", step="train")
+    page.get_by_role("button", name="Copy").click()
+    page.wait_for_selector("text=Copied")
+    copied = page.evaluate("() => navigator.clipboard.readText()")
+    assert copied == page.locator(".command code").inner_text()
+    assert copied.startswith("medlens train ")
+
+
+def test_an_option_that_cannot_be_is_refused_in_words(visit: Visits, ui: Any) -> None:
+    page = visit(ui.address).page
+    go(page, "/data", path="tidy")
+    page.fill("#run-name", "options")
+    page.click("#use")
+    page.wait_for_selector("#start-audit")
+    page.click("#to-plan")
+    page.click("#other-options summary")
+    page.fill("#option-epochs", "minus one")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#problem", state="visible")
+    assert "epochs" in page.inner_text("#problem")
+    assert page.get_attribute("#option-epochs", "aria-invalid") == "true"
+    page.fill("#option-epochs", "7")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#problem", state="hidden")
+    page.reload()
+    page.click("#other-options summary")
+    assert page.input_value("#option-epochs") == "7"
+
+
+def test_the_keyboard_alone_is_enough(visit: Visits, ui: Any) -> None:
+    page = visit(ui.address).page
+    page.wait_for_selector("#runs a")
+
+    def focused() -> str:
+        return str(page.evaluate("() => document.activeElement.id"))
+
+    def reach(name: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            ring = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+            assert ring != "none", focused()
+            if focused() == name:
+                return
+        raise AssertionError(f"{name} is not reached by the Tab key")
+
+    reach("skip")
+    page.keyboard.press("Enter")
+    assert focused() == "main"
+    reach("choose")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".entries")
+    assert focused() == "main"
+    go(page, "/run", path=f"{RUNS}/first", step="report")
+    page.wait_for_selector(".measures")
+    reach("to-train")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".charts svg")
+
+
+def audited(page: Page, root: Path) -> None:
+    """See to a run with findings."""
+    if (root / RUNS / "messy" / "audit.json").is_file():
+        return
+    go(page, "/data", path="messy")
+    page.fill("#run-name", "messy")
+    page.click("#use")
+    page.click("#start-audit")
+    page.wait_for_selector(".verdict")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_page_fits_the_screen_and_is_accessible(
+    visit: Visits, ui: Any, width: int, scheme: str
+) -> None:
+    shown = visit(ui.address, width=width, scheme=scheme)
+    page = shown.page
+
+    def look(sign: str) -> None:
+        page.wait_for_selector(sign)
+        assert shown.overhang() <= 0, sign
+        page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
+        assert shown.has_in_sight(NOTICE), sign
+        assert shown.violations() == [], sign
+
+    look("#runs a")
+    audited(page, ui.root)
+    go(page, "/data", path="")
+    look(".entries")
+    go(page, "/data", path="tidy")
+    look("#use")
+    go(page, "/run", path=f"{RUNS}/messy", step="audit")
+    look(".finding .thumbnail img[src]")
+    go(page, "/run", path=f"{RUNS}/messy", step="plan")
+    page.click("#other-options summary")
+    look("#option-epochs")
+    for step, sign in {
+        "data": ".lead-text",
+        "audit": ".findings",
+        "plan": ".decisions",
+        "train": ".charts svg",
+        "report": ".measures",
+        "try": "#start-try",
+        "hand-over": "#format",
+    }.items():
+        go(page, "/run", path=f"{RUNS}/first", step=step)
+        look(sign)
+    go(page, "/")
+    row_of(page, "first").get_by_role("button", name="Delete").click()
+    look("#question[open]")
+
+
+def test_axe_finds_what_is_wrong(visit: Visits, ui: Any) -> None:
+    """The test above can fail."""
+    shown = visit(ui.address)
+    go(shown.page, "/data", path="tidy")
+    shown.page.wait_for_selector("#use")
+    shown.page.evaluate("() => document.querySelector('label[for=run-name]').remove()")
+    shown.page.evaluate("() => { document.querySelector('.hint').style.color = '#bbb'; }")
+    assert {"color-contrast"} <= {line.split(":")[0] for line in shown.violations()}
