@@ -127,10 +127,10 @@ def test_features_of_pictures_and_of_views_are_the_same_bytes(
     pictures = Pictures(RULE, Store(tmp_path / "pictures"))
     table = scan_with(images, tmp_path, None, pictures)
     keys = [key for key in table["pixels_sha256"] if key]
-    views = view_keys(keys[:20], "radiograph", 2)
+    views = view_keys(keys[:20], "x_ray", 2)
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     forward = frozen_pass.forward(tmp_path)
-    as_views = partial(read_views, preset="radiograph")
+    as_views = partial(read_views, preset="x_ray")
     extract_features(keys, lambda: forward, pictures.store.read, here, print, print)
     extract_features(views, lambda: forward, as_views(pictures.store.read), here, print, print)
 
