@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medlens.cli import default_text
-from medlens.config import AUDIT_OPTIONS, FIELDS, SERVE_FIELDS, Fields, flag_name
+from medlens.config import AUDIT_OPTIONS, FIELDS, SERVE_FIELDS, UI_FIELDS, Fields, flag_name
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "options.md"
 
@@ -22,6 +22,7 @@ def options_page() -> str:
     lines += _tables(FIELDS, "##")
     lines += ["", "`--config FILE` reads options from a TOML file; those typed win.", ""]
     lines += ["## Options of `medlens serve`", *_tables(SERVE_FIELDS, "###"), ""]
+    lines += ["## Options of `medlens ui`", *_tables(UI_FIELDS, "###"), ""]
     return "\n".join(lines)
 
 

@@ -199,10 +199,10 @@ class Options:
 
     data: str = option(
         "",
-        _text("a folder, a CSV or an .npz file", "DATA"),
+        _text("a folder, a CSV, a Parquet or an .npz file", "DATA"),
         DATA,
-        "Folder with one sub-folder per class (also below train/val/test), a CSV with the columns "
-        "path,label, or a MedMNIST .npz file.",
+        "Folder with one sub-folder per class (also below train/val/test), a CSV or Parquet file "
+        "with the columns path,label, or a MedMNIST .npz file.",
     )
     patient_regex: str = option(
         "",

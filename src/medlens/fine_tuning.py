@@ -197,6 +197,7 @@ def tune_network(
             plan,
             run.fine_tuning,
             progress,
+            [screen.watched.callback("fine_tune")] if screen.watched else [],
         )
     own = pass_of_tuned(network, tuned, used, pictures, run, options, screen)
     head_history = development.training.history

@@ -129,6 +129,17 @@ def take_in(
             pictures=pictures,
             read_all=on_cluster if is_connected else read_here,
         )
+    return audit_table(dataset, table, options)
+
+
+def audit_table(dataset: Dataset, table: pd.DataFrame, options: Options) -> Intake:
+    """Audit what the scan found.
+
+    Args:
+        dataset: What was listed.
+        table: One row per image with the facts of the scan.
+        options: Which split counts, and what is left out.
+    """
     if options.split.lower().endswith(".csv"):
         table = table.assign(split=read_splits(Path(options.split), table))
     elif options.split != "auto":
@@ -143,10 +154,9 @@ def take_in(
 
 def sample_pictures(dataset: Dataset, rule: PictureRule, frame: int | None) -> NDArray[np.uint8]:
     """A few pictures from all over the data set, those that can be read: (n, size, size, 3)."""
-    paths = list(dataset.table["path"])
-    step = max(1, len(paths) // SAMPLED)
+    step = max(1, len(dataset.table) // SAMPLED)
     pictures: list[NDArray[np.uint8]] = []
-    for path in paths[::step][: 2 * SAMPLED]:
+    for path in dataset.table["path"].iloc[::step].iloc[: 2 * SAMPLED]:
         if len(pictures) < SAMPLED:
             with suppress(UnreadableImage):
                 image = read_image(join_path(dataset.root, path), frame=frame)

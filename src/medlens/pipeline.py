@@ -87,7 +87,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
     with (
         kept_progress(run.progress, "train") as watched,
         log_to(run.log),
-        track(options, run, watched) as tracking,
+        track(options, run) as tracking,
     ):
         screen = replace(screen, watched=watched)
         watched.begin("Looking at the images and the network")
@@ -157,7 +157,7 @@ def run_training(asked: Options, screen: Screen) -> Run:
                 choice=network.among.choice if network.among and views is None else None,
                 views=views,
                 symmetric=symmetric,
-                callbacks=tracking.callbacks(),
+                callbacks=[*tracking.callbacks(), watched.callback("head")],
             )
         say_choice(development, screen)
         write_plan(run, decisions, fingerprint, development, network.among)

@@ -76,7 +76,7 @@ class ProgressFile:
         self._write()
 
     def callback(self, name: str) -> keras.callbacks.Callback:
-        """Notes the epochs of one training: head, fold_1, fine_tune."""
+        """Notes the epochs of one training: "head" or "fine_tune"."""
         import keras
 
         def on_epoch_end(epoch: int, logs: Mapping[str, float] | None) -> None:
@@ -85,12 +85,6 @@ class ProgressFile:
             self._write_now_and_then()
 
         return keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
-
-    def tell(self, numbers: Mapping[str, float]) -> None:
-        """The result stands in evaluation.json."""
-
-    def close(self, *, is_done: bool) -> None:
-        """The file goes with the block of `kept_progress`."""
 
     def _write_now_and_then(self) -> None:
         if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:

@@ -141,13 +141,8 @@ def check_tracking(options: Options) -> None:
 
 
 @contextmanager
-def track(options: Options, run: RunDir, *also: Tracker) -> Iterator[Tracking]:
+def track(options: Options, run: RunDir) -> Iterator[Tracking]:
     """Open what --track asks for, and close it however the block ends.
-
-    Args:
-        options: All options.
-        run: The run folder, which receives what is written.
-        *also: Further trackers.
 
     Raises:
         MedlensError: If a server does not answer.
@@ -156,7 +151,7 @@ def track(options: Options, run: RunDir, *also: Tracker) -> Iterator[Tracking]:
     for kind in set(options.track) & set(folders):
         shutil.rmtree(folders[kind], ignore_errors=True)  # of a run that was interrupted
     said = parameters(options)
-    tracking = Tracking([*also, *(_open(kind, run, said) for kind in options.track)])
+    tracking = Tracking([_open(kind, run, said) for kind in options.track])
     is_done = False
     try:
         yield tracking

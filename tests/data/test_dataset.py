@@ -256,3 +256,27 @@ def test_a_folder_too_deep_says_that_its_files_lie_in_itself(tmp_path: Path) -> 
         (tmp_path / f"{number}.png").write_bytes(b"")
     with pytest.raises(MedlensError, match="4 files in the folder itself"):
         read_dataset(tmp_path, cache=tmp_path / "cache")
+
+
+def test_images_of_a_list_are_left_out_and_never_opened(tmp_path: Path) -> None:
+    data, listed = tmp_path / "data", tmp_path / "out.csv"
+    for path in ("a/1.png", "a/2.png", "b/1.png", "c/1.png"):
+        draw(data / path)
+    (data / "a/1.png").write_bytes(b"not to be opened")
+    listed.write_text("path,why\na\\1.png,blurred\nc/1.png,of an animal\n")
+    dataset = read_dataset(data, cache=tmp_path, exclude=listed)
+    assert list(dataset.table["path"]) == ["a/2.png", "b/1.png"]
+    assert list(dataset.left_out["path"]) == ["a/1.png", "c/1.png"]
+    assert list(dataset.left_out["label"]) == ["a", "c"]
+
+
+def test_what_is_left_out_and_is_not_there_is_an_error(tmp_path: Path) -> None:
+    for path in ("a/1.png", "b/1.png"):
+        draw(tmp_path / "data" / path)
+    listed = tmp_path / "out.csv"
+    listed.write_text("path\na/1.png\na/9.png\n")
+    with pytest.raises(MedlensError, match="images that are not there") as caught:
+        read_dataset(tmp_path / "data", cache=tmp_path, exclude=listed)
+    assert caught.value.names == ("a/9.png",)
+    listed.write_text("file\n")
+    assert read_dataset(tmp_path / "data", cache=tmp_path, exclude=listed).left_out.empty

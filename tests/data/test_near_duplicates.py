@@ -213,3 +213,15 @@ def test_neighbouring_slices_are_no_copies(shared: Path) -> None:
         [one.text for one in taken], keys, lambda indices: thumbnails[list(indices)]
     )
     assert found == []
+
+
+def test_blocks_of_rows_change_nothing(
+    originals: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [*originals, *[as_jpeg(image, 80) for image in originals]]
+    at_once = find(images)
+    monkeypatch.setattr("medlens.data.near_duplicates._ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr("medlens.data.near_duplicates._PAIRS_AT_A_TIME", 3)
+    in_blocks = find(images)
+    assert tied(at_once) >= {(one, one + PATIENTS) for one in range(PATIENTS)}
+    assert tied(in_blocks) == tied(at_once)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
@@ -67,6 +68,7 @@ class Case:
         plan: FineTuningPlan = TUNING,
         progress: Callable[[int], None] = lambda _: None,
         head: Head | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> FineTuned:
         def read(keys: object) -> NDArray[np.uint8]:
             return self.pictures[[int(key) for key in keys]]  # type: ignore[attr-defined]
@@ -74,7 +76,16 @@ class Case:
         pictures = Pictures(read, [str(number) for number in range(IMAGES)])
         own = head or self.head
         return fine_tune(
-            self.frozen, own, self.features, pictures, self.labels, ROWS, plan, checkpoint, progress
+            self.frozen,
+            own,
+            self.features,
+            pictures,
+            self.labels,
+            ROWS,
+            plan,
+            checkpoint,
+            progress,
+            callbacks,
         )
 
 
@@ -84,8 +95,24 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 @pytest.fixture(scope="module")
-def tuned(case: Case, tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
-    return case.tune(tmp_path_factory.mktemp("tuned") / "checkpoint.npz")
+def told() -> list[dict[str, float]]:
+    """What a callback is told while the fixture `tuned` is made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def tuned(
+    case: Case, told: list[dict[str, float]], tmp_path_factory: pytest.TempPathFactory
+) -> FineTuned:
+    listening = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: told.append({**logs}))
+    return case.tune(tmp_path_factory.mktemp("tuned") / "checkpoint.npz", callbacks=[listening])
+
+
+def test_callbacks_are_told_what_stands_in_the_history(
+    tuned: FineTuned, told: list[dict[str, float]]
+) -> None:
+    names = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    pd.testing.assert_frame_equal(pd.DataFrame(told)[names], tuned.history[names])
 
 
 @pytest.mark.parametrize("class_weight", ["none", "logit_adjusted"])

@@ -128,7 +128,7 @@ def test_without_the_token_only_the_empty_page_is_open(page: Any) -> None:
     wrong = {"Authorization": "Bearer " + page.token[:-1]}
     with httpx.Client(base_url=page.client.base_url) as bare:
         assert bare.get("/").status_code == 200
-        assert bare.get("/static/dom.js").status_code == 200
+        assert bare.get("/static/serve/dom.js").status_code == 200
         for path in closed:
             assert bare.get(path).status_code == 401
         assert bare.get("/api/about", headers=wrong).status_code == 401

@@ -111,7 +111,7 @@ def take_fingerprint(table: pd.DataFrame, root: Path, *, frame: int | None) -> F
     groups = group_images(table)[read.index]
     counts = read["label"].value_counts().sort_index()
     sides = read[["width", "height"]].astype(float)
-    paths = list(read["path"])[:: max(1, len(read) // SAMPLED)][:SAMPLED]
+    paths = list(read["path"].iloc[:: max(1, len(read) // SAMPLED)].iloc[:SAMPLED])
     colours = [_has_colour(join_path(root, path), frame) for path in paths]
     known = [one for one in colours if one is not None]
     share = float(np.mean(known)) if known else 0.0

@@ -97,13 +97,15 @@ def join_near_copies(
         there are none: as `near_copies`, and all "" as `look_alike`. Where too many hang together
         it is the other way round.
     """
-    codes, contents = pd.factorize(table["pixels_sha256"], sort=True)
-    ends = pd.Index(contents).get_indexer([key for pair in pairs for key in pair]).reshape(-1, 2)
-    component = _find_components(ends[:, 0], ends[:, 1], len(contents))
-    # Contents are sorted, so that the first of each component is its smallest.
-    _, first, sizes = np.unique(component, return_index=True, return_counts=True)
-    keys = np.where(sizes > 1, np.asarray(contents, object)[first], "")[component]
-    near = pd.Series(keys[codes], index=table.index, dtype=str)
+    # Sorted, so that the first of each component is its smallest.
+    tied = np.unique(np.array(pairs, dtype=object).reshape(-1))
+    ends = np.searchsorted(tied, np.array(pairs, dtype=object)).reshape(-1, 2)
+    component = _find_components(ends[:, 0], ends[:, 1], len(tied))
+    _, first = np.unique(component, return_index=True)
+    smallest = dict(zip(tied.tolist(), tied[first][component].tolist(), strict=True))
+    near = pd.Series("", index=table.index, dtype=str)
+    is_tied = table["pixels_sha256"].isin(list(smallest))
+    near[is_tied] = table.loc[is_tied, "pixels_sha256"].map(smallest)
     none = pd.Series("", index=table.index, dtype=str)
     return (none, near) if _is_crowded(table, near) else (near, none)
 

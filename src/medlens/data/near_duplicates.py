@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dct
@@ -34,6 +37,8 @@ _APART = 8
 # Where all images are alike, pairs are thinned out at so many times the images, to save memory.
 _MOST_PAIRS = 60
 _PAIRS_AT_A_TIME = 256
+# Decoded and laid side by side at a time, so that there is no second copy of all of them.
+_ROWS_AT_A_TIME = 1 << 16
 # Largest stretch and largest shift of half a side that still count as the same crop.
 _MOST_MOVED = 0.045
 _ROUNDS = 4
@@ -111,7 +116,9 @@ def fingerprint(image: Image.Image) -> Fingerprint:
 
 
 def find_near_duplicates(
-    fingerprints: Sequence[str], content_keys: Sequence[str], read_thumbnails: ReadThumbnails
+    fingerprints: Sequence[str] | pd.Series[str],
+    content_keys: Sequence[str] | pd.Series[str],
+    read_thumbnails: ReadThumbnails,
 ) -> list[NearDuplicate]:
     """Find pairs of images that show the same picture without being equal.
 
@@ -123,39 +130,63 @@ def find_near_duplicates(
     Args:
         fingerprints: Of each image, `Fingerprint.text`; "" takes no part.
         content_keys: Of each image; equal keys mean equal pixels.
-        read_thumbnails: Gives the thumbnails of some indices, of shape (indices, 64, 64).
+        read_thumbnails: Gives the thumbnails of some indices, of shape (indices, 64, 64); called in
+            threads.
 
     Returns:
         The pairs, sorted; which pictures they tie does not depend on the order of the images.
     """
+    images = pd.DataFrame(
+        {"text": pd.Series(fingerprints, dtype=str), "content": pd.Series(content_keys, dtype=str)}
+    ).reset_index(drop=True)
+    images = images[images["text"] != ""]
     # Sorted by content, so that their order cannot matter.
-    order = sorted(range(len(content_keys)), key=lambda one: (content_keys[one], one))
-    chosen: list[int] = []
-    last = None
-    for one in order:
-        if fingerprints[one] and content_keys[one] != last:
-            chosen.append(one)
-            last = content_keys[one]
-    if len(chosen) < 2:
+    images = images.sort_values("content", kind="stable").drop_duplicates("content")
+    if len(images) < 2:
         return []
-    images = np.array(chosen)
-    pairs = _find_candidates([fingerprints[one] for one in chosen])
-    found = []
-    for start in range(0, len(pairs), _PAIRS_AT_A_TIME):
-        part = images[pairs[start : start + _PAIRS_AT_A_TIME]]
-        wanted, places = np.unique(part, return_inverse=True)
-        thumbnails = read_thumbnails(wanted.tolist())
-        firsts, seconds = thumbnails[places.reshape(part.shape).T]
-        similarity = compare(firsts, seconds)
-        is_smooth = np.minimum(_fineness(firsts), _fineness(seconds)) < _SMOOTH
-        least = np.where(is_smooth, _LEAST_SIMILARITY_IF_SMOOTH, LEAST_SIMILARITY)
-        for place in np.flatnonzero(similarity >= least):
-            first, second = sorted(part[place].tolist())
-            found.append(NearDuplicate(first, second, round(float(similarity[place]), 4)))
+    numbers = images.index.to_numpy()
+    pairs = numbers[_find_candidates(_decode(images["text"]))]
+
+    def compare_some(start: int) -> list[NearDuplicate]:
+        return _compare_pairs(pairs[start : start + _PAIRS_AT_A_TIME], read_thumbnails)
+
+    # NumPy releases Python's lock, so threads are enough.
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        parts = list(pool.map(compare_some, range(0, len(pairs), _PAIRS_AT_A_TIME)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    found = [pair for part in parts for pair in part]
     return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 
-def _find_candidates(texts: Sequence[str]) -> NDArray[np.int64]:
+def _compare_pairs(
+    pairs: NDArray[np.int64], read_thumbnails: ReadThumbnails
+) -> list[NearDuplicate]:
+    """Those of some pairs, of shape (pairs, 2), that are near-duplicates."""
+    wanted, places = np.unique(pairs, return_inverse=True)
+    thumbnails = read_thumbnails(wanted.tolist())
+    firsts, seconds = thumbnails[places.reshape(pairs.shape).T]
+    similarity = compare(firsts, seconds)
+    is_smooth = np.minimum(_fineness(firsts), _fineness(seconds)) < _SMOOTH
+    least = np.where(is_smooth, _LEAST_SIMILARITY_IF_SMOOTH, LEAST_SIMILARITY)
+    found = []
+    for place in np.flatnonzero(similarity >= least):
+        first, second = sorted(pairs[place].tolist())
+        found.append(NearDuplicate(first, second, round(float(similarity[place]), 4)))
+    return found
+
+
+def _decode(texts: pd.Series[str]) -> NDArray[np.int8]:
+    """The frequencies that fingerprints stand for, of shape (texts, 63)."""
+    parts = []
+    for start in range(0, len(texts), _ROWS_AT_A_TIME):
+        letters = "".join(texts.iloc[start : start + _ROWS_AT_A_TIME])
+        parts.append(np.frombuffer(base64.b64decode(letters), np.int8))
+    return np.concatenate(parts).reshape(len(texts), -1)
+
+
+def _find_candidates(codes: NDArray[np.int8]) -> NDArray[np.int64]:
     """Pairs of places whose fingerprints are near, shape (pairs, 2), first < second, sorted.
 
     Each sorting of the fingerprints puts those beside one another that lie on the same sides of
@@ -163,7 +194,6 @@ def _find_candidates(texts: Sequence[str]) -> NDArray[np.int64]:
     a few places apart in a sorting are compared, so the time grows as the number of images does,
     even if all of them are alike.
     """
-    codes = np.frombuffer(base64.b64decode("".join(texts)), np.int8).reshape(len(texts), -1)
     directions = codes.astype(np.float32)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     generator = np.random.default_rng(0)
@@ -173,7 +203,7 @@ def _find_candidates(texts: Sequence[str]) -> NDArray[np.int64]:
         heights = directions @ planes
         sides = np.packbits(heights > np.median(heights, axis=0), axis=1)
         order = np.argsort(sides.view(f">u{sides.shape[1]}").ravel(), kind="stable")
-        found, near = _find_neighbours(order, directions[order])
+        found, near = _find_neighbours(order, directions)
         pairs, first = np.unique(np.concatenate([pairs, found]), return_index=True)
         cosines = np.concatenate([cosines, near])[first]
         if len(pairs) > _MOST_PAIRS * len(codes):
@@ -182,16 +212,20 @@ def _find_candidates(texts: Sequence[str]) -> NDArray[np.int64]:
     return np.stack(np.divmod(pairs, len(codes)), axis=1)
 
 
-def _find_neighbours(order: NDArray[np.intp], ordered: Array) -> tuple[NDArray[np.int64], Array]:
+def _find_neighbours(order: NDArray[np.intp], directions: Array) -> tuple[NDArray[np.int64], Array]:
     """Pairs within the radius a few places apart, as first * images + second; their cosines."""
     found: list[NDArray[np.int64]] = []
     cosines: list[Array] = []
-    for apart in range(1, min(_APART, len(order) - 1) + 1):
-        cosine = np.einsum("ij,ij->i", ordered[:-apart], ordered[apart:])
-        near = np.flatnonzero(cosine >= 1 - _RADIUS**2 / 2)
-        one, other = order[near], order[near + apart]
-        found.append(np.minimum(one, other) * len(order) + np.maximum(one, other))
-        cosines.append(cosine[near])
+    for start in range(0, len(order), _ROWS_AT_A_TIME):
+        some = order[start : start + _ROWS_AT_A_TIME + _APART]
+        ordered = directions[some]
+        for apart in range(1, min(_APART, len(some) - 1) + 1):
+            count = min(_ROWS_AT_A_TIME, len(some) - apart)
+            cosine = np.einsum("ij,ij->i", ordered[:count], ordered[apart : apart + count])
+            near = np.flatnonzero(cosine >= 1 - _RADIUS**2 / 2)
+            one, other = some[near], some[near + apart]
+            found.append(np.minimum(one, other) * len(order) + np.maximum(one, other))
+            cosines.append(cosine[near])
     return np.concatenate(found), np.concatenate(cosines)
 
 

@@ -39,7 +39,12 @@ from medlens.data.images import (
     resize_to_square,
     to_pillow,
 )
-from medlens.data.near_duplicates import THUMBNAIL_SIDE, find_near_duplicates, fingerprint
+from medlens.data.near_duplicates import (
+    THUMBNAIL_SIDE,
+    ReadThumbnails,
+    find_near_duplicates,
+    fingerprint,
+)
 from medlens.data.remote import REQUESTS_AT_A_TIME, is_remote, join_path, local_side
 from medlens.data.store import Store
 
@@ -186,7 +191,8 @@ def scan(
         table = pd.concat(
             [dataset.table.assign(patient=patient), found.drop(columns="patient")], axis="columns"
         )
-        return _add_near_copies(table, dataset.root, frame, facts)
+        read_thumbnails = partial(_read_thumbnails, table, dataset.root, frame, facts)
+        return add_near_copies(table, read_thumbnails, facts)
 
 
 def read_here(
@@ -256,20 +262,33 @@ def scan_files(
     return in_order(read_one, paths, threads=threads)
 
 
-def _add_near_copies(
-    table: pd.DataFrame, root: Path, frame: int | None, facts: FactsCache
+def add_near_copies(
+    table: pd.DataFrame, read_thumbnails: ReadThumbnails, facts: FactsCache
 ) -> pd.DataFrame:
-    """Add `near_copies` and `look_alike`, from the cache where the same images were searched."""
-    contents, fingerprints = table["pixels_sha256"].tolist(), table["fingerprint"].tolist()
+    """Look for near-duplicates, unless the cache knows those of the same images.
+
+    Args:
+        table: One row per image with its facts.
+        read_thumbnails: Gives the thumbnails of some rows, uint8 of shape (rows, 64, 64); called in
+            threads.
+        facts: The cache.
+
+    Returns:
+        The table with `near_copies` and `look_alike`, which are those of `join_near_copies`.
+    """
+    columns = ["pixels_sha256", "fingerprint"]
+    images = table[columns].drop_duplicates().sort_values(columns)
     searched = hashlib.sha256()
-    for one in sorted(set(zip(contents, fingerprints, strict=True))):
+    for one in zip(images["pixels_sha256"], images["fingerprint"], strict=True):
         searched.update(repr(one).encode("ascii"))
     key = searched.hexdigest()
     pairs = facts.get_near_duplicates(key)
     if pairs is None:
-        read_thumbnails = partial(_read_thumbnails, table, root, frame, facts)
-        found = find_near_duplicates(fingerprints, contents, read_thumbnails)
-        pairs = [(contents[pair.first], contents[pair.second]) for pair in found]
+        contents = table["pixels_sha256"]
+        found = find_near_duplicates(table["fingerprint"], contents, read_thumbnails)
+        firsts = contents.iloc[[pair.first for pair in found]]
+        seconds = contents.iloc[[pair.second for pair in found]]
+        pairs = list(zip(firsts, seconds, strict=True))
         facts.add_near_duplicates(key, pairs)
     near_copies, look_alike = join_near_copies(table, pairs)
     return table.assign(near_copies=near_copies, look_alike=look_alike)

@@ -79,6 +79,7 @@ def fine_tune(
     plan: FineTuningPlan,
     checkpoint: Path,
     progress: Callable[[int], None],
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FineTuned:
     """Train the head and the last blocks of its backbone, with early stopping.
 
@@ -95,6 +96,7 @@ def fine_tune(
         plan: How to train.
         checkpoint: The file to go on from.
         progress: Called with 1 after every step.
+        callbacks: Of Keras; told each epoch's loss, accuracy, val_loss and val_accuracy.
 
     Raises:
         MedlensError: If the loss is not a number.
@@ -134,7 +136,7 @@ def fine_tune(
             batches,
             initial_epoch=done,
             epochs=plan.head.epochs,
-            callbacks=[end],
+            callbacks=[end, *callbacks],
             shuffle=False,
             verbose=0,
         )
@@ -371,8 +373,9 @@ class _EndOfEpoch(keras.callbacks.Callback):  # type: ignore[misc]
             "accuracy": float(logs["accuracy"]),
             "val_loss": float(losses.mean()),
             "val_accuracy": float((logits.argmax(1) == truth).mean()),
-            "seconds": round(time.monotonic() - self.started, 4),
         }
+        logs.update(figures)  # for the callbacks that come after this one
+        figures["seconds"] = round(time.monotonic() - self.started, 4)
         learnt = self.model.trainable_variables
         self.history.note(figures, tuple(keras.ops.convert_to_numpy(one) for one in learnt))
         self.keep()

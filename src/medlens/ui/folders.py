@@ -17,6 +17,8 @@ from medlens.ui.root import Refused, Root
 # Beyond so many entries nothing is counted: the page has to stay quick.
 MOST_COUNTED = 20_000
 MOST_LISTED = 2_000
+# The folder of the runs that the page makes.
+RUNS = "medlens-runs"
 DATA_FILES = {".csv": "csv", ".npz": "npz"}
 
 
@@ -101,7 +103,7 @@ def _kind(path: Path) -> str | None:
 
 def _describe(root: Root, path: Path) -> dict[str, Any]:
     kind = _kind(path)
-    is_folder = kind == "folder"
+    is_folder = kind == "folder" and path.name != RUNS
     names = sorted(one.name for one in os.scandir(path) if one.is_dir()) if is_folder else []
     return {
         "name": path.name,

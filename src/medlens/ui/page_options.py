@@ -67,6 +67,7 @@ def _describe(field: dataclasses.Field[Any]) -> dict[str, Any]:
         "flag": flag_name(field.name),
         "kind": shape or "text",
         "choices": list(choices) or None,
+        "open": bool(choices) and not kind.words,
         "expected": kind.expected,
         "default": field.default,
         "help": field.metadata["help"],

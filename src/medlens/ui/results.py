@@ -43,11 +43,19 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def read_epochs(run: RunDir) -> list[dict[str, Any]]:
-    """Each epoch of the head's training with its loss and accuracy; none before it is over."""
+    """Each epoch of training with its loss and accuracy; none before it is over."""
     if not run.history.is_file():
         return []
-    table = pd.read_csv(run.history)[["epoch", *CURVES]]
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    table = pd.read_csv(run.history)
+    training = pd.Series("head", table.index, dtype=object)
+    if "fold" in table:
+        training = training.mask(
+            table["fold"].notna(), "fold_" + table["fold"].map("{:.0f}".format)
+        )
+    if "stage" in table:
+        training = training.mask(table["stage"] == "fine_tune", "fine_tune")
+    rows = table[["epoch", *CURVES]].assign(training=training).astype(object)
     return [
-        {str(name): value for name, value in row.items()} | {"training": "head"} for row in rows
+        {str(name): value for name, value in row.items()}
+        for row in rows.where(rows.notna(), None).to_dict("records")
     ]

@@ -26,12 +26,12 @@ from medlens.ui.choices import (
     write_choices,
 )
 from medlens.ui.commands import command_line, shown
+from medlens.ui.folders import RUNS
 from medlens.ui.handing_over import describe_exports
 from medlens.ui.jobs import job_file, last_error, read_job, step_at_work
 from medlens.ui.results import describe_evaluation, read_epochs
 from medlens.ui.root import Refused, Root
 
-RUNS = "medlens-runs"
 # How deep below the root, and in how many folders, runs are looked for.
 MOST_DEPTH = 4
 MOST_FOLDERS = 2_000
@@ -135,7 +135,7 @@ def describe_row(root: Root, run: RunDir) -> dict[str, Any]:
         "name": run.root.name,
         "path": root.name(run.root),
         "data": _data_name(root, choices),
-        "state": state_of(run),
+        "state": state_of(run, choices),
         "changed": _changed(run),
         "classes": evaluation.get("classes") or list(counts),
         "images": sum(counts.values()) or None,
@@ -170,8 +170,8 @@ def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
     }
 
 
-def state_of(run: RunDir) -> str:
-    """How far a run is, in a word; see the contract of the page."""
+def state_of(run: RunDir, choices: Choices) -> str:
+    """How far a run is, in a word; an audit or a plan of other options does not count."""
     step = step_at_work(run)
     if step in AT_WORK:
         return AT_WORK[step]
@@ -182,7 +182,9 @@ def state_of(run: RunDir) -> str:
         return "failed"
     if run.config.is_file():
         return "stopped"
-    return "planned" if run.plan.is_file() else "audited" if run.audit.is_file() else "new"
+    if run.plan.is_file() and choices.is_current("plan"):
+        return "planned"
+    return "audited" if run.audit.is_file() and choices.is_current("audit") else "new"
 
 
 def _require_idle(run: RunDir) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from medlens.config import FIELDS, flag_name, make_options
+from medlens.config import FIELDS, PLANNED, flag_name, make_options
 from medlens.data.finding import Finding
 from medlens.intake import stopping
 from medlens.run_dir import RunDir, has_begun
 from medlens.ui.choices import (
+    Values,
     for_step,
     read_choices,
     read_excluded,
@@ -21,6 +22,8 @@ from medlens.ui.root import Refused, Root
 from medlens.ui.runs import read_json
 
 MOST_SETS = 50
+# Decisions of a plan that have another name than the option that makes them.
+DECIDED_BY = {"heads": "head"}
 
 
 def start_step(root: Root, run: RunDir, step: str, *, resume: bool = False) -> str:
@@ -84,9 +87,7 @@ def describe_plan(run: RunDir) -> dict[str, Any]:
                 "value": one["value"],
                 "kind": one["kind"],
                 "reason": one["reason"],
-                "flag": flag_name(name) if name in FIELDS else None,
-                "choices": words_of(name) if name in FIELDS else None,
-                "changed": name in choices.options,
+                **_asked_with(DECIDED_BY.get(name, name), choices.options),
             }
             for name, one in content["decisions"].items()
         ],
@@ -95,10 +96,17 @@ def describe_plan(run: RunDir) -> dict[str, Any]:
     }
 
 
-def words_of(name: str) -> list[str] | None:
-    """The words that an option takes, where it takes only those."""
+def _asked_with(name: str, options: Values) -> dict[str, Any]:
+    """The option by which a decision is made by hand, if there is one."""
+    if name not in PLANNED:
+        return {"option": None, "flag": None, "choices": None, "changed": False}
     words: tuple[str, ...] = FIELDS[name].metadata["kind"].words
-    return list(words) or None
+    return {
+        "option": name,
+        "flag": flag_name(name),
+        "choices": list(words) or None,
+        "changed": name in options,
+    }
 
 
 def _result(run: RunDir, step: str) -> dict[str, Any]:
