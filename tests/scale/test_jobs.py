@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medlens.cli import main
 from medlens.data.dataset import Dataset, read_dataset
+from medlens.data.phantom import write_phantoms
 from medlens.data.scan import PictureRule, Pictures, read_here, scan
 from medlens.data.store import Store
 from medlens.data.views import read_views, view_keys
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 RULE = PictureRule(32, "pad")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def inside(cluster: Cluster) -> Iterator[Cluster]:
     with connected(cluster.address):
         yield cluster
@@ -155,3 +160,51 @@ def test_features_of_pictures_and_of_views_are_the_same_bytes(
     assert sum(done) == len(set(keys)) + len(views)
     assert said == []
     assert np.isfinite(here.read(keys)).all()
+
+
+def test_an_audit_is_the_same_file(cluster: Cluster, images: Dataset, tmp_path: Path) -> None:
+    written = []
+    for name, address in (("here", "none"), ("there", cluster.address)):
+        run = ["audit", str(images.root / "all.csv"), "--out", str(tmp_path / name), "--quiet"]
+        main([*run, "--cache", str(tmp_path / f"{name}-cache"), "--ray", address])
+        written.append((tmp_path / name / "audit.json").read_bytes())
+    assert written[0] == written[1]
+
+
+def start(run: Path, cache: Path, data: Path, *more: str) -> subprocess.Popen[bytes]:
+    """Begin `medlens train` in a process of its own."""
+    options = "--backbone mobilenet_v2 --weights random --image-size 32 --epochs 3 --plan plain"
+    command = [sys.executable, "-m", "medlens", "train", str(data), "--out", str(run)]
+    given = [*options.split(), "--no-images", "--cache", str(cache), *more]
+    return subprocess.Popen([*command, *given], stdout=subprocess.DEVNULL)
+
+
+def wait_for(folder: Path, suffix: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a file of a kind is below a folder; the process must still be at work."""
+    while not list(folder.rglob(f"*{suffix}")):
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_training_whose_driver_and_whose_node_die_ends_as_on_one_machine(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    data = write_phantoms(tmp_path / "data", images=3000, seed=1, size=32)
+    here, there = tmp_path / "here", tmp_path / "there"
+    lost = cluster.add_node(num_cpus=2)
+    on_cluster = ["--ray", cluster.address]
+
+    first = start(there, tmp_path / "cache", data, *on_cluster)
+    wait_for(there, ".keys", first)
+    first.kill()
+    first.wait()
+    second = start(there, tmp_path / "cache", data, "--resume", *on_cluster)
+    wait_for(tmp_path / "cache" / "features", ".keys", second)
+    cluster.remove_node(lost, allow_graceful=False)
+    assert second.wait() == 0
+    assert "Retried: " in (there / "log.txt").read_text()
+
+    assert start(here, tmp_path / "other-cache", data).wait() == 0
+    for name in ("audit.json", "dataset.csv", "splits.csv", "predictions.csv", "evaluation.json"):
+        assert (there / name).read_bytes() == (here / name).read_bytes(), name
