@@ -29,8 +29,11 @@ Image.register_open("BMP", BmpImagePlugin.BmpImageFile, accept)
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A head without CPUs and two nodes of two CPUs each, however many this machine has."""
+def cluster(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A head without CPUs and two nodes of two CPUs each, however many this machine has.
+
+    They start after the server of the bucket, so that they know where it is.
+    """
     from ray.cluster_utils import Cluster
 
     folder = tmp_path_factory.mktemp("nodes")
