@@ -13,8 +13,8 @@ the machine moves less than the clock. To the times of each step a straight line
     forward  seconds = a + b * megapixels        (of the picture; for each backbone)
     write    seconds a row, where it is made, and again where the whole is put together
 
-`--check` then runs `medlens predict` on files of sizes that the lines were not fitted to and sets
-the processor time of the whole command beside the model's.
+`--check` then has a classifier predict files of sizes that no line was fitted to, and sets the
+processor time of that beside the model's.
 
 `--images N` prints what N images take on the clusters of the table, by `take_hours`. GPUs were not
 measured: their rate is an assumption (`--gpu-rate`), marked so in the table.
@@ -46,15 +46,16 @@ from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, SecondaryCaptureImageStorage
 from scipy.optimize import nnls
 
+import medlens
 from medlens.data.dataset import Dataset
 from medlens.data.images import read_image
 from medlens.data.phantom import write_phantoms
 from medlens.data.scan import PictureRule, Pictures, scan
 from medlens.data.store import Store
+from medlens.data.work_list import PART_ROWS
 from medlens.model.backbone import BACKBONES
 from medlens.model.engine import FrozenPass, choose_engine
 from medlens.model.weights import Weights
-from medlens.serve.predict import PART_ROWS
 from medlens.serve.result_file import ResultFile
 
 FORMATS = ("JPEG", "PNG", "DICOM", "DICOM, JPEG 2000")
@@ -67,7 +68,7 @@ FORWARD = ("mobilenet_v2", "vgg16")
 RANDOM = Weights("random", None, 0, "random filters, seed 0")
 ROUNDS = 3
 PARTS = 20
-CHECKED = 40
+CHECKED = 20
 # A job on a cluster may take 1.2 times what the same cores take without one.
 EFFICIENCY = 1 / 1.2
 
@@ -186,7 +187,7 @@ def take_hours(
     cluster: Cluster,
     gpu_rate: float,
 ) -> tuple[float, str]:
-    """Hours of a prediction, and what it waits for most: processors, network and so on."""
+    """Hours of a prediction, and what it waits for: processors, network, driver or GPUs."""
     cores = cluster.nodes * cluster.cores * EFFICIENCY
     seconds = costs.core_seconds(kind, megapixels, backbone, network=not cluster.gpus)
     bytes_ = images * costs.megabytes[kind] * megapixels * 1e6
@@ -300,9 +301,7 @@ def scan_files(files: Sequence[Path], scratch: Path) -> None:
     texts = dict.fromkeys(("label", "patient", "split"), "")
     dataset = Dataset(files[0].parent, pd.DataFrame({"path": names, **texts}, dtype=str), "", {})
     with tempfile.TemporaryDirectory(dir=scratch) as cache:
-        pictures = Pictures(
-            PictureRule(SIZE, "pad"), Store(Path(cache, "pictures")), lambda _: True
-        )
+        pictures = Pictures(PictureRule(SIZE, "pad"), Store(Path(cache, "pictures")), ())
         scan(dataset, cache=Path(cache), frame=None, progress=lambda _: None, pictures=pictures)
 
 
@@ -333,16 +332,16 @@ def measure_rows(scratch: Path) -> tuple[float, float]:
         }
     ).astype({"unfamiliar": "Int8"})
 
-    result = ResultFile(scratch / "predictions.parquet", columns)
+    result = ResultFile(scratch / "predictions.parquet", columns, rows=PARTS * PART_ROWS)
 
     def write() -> None:
         result.open({})
         for part in range(PARTS):
-            result.add(part * PART_ROWS, rows)
+            result.add(part, rows)
 
     def write_whole() -> None:
         write()
-        result.finish()
+        result.finish(lambda _: None)
 
     parts = spend(write)
     return parts / (PARTS * PART_ROWS), (spend(write_whole) - parts) / (PARTS * PART_ROWS)
@@ -395,30 +394,21 @@ def save_dicom(file: Path, pixels: NDArray[np.uint8], *, is_compressed: bool) ->
 
 
 def check(costs: Costs, scratch: Path) -> dict[str, float]:
-    """Processor time of the command on sizes that were not fitted, beside the model's.
-
-    The start of the command is measured on a few images and taken off: a model by image has none.
-    """
+    """Processor time of a classifier on files of sizes that were not fitted, beside the model's."""
     labels = write_phantoms(scratch / "phantoms", images=150, seed=0)
     train = [sys.executable, "-m", "medlens", "train", str(labels), "--out", str(scratch / "run")]
     train += ["--backbone", FORWARD[0], "--weights", "random", "--image-size", str(SIZE)]
     train += ["--plan", "plain", "--epochs", "2", "--no-saliency", "--quiet"]
     run_child([*train, "--cache", str(scratch / "cache")])
-    modelled, folders = 0.0, []
+    modelled, files = 0.0, []
     for kind in FORMATS:
         for side in CHECKED_SIDES:
-            folders.append(
-                draw_files(scratch / f"check-{kind}-{side}", kind, side, CHECKED)[0].parent
-            )
+            files += draw_files(scratch / f"check-{kind}-{side}", kind, side, CHECKED)
             modelled += CHECKED * costs.core_seconds(kind, side**2 / 1e6, FORWARD[0])
-    command = [sys.executable, "-m", "medlens", "predict", str(scratch / "run"), "--quiet", "-o"]
-    few = sorted(folders[0].iterdir())[:2]
-    start = run_child([*command, str(scratch / "few.csv"), *map(str, few)]).processor_seconds
-    whole = run_child([*command, str(scratch / "many.csv"), *map(str, folders)]).processor_seconds
-    measured = whole - start
-    print(
-        f"\nmedlens predict: {measured:.1f} s of processor time measured, {modelled:.1f} s modelled"
-    )
+    classifier = medlens.load(scratch / "run")
+    classifier.predict(files[:2])  # to load and compile the network
+    measured = spend(partial(classifier.predict, files))
+    print(f"\npredicting {len(files)} files: {measured:.1f} s measured, {modelled:.1f} s modelled")
     return {"measured": measured, "modelled": modelled, "ratio": modelled / measured}
 
 

@@ -40,8 +40,9 @@ GOES_ON = "the same command goes on"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0 (done), 2 (the user can mend it) or 1 (our fault)."""
-    # Pillow's own complaints about a damaged file would come on top of ours.
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    # Pillow's own complaints about a damaged file would come on top of ours; Ray talks of itself.
+    for library in ("PIL", "ray"):
+        logging.getLogger(library).addHandler(logging.NullHandler())
     given = vars(_parser().parse_args(arguments))
     command: Callable[[dict[str, Any]], int] = given.pop("command")
     goes_on = _how_to_go_on(given.pop("goes_on"), given)

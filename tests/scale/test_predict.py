@@ -8,9 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import boto3
 import numpy as np
@@ -25,6 +24,9 @@ from medlens.model.checksums import CHECKSUMS_FILE, digest_of
 from medlens.scale.predict import PredictParts
 from medlens.serve.inputs import list_inputs
 from medlens.serve.predict import make_parts, open_work, result_columns
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 IMAGES = 200
 # Five parts of 256.
@@ -66,19 +68,8 @@ def whole(finished_run: medlens.Run, many: Path, tmp_path_factory: pytest.TempPa
     return out.read_bytes()
 
 
-@pytest.fixture(scope="module")
-def cluster(bucket: str) -> Iterator[Any]:
-    """Two nodes of one CPU each; they know where the server is."""
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
-
-
 def test_a_folder_on_a_server_is_predicted_by_a_cluster_to_the_same_bytes(
-    finished_run: medlens.Run, small: Path, bucket: str, cluster: Any, tmp_path: Path
+    finished_run: medlens.Run, small: Path, bucket: str, cluster: Cluster, tmp_path: Path
 ) -> None:
     images = upload(small, bucket)
     here, there = tmp_path / "here.csv", f"{bucket}/results/there.csv"
@@ -94,7 +85,7 @@ def test_one_machine_and_a_cluster_finish_what_the_other_began(
     finished_run: medlens.Run,
     many: Path,
     whole: bytes,
-    cluster: Any,
+    cluster: Cluster,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -134,10 +125,26 @@ def test_a_node_that_does_not_see_the_images_says_so(
 
 
 @pytest.mark.slow
+def test_an_image_that_ends_whoever_decodes_it_is_refused(
+    finished_run: medlens.Run, small: Path, deadly_file: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    images = sorted(small.rglob("*.png"))[:5]
+    out = tmp_path / "out.csv"
+    outcome = medlens.predict(
+        finished_run.path, [*images, deadly_file], out=out, ray=cluster.address, quiet=True
+    )
+    assert outcome.images == 6
+    assert pd.read_csv(out)["unreadable"].iloc[-1] == "It broke the decoder."
+    here = tmp_path / "here.csv"
+    medlens.predict(finished_run.path, images, out=here, quiet=True)
+    assert out.read_text().splitlines()[:-1] == here.read_text().splitlines()
+
+
+@pytest.mark.slow
 def test_a_node_that_is_lost_costs_no_image(
     finished_run: medlens.Run,
     bucket: str,
-    cluster: Any,
+    cluster: Cluster,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -146,7 +153,7 @@ def test_a_node_that_is_lost_costs_no_image(
     images = upload(folder, bucket)
     here, there = tmp_path / "here.csv", f"{bucket}/results/lost.csv"
     medlens.predict(finished_run.path, images, out=here, quiet=True)
-    node = cluster.add_node(num_cpus=1)
+    node = cluster.add_node(num_cpus=2)
     parts = open_path(f"{bucket}/results/.lost.csv.parts")
 
     def lose() -> None:

@@ -151,7 +151,8 @@ class RemotePath(ProxyUPath):
         Args:
             action: Calls fsspec, and nothing else.
         """
-        for pause in (*PAUSES, None):
+        failed = 0
+        while True:
             try:
                 return action()
             except _OF_THE_FILE:
@@ -160,10 +161,10 @@ class RemotePath(ProxyUPath):
                 raise self._refused() from None
             # Every client has exceptions of its own for a network that fails.
             except Exception as error:
-                if pause is None:
+                if failed == len(PAUSES):
                     raise self._unreachable(error) from None
-            time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+            time.sleep(PAUSES[failed])
+            failed += 1
 
     def _refused(self) -> MedlensError:
         return MedlensError(

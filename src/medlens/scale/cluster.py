@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from medlens.errors import MedlensError
 
 NONE, LOCAL = "none", "local"
+SECONDS_TO_CONNECT = 10.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,7 @@ def connected(address: str) -> Iterator[bool]:
         yield False
         return
     ray = import_ray()
-    if address.startswith("ray://"):
-        raise _unreachable(address, "the address of a Ray client")
+    _look_for_head(address)
     # Nothing is reported to anybody, also not by a cluster that is started here.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
@@ -72,6 +73,22 @@ def connected(address: str) -> Iterator[bool]:
         yield True
     finally:
         ray.shutdown()
+
+
+def _look_for_head(address: str) -> None:
+    """Refuse an address where nobody listens: Ray would try for minutes.
+
+    Raises:
+        MedlensError: If it is one of Ray's clients, or cannot be reached.
+    """
+    host, colon, port = address.rpartition(":")
+    if "://" in address:
+        raise _unreachable(address, "the address of a Ray client")
+    if colon:
+        try:
+            socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT).close()
+        except (OSError, ValueError) as error:
+            raise _unreachable(address, getattr(error, "strerror", "") or "no answer") from None
 
 
 def import_ray() -> Any:

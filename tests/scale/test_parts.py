@@ -1,0 +1,190 @@
+"""Parts of a job on a real cluster: each once in the end, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow
+import pytest
+import ray
+
+from medlens.errors import MedlensError
+from medlens.scale.cluster import connected, find_pool
+from medlens.scale.ledger import CAREFUL_AFTER, MOST_TRIES, Ledger
+from medlens.scale.parts import Patience, run_parts
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+# Tests are not installed on the nodes: their functions travel whole.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+Hurt = Callable[[int, bool], None]
+
+
+class Work:
+    """Says which process did a part; before that, `hurt` does what shall go wrong."""
+
+    def __init__(self, hurt: Hurt) -> None:
+        self.hurt = hurt
+
+    def __call__(self, part: int, *, careful: bool) -> pyarrow.Table:
+        self.hurt(part, careful)
+        return pyarrow.table({"process": [os.getpid()] * 3, "careful": [careful] * 3})
+
+
+@dataclass(frozen=True)
+class Making:
+    """Makes the work on a worker."""
+
+    hurt: Hurt
+
+    def __call__(self, cpus: int) -> Work:
+        if cpus != 2:
+            raise ValueError(cpus)
+        return Work(self.hurt)
+
+
+@dataclass
+class Results:
+    """What came back: how often each part, how many rows, and which with care."""
+
+    parts: Counter[int]
+    careful: set[int]
+
+    def take(self, part: int, table: pyarrow.Table) -> None:
+        assert table.column_names == ["process", "careful"]
+        assert len(table) == 3
+        self.parts[part] += 1
+        if table["careful"][0].as_py():
+            self.careful.add(part)
+
+
+@pytest.fixture
+def results() -> Results:
+    return Results(Counter(), set())
+
+
+@pytest.fixture
+def inside(cluster: Cluster) -> Iterator[Cluster]:
+    with connected(cluster.address):
+        yield cluster
+
+
+def test_a_worker_is_a_node_of_as_many_cpus_as_the_smallest_has(inside: Cluster) -> None:
+    pool = find_pool(network=True)
+    assert (pool.workers, pool.cpus, pool.gpus) == (2, 2, 0)
+
+
+def test_a_worker_that_dies_is_replaced_and_what_kills_twice_is_done_with_care(
+    inside: Cluster, results: Results
+) -> None:
+    def hurt(part: int, careful: bool) -> None:
+        if part == 14 and not careful:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    retried = run_parts(np.arange(3, 30), Making(hurt), results.take, network=False)
+    assert results.parts == dict.fromkeys(range(3, 30), 1)
+    # What ran beside it in the same process died with it, and may have gone with care as well.
+    assert 14 in results.careful
+    assert retried.parts >= 1
+    assert retried.careful == len(results.careful)
+    assert sum(retried.nodes.values()) >= CAREFUL_AFTER
+    assert retried.lines[0].startswith("Retried: ")
+
+
+def test_an_error_to_mend_on_a_node_is_one_here(inside: Cluster, results: Results) -> None:
+    def hurt(part: int, careful: bool) -> None:
+        raise MedlensError("No.", got="this", expected="that", fix="Do.", names=["a.png"])
+
+    with pytest.raises(MedlensError, match="No") as raised:
+        run_parts(np.arange(3), Making(hurt), results.take, network=False)
+    assert raised.value.names == ("a.png",)
+
+
+def test_a_cluster_whose_cpus_are_taken_is_an_error_and_no_endless_wait(
+    inside: Cluster, results: Results
+) -> None:
+    @ray.remote(num_cpus=1)
+    class Other:
+        def node(self) -> str:
+            return str(ray.get_runtime_context().get_node_id())
+
+    others = [Other.options(scheduling_strategy="SPREAD").remote() for _ in range(4)]
+    assert len(set(ray.get([one.node.remote() for one in others]))) == 2
+    patience = Patience(room=8, lost=8)
+    make = Making(lambda part, careful: None)
+    with pytest.raises(MedlensError, match="no room") as raised:
+        run_parts(np.arange(3), make, results.take, network=False, patience=patience)
+    assert "0 CPUs and 0 GPUs free" in raised.value.got
+    for one in others:
+        ray.kill(one)
+
+
+def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(
+    inside: Cluster, results: Results
+) -> None:
+    lost = inside.add_node(num_cpus=2)
+
+    def hurt(part: int, careful: bool) -> None:
+        time.sleep(0.2)
+
+    def take(part: int, table: pyarrow.Table) -> None:
+        results.take(part, table)
+        if results.parts.total() == 10:
+            inside.remove_node(lost, allow_graceful=False)
+
+    patience = Patience(room=60, lost=10)
+    run_parts(np.arange(60), Making(hurt), take, network=False, patience=patience)
+    assert results.parts == dict.fromkeys(range(60), 1)
+
+
+def test_the_ledger_counts_what_was_begun_again() -> None:
+    ledger = Ledger(4)
+    assert [ledger.begin(2, "a"), ledger.begin(2, "b")] == [0, 1]
+    assert ledger.retried().parts == 1
+    assert ledger.retried().nodes == {"a": 1}
+    assert [ledger.begin(2, "b"), ledger.begin(2, "b")] == [CAREFUL_AFTER, 3]
+    assert ledger.retried().careful == 1
+    ledger.finish(2)
+    # Its result was lost with a node: done again, but it kills nobody.
+    assert ledger.begin(2, "c") == 0
+    assert ledger.begin(0, "c") == 0
+    assert ledger.retried().nodes == {"b": 3, "a": 1}
+    assert ledger.retried().parts == 1
+
+
+def test_nothing_begun_again_is_nothing_said() -> None:
+    assert Ledger(1).retried().lines == []
+
+
+@pytest.mark.slow
+def test_a_part_that_kills_everybody_ends_the_job(inside: Cluster, results: Results) -> None:
+    def hurt(part: int, careful: bool) -> None:
+        if part == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(MedlensError, match="ends every worker") as raised:
+        run_parts(np.arange(1), Making(hurt), results.take, network=False)
+    assert raised.value.got.startswith(f"{MOST_TRIES} workers")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
+def test_no_cluster_at_an_address_is_an_error_to_mend(address: str) -> None:
+    with pytest.raises(MedlensError, match="no Ray cluster"), connected(address):
+        pass
+
+
+def test_none_is_no_cluster() -> None:
+    with connected("none") as is_connected:
+        assert not is_connected
+    assert not ray.is_initialized()

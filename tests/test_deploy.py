@@ -1,0 +1,153 @@
+"""The recipes for clusters: manifests that KubeRay knows, commands of medlens, a job that runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medlens.cli import _parser
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+JOBS = sorted(DEPLOY.glob("kuberay/*predict*.yaml")) + sorted(DEPLOY.glob("kuberay/*train*.yaml"))
+# The fields that KubeRay 1.6 knows (its API reference, ray.io/v1), as far as a recipe may use them.
+JOB_FIELDS = {
+    "activeDeadlineSeconds",
+    "backoffLimit",
+    "entrypoint",
+    "entrypointNumCpus",
+    "rayClusterSpec",
+    "runtimeEnvYAML",
+    "shutdownAfterJobFinishes",
+    "submissionMode",
+    "submitterPodTemplate",
+    "ttlSecondsAfterFinished",
+}
+CLUSTER_FIELDS = {"authOptions", "headGroupSpec", "rayVersion", "workerGroupSpecs"}
+HEAD_FIELDS = {"rayStartParams", "template"}
+WORKER_FIELDS = {*HEAD_FIELDS, "groupName", "maxReplicas", "minReplicas", "replicas"}
+
+
+def read(path: Path) -> dict[str, Any]:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def pinned(package: str) -> str:
+    pins = (DEPLOY.parent / "constraints.txt").read_text(encoding="utf-8")
+    found = re.search(rf"^{package}==(\S+)$", pins, re.MULTILINE)
+    assert found
+    return found.group(1)
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_a_job_has_the_fields_that_kuberay_knows(path: Path) -> None:
+    job = read(path)
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert job["spec"].keys() <= JOB_FIELDS
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster.keys() == CLUSTER_FIELDS
+    assert cluster["headGroupSpec"].keys() == HEAD_FIELDS
+    for group in cluster["workerGroupSpecs"]:
+        assert group.keys() == WORKER_FIELDS
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        (container,) = group["template"]["spec"]["containers"]
+        assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_a_job_is_a_command_of_medlens(path: Path) -> None:
+    program, *arguments = shlex.split(read(path)["spec"]["entrypoint"])
+    assert program == "medlens"
+    given = vars(_parser().parse_args(arguments))
+    assert given["ray"] == "auto"
+
+
+def test_all_nodes_have_one_version_of_ray() -> None:
+    versions = {read(path)["spec"]["rayClusterSpec"]["rayVersion"] for path in JOBS}
+    image = (DEPLOY / "kuberay/Dockerfile").read_text(encoding="utf-8")
+    base = re.search(r"^FROM rayproject/ray:([\d.]+)-", image, re.MULTILINE)
+    assert base
+    assert {*versions, base.group(1)} == {pinned("ray")}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """What a Slurm job sees on its first node, with programs that only write down what they do."""
+    programs = {
+        # Runs the command once for each task, as Slurm would on so many nodes.
+        "srun": 'echo "srun $*" >> "$LOG"\n'
+        'for word; do case "$word" in --ntasks=*) tasks=${word#*=};; esac; done\n'
+        'while case "$1" in -*) true;; *) false;; esac; do shift; done\n'
+        "own=; trap 'kill $own' TERM\n"
+        'for task in $(seq "$tasks"); do "$@" & own="$own $!"; done; wait',
+        "ray": 'echo "ray $RAY_AUTH_MODE $RAY_AUTH_TOKEN $*" >> "$LOG"; exec sleep 60',
+        "python": 'echo "python $2 $3" >> "$LOG"; sleep 1; exit "${NODES_FAIL:-0}"',
+        "medlens": 'for word; do printf "medlens <%s>\\n" "$word" >> "$LOG"; done',
+    }
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, script in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (folder / name).chmod(stat.S_IRWXU)
+    return {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "LOG": str(tmp_path / "log"),
+        "SLURM_JOB_ID": "12345",
+        "SLURM_JOB_NUM_NODES": "3",
+        "SLURM_CPUS_ON_NODE": "8",
+        "SLURMD_NODENAME": "first",
+    }
+
+
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+
+
+def run_job(environment: dict[str, str]) -> tuple[int, list[str]]:
+    command = ["bash", str(DEPLOY / "slurm/medlens.sbatch"), "predict", "RUN", "a b.csv"]
+    done = subprocess.run(command, env=environment, timeout=50, check=False)
+    return done.returncode, Path(environment["LOG"]).read_text(encoding="utf-8").splitlines()
+
+
+@needs_bash
+def test_a_slurm_job_starts_a_head_and_workers_and_then_medlens(slurm: dict[str, str]) -> None:
+    status, log = run_job(slurm)
+    assert status == 0
+    (head,) = [line for line in log if line.startswith("ray") and "--head" in line]
+    workers = [line for line in log if line.startswith("ray") and "--address=" in line]
+    assert len(workers) == 2
+    tokens = {line.split()[2] for line in (head, *workers)}
+    assert len(tokens) == 1
+    assert re.fullmatch("[0-9a-f]{64}", tokens.pop())
+    (address,) = {word for line in workers for word in line.split() if "--address=" in word}
+    place = address.removeprefix("--address=")
+    assert f"--port={place.rpartition(':')[2]} " in head
+    assert f"python {place} 3" in log
+    said = [line.removeprefix("medlens ") for line in log if line.startswith("medlens")]
+    assert said == ["<predict>", "<RUN>", "<a b.csv>", "<--ray>", f"<{place}>"]
+    assert log[-1].endswith("rm -rf /tmp/ray-12345")
+
+
+@needs_bash
+def test_a_slurm_job_without_its_nodes_does_not_begin(slurm: dict[str, str]) -> None:
+    status, log = run_job({**slurm, "NODES_FAIL": "1"})
+    assert status == 1
+    assert not any(line.startswith("medlens") for line in log)
+
+
+@needs_bash
+def test_a_slurm_job_of_one_node_has_no_workers(slurm: dict[str, str]) -> None:
+    status, log = run_job({**slurm, "SLURM_JOB_NUM_NODES": "1"})
+    assert status == 0
+    assert sum(line.startswith("ray") for line in log) == 1
