@@ -312,7 +312,7 @@ def follow(dataset: Dataset, clock: Clock, scratch: Path, options: Options, name
     with clock.step("group and split"):
         divided = divide(intake, options, screen)
     with clock.step("dataset.csv and splits.csv"):
-        write_text(scratch / "dataset.csv", dataset_csv(divided))
+        write_text(scratch / "dataset.csv", dataset_csv(divided, dataset.left_out))
         write_text(scratch / "splits.csv", splits_to_csv(divided, divided["split"]))
     used = divided[divided["split"] != ""]
     with clock.step("roles and five folds"):
