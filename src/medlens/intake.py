@@ -343,8 +343,8 @@ def dataset_csv(table: pd.DataFrame, left_out: pd.DataFrame) -> str:
     """
     known = table.drop(columns=["split", "look_alike", "fingerprint"])
     excluded = left_out.assign(excluded=EXCLUDED).reindex(columns=known.columns)
-    # As objects, whole numbers stay whole beside what is empty.
-    return pd.concat([known.astype(object), excluded.astype(object)]).to_csv(index=False)
+    # Written by themselves, so that whole numbers stay whole beside what is empty.
+    return known.to_csv(index=False) + excluded.to_csv(index=False, header=False)
 
 
 def image_size(dataset: Dataset, options: Options, screen: Screen) -> int:
