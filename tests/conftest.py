@@ -183,12 +183,12 @@ def visit(chromium: Browser) -> Iterator[Callable[..., Visit]]:
             reduced_motion="reduce",
             accept_downloads=True,
         )
+        context.set_default_timeout(120_000)  # milliseconds; a machine may be busy
         page = context.new_page()
         base = address.partition("#")[0]
         made = Visit(page, (base, f"blob:{base}", "data:image/"))
         visits.append(made)
         page.add_init_script(script)
-        page.set_default_timeout(120_000)  # milliseconds; a machine may be busy
         page.on("console", lambda message: made.said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: made.said.append(f"error: {error}"))
         page.on("request", lambda request: made.asked.append(request.url))

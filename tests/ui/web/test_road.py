@@ -18,6 +18,7 @@ SMALL = {
     "backbone": "mobilenet_v2",
     "weights": "random",
     "image_size": "32",
+    "epochs": "15",
     "plan": "plain",
     "no_saliency": "yes",
 }
@@ -115,6 +116,7 @@ def test_the_whole_road_on_phantoms(
     with page.context.expect_page() as trial:
         page.get_by_role("link", name="Open the page").click()
     image = next((tmp_path / "phantom-data").rglob("*.png"))
+    trial.value.wait_for_selector("#about", state="visible")
     trial.value.set_input_files("#files", image)
     trial.value.wait_for_selector("#answer-part .number")
     assert trial.value.inner_text("#chosen-name") == image.name
