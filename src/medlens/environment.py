@@ -141,6 +141,7 @@ def describe_machine() -> list[str]:
 def _extras() -> list[str]:
     """Lines on what the optional packages bring."""
     modules = {
+        "--ray": ("ray", "upath", "fsspec"),
         "--search": ("optuna",),
         "--track tensorboard": ("tensorboard",),
         "--track mlflow": ("mlflow", "alembic", "sqlalchemy"),

@@ -296,9 +296,7 @@ def open_run(options: Options) -> RunDir:
             expected="one of them",
             fix="--resume goes on with the run; --overwrite starts it anew.",
         )
-    found = run.root.iterdir() if run.root.is_dir() else ()
-    no_matter = {*run.chosen(), run.progress}
-    entries = [path for path in found if not PART.fullmatch(path.name) and path not in no_matter]
+    entries = [path for path in _entries(run) if path not in {*run.chosen(), run.progress}]
     if set(entries) <= {run.audit, run.plan} or _has_only_begun(run, entries):
         entries = []  # left by `medlens audit --out` or `medlens plan --out`, or by an error
     if entries and options.overwrite:
@@ -354,13 +352,23 @@ def folder_without_run(out: str, file: str) -> RunDir:
 
 def has_begun(run: RunDir) -> bool:
     """Whether a folder holds a run that came as far as a split of its images."""
-    return run.config.exists() and not _has_only_begun(run, list(run.root.iterdir()))
+    return run.config.exists() and bool(set(_entries(run)) - _before_the_split(run))
+
+
+def _entries(run: RunDir) -> list[Path]:
+    """What is in the folder, without what is just being written."""
+    found = run.root.iterdir() if run.root.is_dir() else ()
+    return [path for path in found if not PART.fullmatch(path.name)]
 
 
 def _has_only_begun(run: RunDir, entries: list[Path]) -> bool:
     """Whether an error ended a run there before it had a split."""
-    found = set(entries) - {*run.chosen(), run.progress, run.audit, run.plan, run.pictures}
-    return found - {run.tensorboard, run.mlflow} == {run.config, run.log}
+    return {run.config, run.log} <= set(entries) <= _before_the_split(run)
+
+
+def _before_the_split(run: RunDir) -> set[Path]:
+    early = (run.config, run.log, run.audit, run.plan, run.pictures, run.tensorboard, run.mlflow)
+    return {*early, *run.chosen(), run.progress}
 
 
 def _clear(run: RunDir, entries: list[Path], options: Options) -> None:

@@ -45,6 +45,16 @@ class Page:
     process: subprocess.Popen[str]
     root: Path
 
+    @property
+    def address(self) -> str:
+        """Where the page is, with the token, as a browser opens it."""
+        return f"{self.client.base_url}#{self.token}"
+
+    @property
+    def port(self) -> int:
+        """Where the server listens."""
+        return self.client.base_url.port or 0
+
     def get(self, route: str, **parameters: Any) -> Any:
         """The JSON of an answer that went well."""
         answer = self.client.get(route, params=parameters)
@@ -85,16 +95,16 @@ def root(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-Open = Callable[[Path], AbstractContextManager[Page]]
+Open = Callable[..., AbstractContextManager[Page]]
 
 
 @pytest.fixture(scope="session")
 def open_page(cache: Path) -> Open:
-    """Starts a server for a folder, and ends it."""
+    """Starts a server for a folder, on any port that is free unless one is named, and ends it."""
 
     @contextmanager
-    def start(root: Path) -> Iterator[Page]:
-        command = [sys.executable, "-m", "medlens", "ui", "--root", str(root), "--port", "0"]
+    def start(root: Path, port: int = 0) -> Iterator[Page]:
+        command = [sys.executable, "-m", "medlens", "ui", "--root", str(root), "--port", str(port)]
         command += ["--no-browser", "--cache", str(cache)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:

@@ -229,4 +229,4 @@ def test_an_export_is_made_and_handed_over(page: Any, trained: str) -> None:
     page.wait(trained, lambda one: one["exports"] == ready)
     answer = page.client.get("/runs/export", params=asked)
     with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
-        assert packed.namelist() == ["whole.json", "whole.onnx"]
+        assert packed.namelist() == ["whole.onnx", "whole.onnx.json"]

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+import medlens
 from medlens.cli import _parser
 from medlens.config import FIELDS
 from medlens.run_dir import RunDir
-from medlens.ui.choices import Choices, for_step, own_values, write_choices
+from medlens.ui import jobs
+from medlens.ui.choices import (
+    Choices,
+    exclude,
+    for_step,
+    own_values,
+    read_choices,
+    write_choices,
+)
 from medlens.ui.commands import command_line
-from medlens.ui.jobs import Job, last_error, start_job, step_at_work
-from medlens.ui.root import Refused
+from medlens.ui.jobs import Job, last_error, output_file, start_job, step_at_work, stop_job
+from medlens.ui.root import Refused, Root
+from medlens.ui.runs import rename
 
 
 def test_a_folder_says_whether_it_can_be_data(page: Any) -> None:
@@ -61,6 +75,24 @@ def test_a_run_is_made_named_and_deleted_only_by_its_name(page: Any) -> None:
         "/api/run", params={"path": "phantoms", "confirm": "phantoms"}
     ).is_error
     assert (page.root / "phantoms" / "labels.csv").exists()
+
+
+def test_what_is_left_out_stays_so_under_another_name(tmp_path: Path) -> None:
+    before = RunDir(tmp_path / "runs" / "before")
+    write_choices(before, Choices({"data": "x"}))
+    choices = exclude(before, images=["a/1.png", "b/ü,2.png"])
+    write_choices(before, replace(choices, looked_at={"audit": choices.seen_by("audit")}))
+    assert read_choices(before).is_current("audit")
+    after = rename(Root(tmp_path), before, "after")
+    choices = read_choices(after)
+    assert choices.options["exclude"] == str(after.excluded)
+    assert choices.excluded == ("a/1.png", "b/ü,2.png")
+    assert choices.is_current("audit")
+    assert not exclude(after, images=["c/3.png"]).is_current("audit")
+    assert exclude(after, include_images=["c/3.png"]).is_current("audit")
+    included = exclude(after, include_images=["a/1.png", "b/ü,2.png"])
+    assert "exclude" not in included.options
+    assert not after.excluded.exists()
 
 
 def test_without_a_name_a_run_is_called_after_its_data(page: Any) -> None:
@@ -131,6 +163,15 @@ def test_of_two_that_start_at_once_one_is_refused(tmp_path: Path) -> None:
     assert last_error(run) is None
 
 
+def test_what_lies_among_the_data_is_never_run(tmp_path: Path) -> None:
+    (tmp_path / "medlens.py").write_text("raise SystemExit('run')")
+    run = RunDir(tmp_path / "run")
+    job = start_job(run, "audit", ["medlens", "--version"], tmp_path)
+    while job.is_at_work:
+        time.sleep(0.05)
+    assert output_file(run).read_text().strip() == medlens.__version__
+
+
 def test_a_process_that_got_the_number_of_a_job_is_not_taken_for_it(tmp_path: Path) -> None:
     own = psutil.Process()
     assert Job("train", (), own.pid, own.create_time()).is_at_work
@@ -161,33 +202,54 @@ def test_a_run_of_a_terminal_is_seen_and_stopped(page: Any) -> None:
     # A network that takes its time.
     slow = ["--weights", "random", "--backbone", "densenet121", "--image-size", "224"]
     command = [sys.executable, "-m", "medlens", "train", data, "--out", str(run), *slow]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--cache", str(page.root / ".cache")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    try:
-        while page.client.get("/api/run", params={"path": "by-hand"}).status_code == 404:
-            assert process.poll() is None
-        said = page.wait(
-            "by-hand", lambda one: (one["progress"] or {}).get("stage") == "Frozen network"
-        )
-        assert said["state"] == "training"
-        assert said["progress"]["pid"] == process.pid
-        second = page.client.post(
-            "/api/run/train", params={"path": "by-hand"}, json={"resume": True}
-        )
-        assert second.status_code == 409
-        page.post("/api/run/stop", path="by-hand")
-        _, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 130
-    assert "Interrupted." in errors
+        # As in a terminal, wherever the tests are run.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            while page.client.get("/api/run", params={"path": "by-hand"}).status_code == 404:
+                assert process.poll() is None
+                time.sleep(0.2)
+            said = page.wait("by-hand", is_at_network)
+            assert said["state"] == "training"
+            assert said["progress"]["pid"] == process.pid
+            second = page.client.post(
+                "/api/run/train", params={"path": "by-hand"}, json={"resume": True}
+            )
+            assert second.status_code == 409
+            page.post("/api/run/stop", path="by-hand")
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert (process.returncode, "Interrupted." in errors) in ((130, True), (-15, False))
     said = page.get("/api/run", path="by-hand")
     assert (said["state"], said["progress"]) == ("stopped", None)
     assert said["commands"]["resume"].endswith("--resume")
     assert said["options"]["backbone"] == "densenet121"
     page.client.delete("/api/run", params={"path": "by-hand", "confirm": "by-hand"})
+
+
+def test_a_process_that_pays_no_attention_to_an_interrupt_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "SECONDS_TO_STOP", 0.5)
+    run = RunDir(tmp_path)
+    code = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "print('deaf', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "deaf.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    job = start_job(run, "train", ["deaf"], tmp_path)
+    while not output_file(run).read_text():
+        time.sleep(0.05)
+    stop_job(run)
+    while job.is_at_work:
+        time.sleep(0.05)
+    assert step_at_work(run) is None

@@ -56,6 +56,9 @@ def connected(address: str) -> Iterator[bool]:
         yield False
         return
     ray = import_ray()
+    if ray.is_initialized():  # a notebook's own connection: used as it is, and left open
+        yield True
+        return
     _look_for_head(address)
     # Nothing is reported to anybody, also not by a cluster that is started here.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

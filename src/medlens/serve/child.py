@@ -48,7 +48,7 @@ class Child:
     """
 
     def __init__(self, module: str, arguments: Sequence[str] = ()) -> None:
-        self._command = [sys.executable, "-m", module, *arguments]
+        self._command = [sys.executable, "-P", "-m", module, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._has_started = False
         # Its own, as it waits most of the time: the event loop's few are soon all waiting.

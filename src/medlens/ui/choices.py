@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medlens.config import AUDIT_OPTIONS, FIELDS, PLAN_OPTIONS, make_options, read_config
+from medlens.config import (
+    AUDIT_OPTIONS,
+    FIELDS,
+    PLAN_OPTIONS,
+    config_toml,
+    make_options,
+    read_config,
+)
 from medlens.errors import MedlensError
 from medlens.files import write_json, write_text
 from medlens.run_dir import RunDir, has_begun
@@ -31,15 +38,21 @@ class Choices:
 
     Args:
         options: The options that are not left at their default, by name, with the data.
-        looked_at: For "audit" and "plan", the options they were last made with.
+        looked_at: For "audit" and "plan", what they were last made with.
+        excluded: The images that are left out one by one; they stand in excluded.csv.
     """
 
     options: Values
     looked_at: Mapping[str, Values] = field(default_factory=dict)
+    excluded: tuple[str, ...] = ()
+
+    def seen_by(self, step: str) -> dict[str, Any]:
+        """All that the result of a step depends on."""
+        return {**for_step(step, self.options), "excluded": list(self.excluded)}
 
     def is_current(self, step: str) -> bool:
-        """Whether the result of a step is that of the options as they are now."""
-        return self.looked_at.get(step) in (None, for_step(step, self.options))
+        """Whether the result of a step is that of what is chosen now."""
+        return self.looked_at.get(step) in (None, self.seen_by(step))
 
 
 def for_step(step: str, options: Values) -> dict[str, Any]:
@@ -62,13 +75,14 @@ def read_choices(run: RunDir) -> Choices:
     """The choices of a run; of one begun in a terminal, what its config.toml says."""
     if choices_file(run).is_file():
         content = json.loads(choices_file(run).read_text(encoding="utf-8"))
-        return Choices(content["options"], content["looked_at"])
+        return Choices(content["options"], content["looked_at"], read_excluded(run))
     return Choices(own_values(read_config(run.config)))
 
 
 def write_choices(run: RunDir, choices: Choices) -> None:
-    """Keep them."""
-    write_json(choices_file(run), dataclasses.asdict(choices))
+    """Keep the options, and what they were looked at with."""
+    content = {"options": choices.options, "looked_at": choices.looked_at}
+    write_json(choices_file(run), content)
 
 
 def own_values(given: Values) -> dict[str, Any]:
@@ -101,12 +115,29 @@ def change_options(run: RunDir, changes: Values) -> Choices:
     return choices
 
 
-def read_excluded(run: RunDir) -> list[str]:
+def read_excluded(run: RunDir) -> tuple[str, ...]:
     """The images that were left out one by one."""
     if not run.excluded.is_file():
-        return []
+        return ()
     text = run.excluded.read_text(encoding="utf-8")
-    return [row["path"] for row in csv.DictReader(io.StringIO(text))]
+    return tuple(row["path"] for row in csv.DictReader(io.StringIO(text)))
+
+
+def follow(before: RunDir, run: RunDir) -> None:
+    """Write the new place of excluded.csv wherever the old one stood, after a run was renamed.
+
+    Args:
+        before: The run's names as they were.
+        run: As they are now.
+    """
+    old, new = str(before.excluded), str(run.excluded)
+    if choices_file(run).is_file():
+        text = choices_file(run).read_text(encoding="utf-8")
+        write_text(choices_file(run), text.replace(json.dumps(old), json.dumps(new)))
+    if run.config.is_file():
+        options = make_options(read_config(run.config))
+        if options.exclude == old:
+            write_text(run.config, config_toml(dataclasses.replace(options, exclude=new)))
 
 
 def exclude(

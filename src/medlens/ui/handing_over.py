@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from medlens.run_dir import RunDir
 from medlens.serve.export_formats import FORMATS, find_format, missing_packages
 from medlens.serve.run_zip import write_run_zip
 from medlens.ui.commands import shown
-from medlens.ui.jobs import read_job, start_job
+from medlens.ui.jobs import process_words, read_job, start_job
 from medlens.ui.root import Refused, Root
 
 SECONDS_TO_COMPARE = 300
@@ -116,7 +115,7 @@ def compare_runs(root: Root, first: RunDir, second: RunDir) -> dict[str, Any]:
         output = Path(folder, "compared.json")
         try:
             done = subprocess.run(
-                [sys.executable, "-m", *command, "-o", str(output)],
+                process_words([*command, "-o", str(output)]),
                 cwd=root.folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

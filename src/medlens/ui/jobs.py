@@ -34,6 +34,8 @@ ERROR_MARKS = ("medlens: ", "medlens failed")
 BUSY = "Something is at work in this run. Wait until it ends, or stop it."
 MOST_LINES = 200
 COLUMNS = "100"
+# Begun in the background of a script, a process pays no attention to an interrupt.
+SECONDS_TO_STOP = 30.0
 TAIL_BYTES = 65_536
 
 
@@ -133,10 +135,18 @@ def start_job(run: RunDir, step: str, command: Sequence[str], folder: Path) -> J
         raise Refused(409, BUSY) from None
 
 
+def process_words(command: Sequence[str]) -> list[str]:
+    """The words by which a command line of medlens is run as a process.
+
+    With -P, what lies in the current folder is never taken for a module of Python's.
+    """
+    return [sys.executable, "-P", "-m", *command]
+
+
 def _start(run: RunDir, step: str, command: Sequence[str], folder: Path) -> Job:
     with output_file(run).open("wb") as output, errors_file(run).open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            process_words(command),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -165,9 +175,17 @@ def stop_job(run: RunDir) -> None:
     else:
         raise Refused(409, "Nothing is at work in this run.")
     with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-        # Windows cannot interrupt a process of another session; a run that is ended goes on, too.
-        sign = signal.SIGINT if os.name == "posix" else signal.SIGTERM
-        psutil.Process(pid).send_signal(sign)
+        threading.Thread(target=_end, args=(psutil.Process(pid),), daemon=True).start()
+
+
+def _end(process: psutil.Process) -> None:
+    """Interrupt a process; one that does not listen is ended: a run goes on from there as well."""
+    with suppress(psutil.NoSuchProcess):
+        if os.name == "posix":  # Windows cannot interrupt a process of another session
+            process.send_signal(signal.SIGINT)
+            with suppress(psutil.TimeoutExpired):
+                process.wait(SECONDS_TO_STOP)
+        process.terminate()
 
 
 def _environment() -> dict[str, str]:

@@ -20,6 +20,7 @@ from medlens.ui.choices import (
     STEPS,
     Choices,
     choices_file,
+    follow,
     is_run,
     own_values,
     read_choices,
@@ -99,6 +100,7 @@ def rename(root: Root, run: RunDir, name: str) -> RunDir:
     _require_idle(run)
     place = _free_place(root, run.root.parent, name)
     run.root.rename(place)
+    follow(run, RunDir(place))
     return RunDir(place)
 
 

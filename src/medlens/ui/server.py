@@ -14,7 +14,6 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response, StreamingResponse
-from pydantic import BaseModel, Field
 from starlette.types import ASGIApp
 
 from medlens.data.phantom import write_phantoms
@@ -28,6 +27,7 @@ from medlens.serve.child import ChildDied, ChildTooSlow
 from medlens.serve.server import REPORT_POLICY
 from medlens.serve.web_files import FOLDER as SERVE_FOLDER
 from medlens.serve.web_files import INDEX, read_web_files
+from medlens.ui.bodies import Exclusion, Export, NewName, NewRun, Start
 from medlens.ui.choices import change_options, exclude
 from medlens.ui.commands import shown
 from medlens.ui.folders import list_folder
@@ -56,8 +56,6 @@ NO_WEIGHTS = (
 TRY = "/try/"
 TEXT = "text/plain; charset=utf-8"
 
-Names = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=100_000)]
-
 
 @dataclass(frozen=True)
 class Place:
@@ -72,42 +70,6 @@ class Place:
     root: Root
     cache: str
     cache_folder: Path
-
-
-class NewRun(BaseModel):
-    """What a run is made of."""
-
-    data: str
-    name: str | None = None
-    options: dict[str, Any] = {}
-
-
-class Exclusion(BaseModel):
-    """What is left out, and what is taken in again."""
-
-    images: Names = []
-    classes: Names = []
-    include_images: Names = []
-    include_classes: Names = []
-
-
-class Start(BaseModel):
-    """How training is started."""
-
-    resume: bool = False
-
-
-class Export(BaseModel):
-    """What is exported."""
-
-    format: str
-    int8: bool = False
-
-
-class NewName(BaseModel):
-    """Another name for a run."""
-
-    name: str
 
 
 def chosen_run(request: Request, path: str) -> RunDir:

@@ -11,9 +11,7 @@ from medlens.intake import stopping
 from medlens.run_dir import RunDir, has_begun
 from medlens.ui.choices import (
     Values,
-    for_step,
     read_choices,
-    read_excluded,
     write_choices,
 )
 from medlens.ui.commands import command_line, shown
@@ -41,7 +39,7 @@ def start_step(root: Root, run: RunDir, step: str, *, resume: bool = False) -> s
     command = command_line(step, run, choices.options, resume=resume)
     start_job(run, step, command, root.folder)
     if step != "train":
-        looked_at = {**choices.looked_at, step: for_step(step, choices.options)}
+        looked_at = {**choices.looked_at, step: choices.seen_by(step)}
         write_choices(run, dataclasses.replace(choices, looked_at=looked_at))
     return shown(command)
 
@@ -66,7 +64,7 @@ def describe_audit(run: RunDir) -> dict[str, Any]:
         ],
         "would_train": not stopping(findings, make_options(choices.options)),
         "current": choices.is_current("audit"),
-        "excluded": read_excluded(run),
+        "excluded": choices.excluded,
         "dropped": list(choices.options.get("drop_class", ())),
         "classes": [
             {"name": name, "images": count} for name, count in content["counts"]["classes"].items()

@@ -1,17 +1,10 @@
-"""A server of `medlens ui` over a folder of its own, and its page in a real Chromium."""
+"""Folders for the page of `medlens ui`, and servers over them that outlast the browser."""
 
 from __future__ import annotations
 
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,89 +14,14 @@ import pytest
 import medlens
 from medlens.data.phantom import write_phantoms
 
-SECONDS_TO_START = 180
-SECONDS_TO_END = 60
 RUNS = "medlens-runs"
-# A network that is small and of random filters, so that a run takes seconds.
-SMALL = {
-    "backbone": "mobilenet_v2",
-    "weights": "random",
-    "image_size": "32",
-    "plan": "plain",
-    "no_saliency": "yes",
-}
 
 
-@dataclass(frozen=True)
-class Ui:
-    """A server that runs.
-
-    Args:
-        address: Of its page, with the token.
-        process: It.
-        root: The folder that it shows.
-    """
-
-    address: str
-    process: subprocess.Popen[bytes]
-    root: Path
-
-    @property
-    def base(self) -> str:
-        """The address without the token."""
-        return self.address.partition("#")[0]
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self.base.rstrip("/").rpartition(":")[2])
-
-    def kill(self) -> None:
-        """End it at once, as a crash would."""
-        self.process.kill()
-        self.process.wait()
-
-
-@contextmanager
-def running(root: Path, cache: Path, port: int = 0) -> Iterator[Ui]:
-    """`medlens ui` over a folder, once it listens; ended afterwards, and what it began as well."""
-    command = [sys.executable, "-m", "medlens", "ui", "--root", str(root), "--no-browser"]
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), "--cache", str(cache)], stdout=output, stderr=output
-        )
-        try:
-            yield Ui(_address(process, output), process, root)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(SECONDS_TO_END)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _address(process: subprocess.Popen[bytes], output: Any) -> str:
-    until = time.monotonic() + SECONDS_TO_START
-    while True:
-        output.seek(0)
-        said = output.read().decode()
-        found = re.search(r"http://127\.0\.0\.1:\d+/#\S+", said)
-        if found:
-            return found[0]
-        assert process.poll() is None, said
-        assert time.monotonic() < until, said
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="session")
-def start(cache: Path) -> Callable[..., AbstractContextManager[Ui]]:
-    """Starts a server over a folder."""
-
-    def started(root: Path, port: int = 0) -> AbstractContextManager[Ui]:
-        return running(root, cache, port)
-
-    return started
+@pytest.fixture
+def start(open_page: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Starts a server over a folder; to be named before `visit`, so that it ends after it."""
+    with ExitStack() as stack:
+        yield lambda root, port=0: stack.enter_context(open_page(root, port))
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +42,9 @@ def root(finished_run: medlens.Run, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def ui(start: Callable[..., AbstractContextManager[Ui]], root: Path) -> Iterator[Ui]:
+def ui(open_page: Callable[..., Any], root: Path) -> Iterator[Any]:
     """A server over that folder."""
-    with start(root) as one:
+    with open_page(root) as one:
         yield one
 
 

@@ -35,6 +35,8 @@ def set_options(page: Page, options: dict[str, str]) -> None:
         page.click("#other-options summary")
     for name, value in options.items():
         field = page.locator(f"#option-{name}")
+        if field.input_value() == value:
+            continue
         with page.expect_response(lambda one: one.request.method == "PATCH") as answer:
             if field.evaluate("one => one.tagName") == "SELECT":
                 field.select_option(value)
@@ -60,131 +62,130 @@ def command_of(page: Page) -> str:
 
 
 def test_the_whole_road_on_phantoms(
-    visit: Visits, start: Start, tmp_path: Path, nobody_works_on: Callable[[Path], None]
+    start: Start, visit: Visits, tmp_path: Path, nobody_works_on: Callable[[Path], None]
 ) -> None:
     nobody_works_on(tmp_path)
-    with start(tmp_path) as ui:
-        shown = visit(ui.address)
-        page = shown.page
-        page.click("#phantoms")
-        page.wait_for_selector("#use")
-        assert "in 3 classes" in page.inner_text(".choice")
-        page.fill("#run-name", "phantoms")
-        page.click("#use")
+    ui = start(tmp_path)
+    shown = visit(ui.address)
+    page = shown.page
+    page.click("#phantoms")
+    page.wait_for_selector("#use")
+    assert "in 3 classes" in page.inner_text(".choice")
+    page.fill("#run-name", "phantoms")
+    page.click("#use")
 
-        page.click("#start-audit")
-        page.wait_for_selector(".verdict.good")
-        assert command_of(page).startswith("medlens audit ")
-        page.click("#next")
+    page.click("#start-audit")
+    page.wait_for_selector(".verdict.good")
+    assert command_of(page).startswith("medlens audit ")
+    page.click("#next")
 
-        set_options(page, SMALL)
-        page.click("#start-plan")
-        page.wait_for_selector(".decisions")
-        assert "--backbone=mobilenet_v2" in command_of(page)
-        reasons = page.locator(".decisions .reason").all_inner_texts()
-        assert len(reasons) > 5
-        assert all(reasons)
-        page.click("#next")
+    set_options(page, SMALL)
+    page.click("#start-plan")
+    page.wait_for_selector(".decisions")
+    assert "--backbone=mobilenet_v2" in command_of(page)
+    reasons = page.locator(".decisions .reason").all_inner_texts()
+    assert len(reasons) > 5
+    assert all(reasons)
+    page.click("#next")
 
-        page.click("#train")
-        page.wait_for_selector("progress")
-        page.reload()  # in the middle
-        page.wait_for_selector("progress")
-        assert page.url.endswith("step=train")
-        page.wait_for_selector(".curves", state="visible")
-        for name in ("Loss", "Accuracy"):
-            told = page.get_by_role("img", name=f"{name} after").get_attribute("aria-label")
-            assert re.search(r"validation \d\.\d{3}", told or "")
-        page.click("#next")
+    page.click("#train")
+    page.wait_for_selector("progress")
+    page.reload()  # in the middle
+    page.wait_for_selector("progress")
+    assert page.url.endswith("step=train")
+    page.wait_for_selector(".curves", state="visible")
+    for name in ("Loss", "Accuracy"):
+        told = page.get_by_role("img", name=f"{name} after").get_attribute("aria-label")
+        assert re.search(r"validation \d\.\d{3}", told or "")
+    page.click("#next")
 
-        run = tmp_path / "medlens-runs" / "phantoms"
-        page.wait_for_selector(".measures")
-        assert re.search(r"95 % interval \d\.\d{3} to \d\.\d{3}", page.inner_text(".measures"))
-        with page.context.expect_page() as report:
-            page.get_by_role("link", name="Open the whole report").click()
-        report.value.wait_for_load_state()
-        assert NOTICE in report.value.inner_text("body")
+    run = tmp_path / "medlens-runs" / "phantoms"
+    page.wait_for_selector(".measures")
+    assert re.search(r"95 % interval \d\.\d{3} to \d\.\d{3}", page.inner_text(".measures"))
+    with page.context.expect_page() as report:
+        page.get_by_role("link", name="Open the whole report").click()
+    report.value.wait_for_load_state()
+    assert NOTICE in report.value.inner_text("body")
 
-        page.click("#to-try")
-        page.click("#start-try")
-        page.wait_for_selector("text=Open the page")
-        with page.context.expect_page() as trial:
-            page.get_by_role("link", name="Open the page").click()
-        image = next((tmp_path / "phantom-data").rglob("*.png"))
-        trial.value.set_input_files("#files", image)
-        trial.value.wait_for_selector("#answer-part .number")
-        assert trial.value.inner_text("#chosen-name") == image.name
+    page.click("#to-try")
+    page.click("#start-try")
+    page.wait_for_selector("text=Open the page")
+    with page.context.expect_page() as trial:
+        page.get_by_role("link", name="Open the page").click()
+    image = next((tmp_path / "phantom-data").rglob("*.png"))
+    trial.value.set_input_files("#files", image)
+    trial.value.wait_for_selector("#answer-part .number")
+    assert trial.value.inner_text("#chosen-name") == image.name
 
-        page.click("#to-hand-over")
-        with page.expect_download() as saved:
-            page.get_by_role("link", name="Save the run as a zip file").click()
-        with zipfile.ZipFile(saved.value.path()) as file:
-            names = {Path(name).name for name in file.namelist()}
-        assert {"classifier.keras", "report.html", "evaluation.json"} <= names
-        assert (run / "report.html").is_file()
+    page.click("#to-hand-over")
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Save the whole run").click()
+    with zipfile.ZipFile(saved.value.path()) as file:
+        names = {Path(name).name for name in file.namelist()}
+    assert {"classifier.keras", "report.html", "evaluation.json"} <= names
+    assert (run / "report.html").is_file()
 
 
 def test_a_killed_server_loses_nothing(
-    visit: Visits,
     start: Start,
+    visit: Visits,
     root: Path,
     tmp_path: Path,
     nobody_works_on: Callable[[Path], None],
 ) -> None:
     shutil.copytree(root / "tidy", tmp_path / "tidy")
     nobody_works_on(tmp_path)
-    with start(tmp_path) as ui:
-        shown = visit(ui.address)
-        page = shown.page
-        begin(page, "tidy", "one")
-        page.click("#next")
-        set_options(page, LONG)
-        page.click("#start-plan")
-        page.wait_for_selector(".decisions")
-        page.click("#next")
-        page.click("#train")
-        page.wait_for_selector(".curves", state="visible")
-        ui.kill()
-        page.wait_for_selector("#away", state="visible")
-        assert "goes on by itself" in page.inner_text("#away")
-        with start(tmp_path, ui.port) as again:
-            assert again.address != ui.address
-            page.wait_for_selector("#token-dialog[open]")
-            page.fill("#token", again.address)
-            page.keyboard.press("Enter")
-            page.wait_for_selector("#away", state="hidden")
-            assert page.inner_text(".run-head .state") == "training"
-            page.click("#stop")
-            page.wait_for_selector("#resume")
-            assert "--resume" in command_of(page)
-            page.click("#resume")
-            page.wait_for_selector("#stop")
-            page.click("#stop")
-            page.wait_for_selector("#resume")
+    ui = start(tmp_path)
+    shown = visit(ui.address)
+    page = shown.page
+    begin(page, "tidy", "one")
+    page.click("#next")
+    set_options(page, LONG)
+    page.click("#start-plan")
+    page.wait_for_selector(".decisions")
+    page.click("#next")
+    page.click("#train")
+    page.wait_for_selector(".curves", state="visible")
+    ui.process.kill()
+    page.wait_for_selector("#away", state="visible")
+    assert "goes on by itself" in page.inner_text("#away")
+    again = start(tmp_path, ui.port)
+    assert again.address != ui.address
+    page.wait_for_selector("#token-dialog[open]")
+    page.fill("#token", again.address)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#away", state="hidden")
+    assert page.inner_text(".run-head .state") == "training"
+    page.click("#stop")
+    page.wait_for_selector("#resume")
+    assert "--resume" in command_of(page)
+    page.click("#resume")
+    page.wait_for_selector("#stop")
+    page.click("#stop")
+    page.wait_for_selector("#resume")
     shown.forgive("net::ERR_")
 
 
-def test_two_tabs_show_the_same(visit: Visits, start: Start, root: Path, tmp_path: Path) -> None:
+def test_two_tabs_show_the_same(start: Start, visit: Visits, root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "messy", tmp_path / "messy")
-    with start(tmp_path) as ui:
-        one, other = visit(ui.address).page, visit(ui.address).page
-        begin(one, "messy", "shared")
-        other.get_by_role("link", name="shared", exact=True).click()
-        other.wait_for_selector(".verdict.bad")
-        one.get_by_role("button", name="Leave out mass/the-same.png").first.click()
-        other.wait_for_selector(".left-out")
-        assert "mass/the-same.png" in other.inner_text(".left-out")
-        other.click("#start-audit")
-        one.wait_for_selector(".verdict.good")
-        with one.expect_response(lambda answer: "/audit" in answer.url):
-            one.click("#start-audit")  # a second at once would be refused; this one waits its turn
+    ui = start(tmp_path)
+    one, other = visit(ui.address).page, visit(ui.address).page
+    begin(one, "messy", "shared")
+    other.get_by_role("link", name="shared", exact=True).click()
+    other.wait_for_selector(".verdict.bad")
+    one.get_by_role("button", name="Leave out mass/the-same.png").first.click()
+    other.wait_for_selector(".left-out")
+    assert "mass/the-same.png" in other.inner_text(".left-out")
+    other.click("#start-audit")
+    one.wait_for_selector(".verdict.good")
+    assert "mass/the-same.png" in one.inner_text(".left-out")
 
 
 @pytest.mark.shared_data
 @pytest.mark.slow
 def test_the_whole_road_on_blood_cells(
-    visit: Visits,
     start: Start,
+    visit: Visits,
     shared: Path,
     tmp_path: Path,
     nobody_works_on: Callable[[Path], None],
@@ -193,24 +194,24 @@ def test_the_whole_road_on_blood_cells(
     weights = "mobilenet_v2_imagenet_notop.weights.h5"
     shutil.copy(shared / "weights" / weights, tmp_path / weights)
     nobody_works_on(tmp_path)
-    with start(tmp_path) as ui:
-        page = visit(ui.address).page
-        begin(page, "blood", "blood")
-        page.wait_for_selector(".verdict.bad")
-        assert not page.locator("#next").count()
-        page.get_by_role("button", name="Leave out BASOPHIL").click()
-        page.click("#start-audit")
-        page.wait_for_selector(".verdict.good")
-        assert "--drop-class=BASOPHIL" in command_of(page)
-        page.click("#next")
-        set_options(page, {"backbone": "mobilenet_v2", "weights": weights})
-        page.click("#start-plan")
-        page.wait_for_selector(".decisions")
-        page.click("#next")
-        page.click("#train")
-        page.wait_for_selector("#next", timeout=600_000)
-        page.click("#next")
-        page.wait_for_selector(".measures")
-        recall = page.locator(".measures").last.inner_text()
-        assert "NEUTROPHIL" in recall
-        assert "BASOPHIL" not in recall
+    ui = start(tmp_path)
+    page = visit(ui.address).page
+    begin(page, "blood", "blood")
+    page.wait_for_selector(".verdict.bad")
+    assert not page.locator("#next").count()
+    page.get_by_role("button", name="Leave out BASOPHIL").click()
+    page.click("#start-audit")
+    page.wait_for_selector(".verdict.good")
+    assert "--drop-class=BASOPHIL" in command_of(page)
+    page.click("#next")
+    set_options(page, {"backbone": "mobilenet_v2", "weights": weights})
+    page.click("#start-plan")
+    page.wait_for_selector(".decisions")
+    page.click("#next")
+    page.click("#train")
+    page.wait_for_selector("#next", timeout=600_000)
+    page.click("#next")
+    page.wait_for_selector(".measures")
+    recall = page.locator(".measures").last.inner_text()
+    assert "NEUTROPHIL" in recall
+    assert "BASOPHIL" not in recall

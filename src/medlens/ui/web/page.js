@@ -55,12 +55,12 @@ async function start() {
   } catch (error) {
     complain(error.message);
   }
-  await open();
   addEventListener("hashchange", () => {
     open();
     byId("main").focus({ preventScroll: true });
     scrollTo(0, 0);
   });
+  open();
 }
 
 byId("skip").addEventListener("click", (event) => {
