@@ -28,7 +28,7 @@ from medlens.ui.choices import (
 )
 from medlens.ui.commands import command_line, shown
 from medlens.ui.folders import RUNS
-from medlens.ui.handing_over import describe_exports
+from medlens.ui.handing_over import describe_exports, hand_over_commands
 from medlens.ui.jobs import job_file, last_error, read_job, step_at_work
 from medlens.ui.results import describe_evaluation, read_epochs
 from medlens.ui.root import Refused, Root
@@ -152,9 +152,12 @@ def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
     """All that the page of a run needs."""
     choices = read_choices(run)
     options = {name: value for name, value in choices.options.items() if name != "data"}
-    commands = {step: shown(command_line(step, run, choices.options)) for step in STEPS}
+    commands: dict[str, Any] = {
+        step: shown(command_line(step, run, choices.options)) for step in STEPS
+    }
     commands["resume"] = shown(command_line("train", run, choices.options, resume=True))
     commands["serve"] = shown(["medlens", "serve", str(run.root)])
+    commands |= hand_over_commands(run)
     return {
         **describe_row(root, run),
         "options": options,

@@ -32,6 +32,7 @@ from medlens.ui.choices import change_options, exclude
 from medlens.ui.commands import shown
 from medlens.ui.folders import list_folder
 from medlens.ui.handing_over import (
+    ONLY_CLASSIFIER,
     compare_runs,
     formats_available,
     require_finished,
@@ -45,7 +46,7 @@ from medlens.ui.root import Refused, Root
 from medlens.ui.runs import delete, describe_row, describe_run, find_runs, new_run, rename, run_at
 from medlens.ui.steps import describe_audit, describe_plan, start_step
 from medlens.ui.thumbnails import Thumbnails
-from medlens.ui.trial import Trial
+from medlens.ui.trial import TRY, Trial
 
 WEB_FOLDER = Path(__file__).parent / "web"
 PHANTOMS = "phantom-data"
@@ -53,7 +54,7 @@ NO_WEIGHTS = (
     "The pretrained weights are not on this computer. The phantoms are learnt with random filters: "
     "the numbers are no result."
 )
-TRY = "/try/"
+DOCUMENTS = ("/runs/report", "/runs/model-card")
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -88,7 +89,7 @@ def create_app(place: Place, token: str, hosts: frozenset[str]) -> ASGIApp:
         token: What every request has to bring, but those for the empty page.
         hosts: Names by which it may be called.
     """
-    trial = Trial()
+    trial = Trial(hosts)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -113,20 +114,18 @@ def create_app(place: Place, token: str, hosts: frozenset[str]) -> ASGIApp:
     app.include_router(_result_routes(place, trial))
     app.include_router(_document_routes())
     app.mount(TRY.rstrip("/"), trial)
-    paths = Paths(_is_open, _is_document, "/api/about", "/")
+    paths = Paths(_is_open, _is_document, "/api/about", "/runs/")
     return Guard(app, Access(hosts, token, paths))
 
 
 def _is_open(path: str) -> bool:
-    """Whether a path is a page without any content: this one, or the one to try a classifier."""
-    if path.startswith(TRY):
-        path = "/" + path.removeprefix(TRY).partition("/")[2]
-    return path == "/" or path.startswith(OPEN_FOLDER)
+    """Whether a path is the page without any content, or of a trial, which has its own guard."""
+    return path == "/" or path.startswith((OPEN_FOLDER, TRY))
 
 
 def _is_document(path: str) -> bool:
-    """Whether browsers may follow a link there; what can change something is elsewhere."""
-    return path.startswith("/runs/") or (path.startswith(TRY) and "/models/" in path)
+    """Whether browsers may follow a link there; whole runs and exports want the token itself."""
+    return path in DOCUMENTS
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -337,11 +336,12 @@ def _result_routes(place: Place, trial: Trial) -> APIRouter:
         """Load the classifier; the page to try it is at the address that is answered."""
         require_finished(run)
         try:
-            key = await trial.open(run)
+            address, token = await trial.open(run)
         except (ChildDied, ChildTooSlow):
             raise Refused(503, "The process that holds the classifier did not start.") from None
         return {
-            "address": f"{TRY}{key}/",
+            "address": address,
+            "token": token,
             "command": shown(["medlens", "serve", str(run.root)]),
         }
 
@@ -365,7 +365,7 @@ def _document_routes() -> APIRouter:
     @router.get("/zip")
     def whole(run: ChosenRun, only_classifier: bool = False) -> Response:
         """The run as one .zip, or its classifier alone, which names no image and no patient."""
-        kind = "-classifier" if only_classifier else ""
+        kind = ONLY_CLASSIFIER if only_classifier else ""
         parts = zip_run(run, only_classifier=only_classifier)
         return _download(parts, f"{run.root.name}{kind}.zip")
 
