@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ import pytest
 
 import medlens
 from medlens.cli import _parser
-from medlens.config import FIELDS
+from medlens.config import AUDIT_OPTIONS, FIELDS
+from medlens.intake import made_with
 from medlens.run_dir import RunDir
 from medlens.ui import jobs
 from medlens.ui.choices import (
     Choices,
+    change_options,
     exclude,
     for_step,
     own_values,
@@ -31,7 +33,7 @@ from medlens.ui.choices import (
 from medlens.ui.commands import command_line
 from medlens.ui.jobs import Job, last_error, output_file, start_job, step_at_work, stop_job
 from medlens.ui.root import Refused, Root
-from medlens.ui.runs import rename
+from medlens.ui.runs import is_current, rename
 
 
 def test_a_folder_says_whether_it_can_be_data(page: Any) -> None:
@@ -81,18 +83,35 @@ def test_what_is_left_out_stays_so_under_another_name(tmp_path: Path) -> None:
     before = RunDir(tmp_path / "runs" / "before")
     write_choices(before, Choices({"data": "x"}))
     choices = exclude(before, images=["a/1.png", "b/ü,2.png"])
-    write_choices(before, replace(choices, looked_at={"audit": choices.seen_by("audit")}))
-    assert read_choices(before).is_current("audit")
+    digest = made_with(AUDIT_OPTIONS, choices.options)
+    before.audit.write_text(json.dumps({"made_with": digest}))
+    assert is_current(before, "audit", choices)
     after = rename(Root(tmp_path), before, "after")
     choices = read_choices(after)
     assert choices.options["exclude"] == str(after.excluded)
     assert choices.excluded == ("a/1.png", "b/ü,2.png")
-    assert choices.is_current("audit")
-    assert not exclude(after, images=["c/3.png"]).is_current("audit")
-    assert exclude(after, include_images=["c/3.png"]).is_current("audit")
+    assert is_current(after, "audit", choices)
+    assert not is_current(after, "audit", exclude(after, images=["c/3.png"]))
+    assert is_current(after, "audit", exclude(after, include_images=["c/3.png"]))
     included = exclude(after, include_images=["a/1.png", "b/ü,2.png"])
     assert "exclude" not in included.options
     assert not after.excluded.exists()
+
+
+def test_of_many_changes_at_once_none_is_lost(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    write_choices(run, Choices({"data": "x"}))
+    images = [f"a/{number}.png" for number in range(30)]
+
+    def change(image: str) -> None:
+        exclude(run, images=[image])
+        change_options(run, {"epochs": 7})
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(change, images))
+    choices = read_choices(run)
+    assert set(choices.excluded) == set(images)
+    assert choices.options["epochs"] == 7
 
 
 def test_without_a_name_a_run_is_called_after_its_data(page: Any) -> None:

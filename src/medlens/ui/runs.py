@@ -14,10 +14,12 @@ from typing import Any
 
 from medlens.errors import MedlensError
 from medlens.files import remove
+from medlens.intake import made_with
 from medlens.progress_file import read_progress
 from medlens.run_dir import RunDir, has_begun
 from medlens.ui.choices import (
     STEPS,
+    TAKES,
     Choices,
     choices_file,
     follow,
@@ -32,6 +34,7 @@ from medlens.ui.handing_over import describe_exports
 from medlens.ui.jobs import job_file, last_error, read_job, step_at_work
 from medlens.ui.results import describe_evaluation, read_epochs
 from medlens.ui.root import Refused, Root
+from medlens.ui.turns import own_turn
 
 # How deep below the root, and in how many folders, runs are looked for.
 MOST_DEPTH = 4
@@ -97,10 +100,11 @@ def rename(root: Root, run: RunDir, name: str) -> RunDir:
     Raises:
         Refused: If something is at work in it, or the name is taken or cannot be used.
     """
-    _require_idle(run)
-    place = _free_place(root, run.root.parent, name)
-    run.root.rename(place)
-    follow(run, RunDir(place))
+    with own_turn(run):
+        _require_idle(run)
+        place = _free_place(root, run.root.parent, name)
+        run.root.rename(place)
+        follow(run, RunDir(place))
     return RunDir(place)
 
 
@@ -116,14 +120,16 @@ def delete(run: RunDir, confirm: str) -> None:
     """
     if confirm != run.root.name:
         raise Refused(422, "To delete a run, repeat its name.")
-    _require_idle(run)
-    own = {*run.own(), *run.chosen()}
-    foreign = [path for path in run.root.iterdir() if path not in own]
-    if foreign:
-        raise Refused(
-            409, f"{len(foreign)} files in that folder are not of medlens. Move them away first."
-        )
-    remove(run.root)
+    with own_turn(run):
+        _require_idle(run)
+        own = {*run.own(), *run.chosen()}
+        foreign = [path for path in run.root.iterdir() if path not in own]
+        if foreign:
+            raise Refused(
+                409,
+                f"{len(foreign)} files in that folder are not of medlens. Move them away first.",
+            )
+        remove(run.root)
 
 
 def describe_row(root: Root, run: RunDir) -> dict[str, Any]:
@@ -161,8 +167,8 @@ def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
         "commands": commands,
         "is_fixed": has_begun(run),
         "current": {
-            "audit": run.audit.is_file() and choices.is_current("audit"),
-            "plan": run.plan.is_file() and choices.is_current("plan"),
+            "audit": is_current(run, "audit", choices),
+            "plan": is_current(run, "plan", choices),
         },
         "error": last_error(run),
         "progress": read_progress(run.progress),
@@ -184,9 +190,17 @@ def state_of(run: RunDir, choices: Choices) -> str:
         return "failed"
     if run.config.is_file():
         return "stopped"
-    if run.plan.is_file() and choices.is_current("plan"):
+    if is_current(run, "plan", choices):
         return "planned"
-    return "audited" if run.audit.is_file() and choices.is_current("audit") else "new"
+    return "audited" if is_current(run, "audit", choices) else "new"
+
+
+def is_current(run: RunDir, step: str, choices: Choices) -> bool:
+    """Whether there is an audit or a plan of what is chosen now, whoever asked for it."""
+    path = {"audit": run.audit, "plan": run.plan}[step]
+    if has_begun(run) or not path.is_file():
+        return path.is_file()  # a run that has begun wrote its own, and keeps its options
+    return bool(_read(path).get("made_with") == made_with(TAKES[step], choices.options))
 
 
 def _require_idle(run: RunDir) -> None:
