@@ -54,7 +54,10 @@ def for_step(step: str, options: Values) -> dict[str, Any]:
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, or what was chosen for one."""
     run = RunDir(folder)
-    return choices_file(run).is_file() or (run.config.is_file() and run.log.is_file())
+    try:
+        return choices_file(run).is_file() or (run.config.is_file() and run.log.is_file())
+    except OSError:  # not to be looked into
+        return False
 
 
 def choices_file(run: RunDir) -> Path:
