@@ -71,6 +71,14 @@ def test_audit_and_plan_come_first_and_say_when_they_are_out_of_date(
     assert (found["excluded"], found["dropped"]) == ([left_out], ["microcalcification"])
     assert found["classes"] == [{"name": "healthy", "images": 49}, {"name": "mass", "images": 50}]
 
+    # An audit of other options that fails leaves the old one, which does not become theirs.
+    page.client.patch("/api/run/options", params={"path": run}, json={"patient_regex": "no(x)"})
+    page.post("/api/run/audit", path=run)
+    assert page.finish(run)["state"] == "failed"
+    assert not page.get("/api/run/audit", path=run)["current"]
+    page.client.patch("/api/run/options", params={"path": run}, json={"patient_regex": None})
+    assert page.get("/api/run/audit", path=run)["current"]
+
     page.post("/api/run/exclude", {"include_classes": ["microcalcification"]}, path=run)
     assert not page.get("/api/run/audit", path=run)["current"]
     page.client.patch("/api/run/options", params={"path": run}, json={"fit": "crop"})

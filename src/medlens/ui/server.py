@@ -30,7 +30,7 @@ from medlens.serve.web_files import INDEX, read_web_files
 from medlens.ui.bodies import Exclusion, Export, NewName, NewRun, Start
 from medlens.ui.choices import change_options, exclude
 from medlens.ui.commands import shown
-from medlens.ui.folders import list_folder
+from medlens.ui.folders import PHANTOMS, list_folder
 from medlens.ui.handing_over import (
     ONLY_CLASSIFIER,
     compare_runs,
@@ -43,13 +43,12 @@ from medlens.ui.handing_over import (
 from medlens.ui.jobs import output_file, stop_job, tail
 from medlens.ui.page_options import describe_options, take_options
 from medlens.ui.root import Refused, Root
-from medlens.ui.runs import delete, describe_row, describe_run, find_runs, new_run, rename, run_at
+from medlens.ui.runs import delete, describe_run, find_runs, new_run, rename, row_of, run_at
 from medlens.ui.steps import describe_audit, describe_plan, start_step
 from medlens.ui.thumbnails import Thumbnails
 from medlens.ui.trial import TRY, Trial
 
 WEB_FOLDER = Path(__file__).parent / "web"
-PHANTOMS = "phantom-data"
 NO_WEIGHTS = (
     "The pretrained weights are not on this computer. The phantoms are learnt with random filters: "
     "the numbers are no result."
@@ -226,8 +225,10 @@ def _run_routes(place: Place) -> APIRouter:
     @router.get("/runs")
     def runs() -> dict[str, Any]:
         """All runs below the root, those that changed last first."""
-        rows = [describe_row(root, run) for run in find_runs(root)]
-        return {"runs": sorted(rows, key=lambda row: row["changed"], reverse=True)}
+        found, is_cut = find_runs(root)
+        rows = [row_of(root, run) for run in found]
+        rows.sort(key=lambda row: row["changed"], reverse=True)
+        return {"runs": rows, "search_cut_short": is_cut}
 
     @router.post("/runs")
     def make(asked: NewRun) -> dict[str, Any]:
