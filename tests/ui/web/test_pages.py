@@ -149,7 +149,7 @@ def test_the_command_line_is_copied(visit: Visits, ui: Any) -> None:
     assert copied.startswith("medlens train ")
 
 
-def test_command_lines_can_be_pasted(visit: Visits, ui: Any) -> None:
+def test_command_lines_can_be_pasted(visit: Visits, ui: Any, tmp_path: Path) -> None:
     name = "it's 2"
     shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / name)
     page = visit(ui.address).page
@@ -159,7 +159,8 @@ def test_command_lines_can_be_pasted(visit: Visits, ui: Any) -> None:
         page.get_by_role("button", name="Save the classifier alone").click()
     use, export = (shlex.split(line) for line in page.locator(".command code").all_inner_texts())
     assert use[:3] == ["medlens", "predict", saved.value.suggested_filename]
-    with opened_run(saved.value.path()) as run:
+    saved.value.save_as(tmp_path / use[2])
+    with opened_run(tmp_path / use[2]) as run:
         assert (run / "classifier").is_dir()
     assert export[:3] == ["medlens", "export", str(ui.root / RUNS / name)]
     assert export[export.index("--format") + 1] == page.input_value("#format")
