@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,14 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
-from medlens.config import DEFAULT_RATIOS, FIELDS, Options, flag_name, parse_ratios
+from medlens.config import AUDIT_OPTIONS, DEFAULT_RATIOS, FIELDS, Options, flag_name, parse_ratios
 from medlens.data.audit import audit, findings_to_json
 from medlens.data.dataset import OWN_COLUMNS, Dataset, read_dataset
 from medlens.data.finding import Finding
 from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
 from medlens.data.images import UnreadableImage, read_image
 from medlens.data.leaks import Resolved, resolve_leaks
-from medlens.data.remote import join_path, open_path
+from medlens.data.remote import is_url, join_path, open_path
 from medlens.data.scan import PictureRule, Pictures, choose_image_size, read_here, scan
 from medlens.data.split import check_split, read_splits, split_by_ratio, use_given_split
 from medlens.environment import cache_folder
@@ -45,6 +47,8 @@ EXCLUDED = "excluded in the file given with --exclude"
 ALWAYS_SHOWN = ("no_patient",)
 # How many pictures the self-check of the network looks at.
 SAMPLED = 4
+# Options that change nothing in what an audit or a plan says.
+WAYS_ALONE = ("cache", "out", "overwrite", "quiet", "ray")
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,7 @@ def run_audit(options: Options, screen: Screen) -> bool:
     Returns:
         Whether `train` would go on with this data and these options.
     """
+    asked = made_with(AUDIT_OPTIONS, vars(options))
     dataset = list_images(options)
     say_images(dataset, choose_positive_class(dataset.classes, options), screen)
     with watched_by(options, "audit", screen) as watched:
@@ -211,11 +216,30 @@ def run_audit(options: Options, screen: Screen) -> bool:
     show_findings(intake, screen)
     if options.out:
         run = RunDir(Path(options.out))
-        write_json(run.audit, intake.audit_json())
+        write_json(run.audit, {**intake.audit_json(), "made_with": asked})
         screen.say(f"All findings with their files: {run.audit}")
     elif any(finding.files for finding in intake.findings):
         screen.say("Which files these are: add --out DIR and look into DIR/audit.json.")
     return say_outlook(intake, options, screen)
+
+
+def made_with(names: Iterable[str], given: Mapping[str, Any]) -> str:
+    """A digest of the options that an audit or a plan was made with, and of what was left out.
+
+    Args:
+        names: The options that the command takes.
+        given: Their values by name; one that is missing is at its default.
+    """
+    values = {
+        name: given.get(name, FIELDS[name].default) for name in names if name not in WAYS_ALONE
+    }
+    exclude = values["exclude"]
+    if exclude and not is_url(exclude) and Path(exclude).is_file():
+        # The same list in another place is the same list.
+        values["exclude"] = hashlib.sha256(Path(exclude).read_bytes()).hexdigest()
+    if not is_url(values["data"]):
+        values["data"] = str(Path(values["data"]).absolute())
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

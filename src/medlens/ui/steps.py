@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from medlens.config import FIELDS, PLANNED, flag_name, make_options
 from medlens.data.finding import Finding
 from medlens.intake import stopping
 from medlens.run_dir import RunDir, has_begun
-from medlens.ui.choices import (
-    Values,
-    read_choices,
-    write_choices,
-)
+from medlens.ui.choices import Values, read_choices
 from medlens.ui.commands import command_line, shown
 from medlens.ui.jobs import start_job
 from medlens.ui.root import Refused, Root
-from medlens.ui.runs import read_json
+from medlens.ui.runs import is_current, read_json
+from medlens.ui.turns import own_turn
 
 MOST_SETS = 50
 # Decisions of a plan that have another name than the option that makes them.
@@ -33,14 +29,11 @@ def start_step(root: Root, run: RunDir, step: str, *, resume: bool = False) -> s
     Raises:
         Refused: If something is at work in the run, or it has begun and shall not go on.
     """
-    if has_begun(run) and not resume:
-        raise Refused(409, "This run has begun training. Go on with it, or make a new run.")
-    choices = read_choices(run)
-    command = command_line(step, run, choices.options, resume=resume)
-    start_job(run, step, command, root.folder)
-    if step != "train":
-        looked_at = {**choices.looked_at, step: choices.seen_by(step)}
-        write_choices(run, dataclasses.replace(choices, looked_at=looked_at))
+    with own_turn(run):
+        if has_begun(run) and not resume:
+            raise Refused(409, "This run has begun training. Go on with it, or make a new run.")
+        command = command_line(step, run, read_choices(run).options, resume=resume)
+        start_job(run, step, command, root.folder)
     return shown(command)
 
 
@@ -63,7 +56,7 @@ def describe_audit(run: RunDir) -> dict[str, Any]:
             for one in findings
         ],
         "would_train": not stopping(findings, make_options(choices.options)),
-        "current": choices.is_current("audit"),
+        "current": is_current(run, "audit", choices),
         "excluded": choices.excluded,
         "dropped": list(choices.options.get("drop_class", ())),
         "classes": [
@@ -90,7 +83,7 @@ def describe_plan(run: RunDir) -> dict[str, Any]:
             for name, one in content["decisions"].items()
         ],
         "fingerprint": content["fingerprint"],
-        "current": choices.is_current("plan"),
+        "current": is_current(run, "plan", choices),
     }
 
 
