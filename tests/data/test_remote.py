@@ -15,10 +15,18 @@ import pandas as pd
 import pydicom.data
 import pytest
 import s3fs
+from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
 
 from medlens.data import remote_path
 from medlens.data.dataset import image_files, read_dataset
-from medlens.data.images import UnreadableImage, is_image_name, read_image, read_size
+from medlens.data.images import (
+    UnreadableImage,
+    is_image_name,
+    read_image,
+    read_longer_side,
+    read_size,
+)
 from medlens.data.phantom import write_phantoms
 from medlens.data.remote import is_remote, join_path, local_side, open_path
 from medlens.data.scan import scan
@@ -164,6 +172,32 @@ def test_images_are_found_and_read_as_on_this_machine(folder: Path, there: Path)
         assert np.array_equal(read_image(there / path).pixels, read_image(folder / path).pixels)
         assert read_size(there / path) == read_size(folder / path)
     assert not is_image_name(there / "no such file")
+
+
+def test_of_a_large_image_only_the_first_bytes_are_asked_for_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (600, 900)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    Image.fromarray(noise).save(tmp_path / "a.tif")
+    asked: list[int | None] = []
+    ask = MemoryFileSystem.cat_file
+
+    def noted(storage: MemoryFileSystem, path: str, **part: int | None) -> bytes:
+        asked.append(part.get("end"))
+        return ask(storage, path, **part)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", noted)
+    for name in ("a.png", "a.tif"):
+        path = open_path(f"memory://sizes/{name}")
+        write_bytes(path, (tmp_path / name).read_bytes())
+        asked.clear()
+        assert read_longer_side(path) == 900
+        assert asked[0] == 1 << 16
+        assert None not in asked
+    write_bytes(path, b"no image")
+    with pytest.raises(UnreadableImage):
+        read_longer_side(path)
 
 
 def test_a_data_set_on_a_server_is_scanned_as_on_this_machine(

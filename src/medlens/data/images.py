@@ -41,6 +41,7 @@ __all__ = [
     "fit_to_square",
     "is_image_name",
     "read_image",
+    "read_longer_side",
     "read_patient",
     "read_size",
     "resize_to_square",
@@ -53,6 +54,8 @@ RESIZE_FILTER = "bilinear"
 _EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom")
 )
+# Bytes asked for, one after the other, until the header of a file on other storage is in them.
+_HEADS = (1 << 16, 1 << 20)
 _DICOM_HEAD = 132  # a preamble of 128 bytes and the letters DICM
 
 
@@ -128,6 +131,30 @@ def read_size(source: Path | bytes) -> tuple[int, int]:
         if _is_dicom(stream):
             return read_dicom_size(stream)
         return read_picture_size(stream)
+
+
+def read_longer_side(path: Path) -> int:
+    """Read an image's longer side, in pixels, from its header.
+
+    Args:
+        path: Of a file on other storage only as much is asked for as is needed.
+
+    Raises:
+        UnreadableImage: If the header cannot be read.
+    """
+    if not is_remote(path):
+        return max(read_size(path))
+    for count in _HEADS:
+        try:
+            head = path.read_part(count)
+        except OSError as error:
+            raise _cannot_be_opened(error) from None
+        try:
+            return max(read_size(head))
+        except UnreadableImage:
+            if len(head) < count:
+                raise
+    return max(read_size(fetch(path)))
 
 
 def read_patient(data: bytes) -> str:
