@@ -11,8 +11,9 @@ from medlens.config import Options, config_toml, differences, flag_name, read_co
 from medlens.errors import MedlensError
 from medlens.files import remove, write_text
 
-# Names of files that are being written: `files.write_bytes`, and Keras in `save_classifier`.
-PART = re.compile(r"\.(.+\.)?\d+\.part(\.keras)?")
+# Names of files that are being written: `files.part_name`, or earlier the number of a process; and
+# Keras in `save_classifier`.
+PART = re.compile(r"\.(.+\.)?(\d+|[0-9a-f]{16})\.part(\.keras)?")
 
 
 @dataclass(frozen=True)

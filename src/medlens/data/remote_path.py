@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from upath.extensions import ProxyUPath
 
 from medlens.data.remote import hide_secrets
 from medlens.errors import MedlensError
+from medlens.files import part_name
 
 # Seconds before another attempt. The clients try again by themselves within each of ours.
 PAUSES = (1.0, 4.0)
@@ -125,12 +125,13 @@ class RemotePath(ProxyUPath):
             return
 
     def _put(self, write: Callable[[str], None]) -> None:
+        part = self.with_name(part_name(self.name))
+
         def put() -> None:
             if self.protocol in OBJECT_STORES:
                 write(self.path)
                 return
             self.fs.makedirs(self.parent.path, exist_ok=True)
-            part = self.with_name(f".{self.name}.{os.getpid()}.part")
             write(part.path)
             self.fs.mv(part.path, self.path)
 

@@ -21,7 +21,7 @@ from medlens.data.remote import REQUESTS_AT_A_TIME, hide_secrets, is_remote
 from medlens.data.scan import in_order
 from medlens.data.work_list import PART_ROWS
 from medlens.errors import MedlensError
-from medlens.files import remove, write_bytes, write_json
+from medlens.files import part_name, remove, write_bytes, write_json
 from medlens.model.prediction_sets import write_set
 
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
@@ -116,7 +116,7 @@ class ResultFile:
                 self._write(whole, seen)
                 self.path.upload(str(whole))
         else:
-            part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+            part = self.path.with_name(part_name(self.path.name))
             try:
                 self._write(part, seen)
                 part.replace(self.path)
