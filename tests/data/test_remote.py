@@ -66,7 +66,7 @@ def there(bucket: str, folder: Path) -> Path:
 def test_a_text_is_a_path_of_this_machine_or_an_address(bucket: str) -> None:
     assert open_path("a/b.png") == Path("a/b.png")
     assert open_path(Path("a")) == Path("a")
-    assert open_path("file:///tmp/a") == Path("/tmp/a")  # noqa: S108
+    assert open_path("file:///tmp/a%20b") == Path("/tmp/a b")  # noqa: S108
     assert open_path("C:\\images") == Path("C:\\images")
     address = f"{bucket}/data/a b#1?.png"
     assert is_remote(open_path(address))
@@ -111,6 +111,44 @@ def test_where_files_do_not_appear_whole_they_are_moved_to_their_place() -> None
     write_bytes(path, b"second")
     assert path.read_bytes() == b"second"
     assert [one.name for one in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_file_is_replaced_or_an_error_says_that_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some storages do not move onto a file that is there, or not at all, and say nothing."""
+    move = MemoryFileSystem.mv
+
+    def move_only_to_free_places(storage: MemoryFileSystem, old: str, new: str) -> None:
+        if not storage.exists(new):
+            move(storage, old, new)
+
+    monkeypatch.setattr(remote_path, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(MemoryFileSystem, "mv", move_only_to_free_places)
+    for address in ("memory://replaced/a", f"local://{tmp_path}/a"):
+        path = open_path(address)
+        for content in (b"first", b"other", b"longer than before"):
+            write_bytes(path, content)
+            assert path.read_bytes() == content
+        assert [one.name for one in path.parent.iterdir()] == ["a"]
+    monkeypatch.setattr(MemoryFileSystem, "mv", lambda *_: None)
+    with pytest.raises(MedlensError, match="cannot be used"):
+        write_bytes(open_path("memory://replaced/a"), b"of the same length")
+    with pytest.raises(MedlensError, match="Nothing can be written to https"):
+        write_bytes(open_path("https://localhost/a"), b"")
+
+
+def test_a_mistake_in_a_program_is_not_tried_again() -> None:
+    path, calls = open_path("memory://a"), []
+
+    def act() -> None:
+        calls.append(0)
+        raise TypeError
+
+    assert is_remote(path)
+    with pytest.raises(TypeError):
+        path.try_to(act)
+    assert len(calls) == 1
 
 
 def test_a_missing_bucket_is_named_and_not_made(bucket: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from medlens.data.dicom_display import AskedWindow
 from medlens.data.pictures import decode_picture, read_picture_size
 from medlens.data.remote import is_remote
 from medlens.quiet import LIBRARY_WARNINGS
+
+if TYPE_CHECKING:
+    from medlens.data.remote_path import RemotePath
 
 __all__ = [
     "FITS",
@@ -142,19 +145,25 @@ def read_longer_side(path: Path) -> int:
     Raises:
         UnreadableImage: If the header cannot be read.
     """
-    if not is_remote(path):
-        return max(read_size(path))
+    return max(_read_remote_size(path) if is_remote(path) else read_size(path))
+
+
+def _read_remote_size(path: RemotePath) -> tuple[int, int]:
     for count in _HEADS:
+        head = _read_part(path, count)
         try:
-            head = path.read_part(count)
-        except OSError as error:
-            raise _cannot_be_opened(error) from None
-        try:
-            return max(read_size(head))
+            return read_size(head)
         except UnreadableImage:
             if len(head) < count:
                 raise
-    return max(read_size(fetch(path)))
+    return read_size(_read_part(path, None))
+
+
+def _read_part(path: RemotePath, count: int | None) -> bytes:
+    try:
+        return path.read_part(count)
+    except OSError as error:
+        raise _cannot_be_opened(error) from None
 
 
 def read_patient(data: bytes) -> str:
