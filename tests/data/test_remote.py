@@ -28,7 +28,7 @@ from medlens.data.images import (
     read_size,
 )
 from medlens.data.phantom import write_phantoms
-from medlens.data.remote import is_remote, join_path, local_side, open_path
+from medlens.data.remote import is_remote, join_path, join_texts, local_side, open_path
 from medlens.data.scan import scan
 from medlens.data.store import Store, write_shard
 from medlens.errors import MedlensError
@@ -74,6 +74,14 @@ def test_a_text_is_a_path_of_this_machine_or_an_address(bucket: str) -> None:
     assert join_path(Path("/data"), address) == open_path(address)
     assert join_path(open_path(bucket), "a/b.png") == open_path(f"{bucket}/a/b.png")
     assert join_path(Path("/data"), "a/b.png") == Path("/data/a/b.png")
+
+
+def test_joined_texts_are_those_of_joined_paths(bucket: str) -> None:
+    names = ["a.png", "b/c d.png", "./a.png", "b/../a.png", "/a.png", "b//c.png", "a#1?.png"]
+    names.append(f"{bucket}/other.png")
+    for folder in (open_path(bucket), open_path(f"{bucket}/data/deep"), Path("/data")):
+        joined = [str(join_path(folder, name)) for name in names]
+        assert list(join_texts(folder, names)) == joined
 
 
 def test_what_cannot_be_opened_says_what_is_missing() -> None:
