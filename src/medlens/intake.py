@@ -24,7 +24,14 @@ from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_con
 from medlens.data.images import UnreadableImage, read_image
 from medlens.data.leaks import Resolved, resolve_leaks
 from medlens.data.remote import is_url, join_path, open_path
-from medlens.data.scan import PictureRule, Pictures, choose_image_size, read_here, scan
+from medlens.data.scan import (
+    SIZED_IMAGES,
+    PictureRule,
+    Pictures,
+    choose_image_size,
+    read_here,
+    scan,
+)
 from medlens.data.split import check_split, read_splits, split_by_ratio, use_given_split
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
@@ -375,9 +382,11 @@ def image_size(dataset: Dataset, options: Options, screen: Screen) -> int:
     """The side of the network's pictures: as asked, or by the data set's median size."""
     if options.image_size != "auto":
         return int(options.image_size)
-    with screen.progress("Reading the sizes", len(dataset.table), "images") as progress:
+    asked = min(len(dataset.table), SIZED_IMAGES)
+    with screen.progress("Reading the sizes", asked, "images") as progress:
         size = choose_image_size(dataset, progress=progress)
-    screen.say(f"Image size: {size} px")
+    by = f" (by {asked:,} of the images, evenly)" if asked < len(dataset.table) else ""
+    screen.say(f"Image size: {size} px{by}")
     return size
 
 
