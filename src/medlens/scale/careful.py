@@ -48,7 +48,7 @@ def find_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> int:
     Args:
         limits: Files that hold the limit of a container, where there is one.
     """
-    found = [psutil.virtual_memory().total]
+    found: list[int] = [psutil.virtual_memory().total]
     for path in limits:
         with suppress(OSError, ValueError):  # "max" is no limit, and no number
             found.append(int(path.read_text(encoding="ascii")))
