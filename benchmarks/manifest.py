@@ -350,8 +350,11 @@ def check(
         raise SystemExit("an exact copy is not in the group of its original")
     is_used = (splits != "") & (splits[drawn.original] != "")
     is_torn = is_used & (splits != splits[drawn.original])
-    leaks = {one.code: one.count for one in findings if one.code.startswith("leak")}
-    crossing = is_copy & (given.to_numpy() != given.to_numpy()[drawn.original])
+    leaks = [one for one in findings if one.code in ("leak_duplicate", "leak_near_duplicate")]
+    named = {path for one in leaks for files in one.files for path in files}
+    crossing = is_copy & is_tied & (given.to_numpy() != given.to_numpy()[drawn.original])
+    if not divided["path"][crossing].isin(named).all():
+        raise SystemExit("a copy in another split than its original is not named by the audit")
     return {
         "exact_copies": int(is_exact.sum()),
         "near_copies": int(drawn.is_near.sum()),
@@ -359,7 +362,7 @@ def check(
         "copies_in_another_split_after": int((is_torn & is_tied).sum()),
         "groups": int(divided["group"].nunique()),
         "copies_in_another_split_given": int(crossing.sum()),
-        "files_of_leaks": leaks,
+        "files_named_as_leaks": len(named),
     }
 
 
