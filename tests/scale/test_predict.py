@@ -122,7 +122,7 @@ def test_a_node_that_does_not_see_the_images_says_so(
 ) -> None:
     work = open_work(list_inputs([many]), tmp_path / "out.csv", ("path",), "")
     with pytest.raises(MedlensError, match="does not see the images"):
-        PredictParts({}, work, str(tmp_path / "none.png"))(1)
+        PredictParts({}, work, str(tmp_path / "none.png"), None)(1)
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from medlens.data.remote_path import RemotePath
 
 __all__ = [
+    "CANNOT_BE_OPENED",
     "FITS",
     "MAX_PIXELS",
     "RESIZE_FILTER",
@@ -53,6 +54,8 @@ __all__ = [
 
 FITS = ("pad", "crop", "stretch")
 RESIZE_FILTER = "bilinear"
+# How the reason begins of a file that is missing, or that storage does not give.
+CANNOT_BE_OPENED = "It cannot be opened: "
 
 _EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom")
@@ -307,7 +310,7 @@ def _cannot_be_opened(error: OSError) -> UnreadableImage:
     # Clients of other storage leave the words of the system out.
     is_missing = isinstance(error, FileNotFoundError)
     cause = os.strerror(errno.ENOENT) if is_missing else error.strerror or "it cannot be read"
-    return UnreadableImage(f"It cannot be opened: {cause}.")
+    return UnreadableImage(f"{CANNOT_BE_OPENED}{cause}.")
 
 
 def _is_dicom(stream: BinaryIO) -> bool:

@@ -57,6 +57,7 @@ LARGE_FILE_BYTES = 1 << 16
 NOT_THERE = "there is no file at that path"
 # So many sizes give the median: on other storage each one is a request.
 SIZED_IMAGES = 10_000
+CANNOT_BE_OPENED = "the file cannot be opened: "
 IMAGE_SIZES = (64, 96, 128, 160, 224)
 SHARD = 256
 # Sharpness is measured on pictures of this longer side, so that a fine grid does not count more.
@@ -367,7 +368,7 @@ def _scan_file(file: Path | bytes, wanted: Wanted) -> Scanned:
     except FileNotFoundError:
         return Scanned(unreadable_facts("", 0, NOT_THERE))
     except OSError as error:
-        reason = f"the file cannot be opened: {error.strerror or type(error).__name__}"
+        reason = CANNOT_BE_OPENED + (error.strerror or type(error).__name__)
         return Scanned(unreadable_facts("", 0, reason))
     digest = hashlib.sha256(data).hexdigest()
     try:
