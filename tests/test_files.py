@@ -24,8 +24,8 @@ def test_of_two_threads_that_write_one_file_one_content_stays(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "is_part"),
     [
-        (part_name("splits.csv"), True),
-        (part_name(".progress.json"), True),
+        (".splits.csv.8163f36d0c91eab6.part", True),
+        ("..progress.json.0d5bf176038bffa7.part", True),
         (".splits.csv.99.part", True),
         (".99.part.keras", True),
         (".movie.beef.part", False),
@@ -34,3 +34,4 @@ def test_of_two_threads_that_write_one_file_one_content_stays(tmp_path: Path) ->
 )
 def test_names_of_what_is_being_written_are_known_again(name: str, is_part: bool) -> None:
     assert bool(PART.fullmatch(name)) is is_part
+    assert PART.fullmatch(part_name(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from medlens.run_dir import RunDir, folder_without_run
 from medlens.scale.cluster import connected
 from medlens.scale.scan import scan_on_cluster
 from medlens.screen import Screen
+from medlens.serve.only_writer import only_writer
 
 # What train stops at, unless the option named here tells it how to go on.
 MENDED_BY: Mapping[str, str] = {
@@ -215,6 +216,11 @@ def run_audit(options: Options, screen: Screen) -> bool:
     Returns:
         Whether `train` would go on with this data and these options.
     """
+    with only_worker(options.out):
+        return _audit(options, screen)
+
+
+def _audit(options: Options, screen: Screen) -> bool:
     asked = made_with(AUDIT_OPTIONS, vars(options))
     dataset = list_images(options)
     say_images(dataset, choose_positive_class(dataset.classes, options), screen)
@@ -228,6 +234,38 @@ def run_audit(options: Options, screen: Screen) -> bool:
     elif any(finding.files for finding in intake.findings):
         screen.say("Which files these are: add --out DIR and look into DIR/audit.json.")
     return say_outlook(intake, options, screen)
+
+
+@contextmanager
+def only_worker(out: str) -> Iterator[None]:
+    """Let no other process work on a run at the same time, as far as `only_writer` can tell.
+
+    Args:
+        out: The run folder; "" for none.
+
+    Raises:
+        MedlensError: If one does.
+    """
+    run = RunDir(Path(out))
+    if not out or run.root.is_file():
+        yield
+        return
+    is_new = not run.root.exists()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(run.root / "run"))
+        except MedlensError as error:
+            raise MedlensError(
+                "This run is being worked on by another process.",
+                got=error.got,
+                expected="one command at a time in a run folder",
+                fix="Wait until it has ended, or name another --out.",
+                names=[out],
+            ) from None
+        yield
+    if is_new:
+        with suppress(OSError):  # it is kept where something was written
+            run.root.rmdir()
 
 
 def made_with(names: Iterable[str], given: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from medlens.intake import (
     image_size,
     list_images,
     made_with,
+    only_worker,
     say_images,
     say_outlook,
     show_findings,
@@ -206,6 +207,11 @@ def run_plan(options: Options, screen: Screen) -> bool:
     Returns:
         Whether `train` would go on with this data and these options.
     """
+    with only_worker(options.out):
+        return _plan(options, screen)
+
+
+def _plan(options: Options, screen: Screen) -> bool:
     asked = made_with(PLAN_OPTIONS, vars(options))
     settled, given = settle(options)
     settled = with_side_of(find_backbones(settled), settled)

@@ -18,7 +18,7 @@ import pytest
 
 import medlens
 from medlens.cli import _parser
-from medlens.config import AUDIT_OPTIONS, FIELDS
+from medlens.config import AUDIT_OPTIONS, FIELDS, config_toml, make_options
 from medlens.data.dataset import read_dataset
 from medlens.intake import made_with
 from medlens.run_dir import RunDir
@@ -44,6 +44,7 @@ from medlens.ui.jobs import (
 )
 from medlens.ui.root import Refused, Root
 from medlens.ui.runs import find_runs, is_current, new_run, rename, state_of
+from medlens.ui.steps import start_step
 
 
 def test_a_folder_says_whether_it_can_be_data(page: Any) -> None:
@@ -82,6 +83,16 @@ def test_a_run_is_made_named_and_deleted_only_by_its_name(page: Any) -> None:
     foreign.touch()
     assert delete("second") == 409
     foreign.unlink()
+    inside = page.root / named / "figures" / "thesis.docx"
+    inside.parent.mkdir()
+    inside.touch()
+    assert delete("second") == 409
+    inside.unlink()
+    answers = page.root / named / "study.toml"
+    answers.write_text('claim_44 = "mine"')
+    assert delete("second") == 409
+    answers.unlink()
+    (page.root / named / "..progress.json.123.part").touch()
     assert delete("second") == 200
     assert not (page.root / named).exists()
     assert page.client.delete(
@@ -343,3 +354,13 @@ def test_a_process_that_pays_no_attention_to_an_interrupt_is_ended(
     while job.is_at_work:
         time.sleep(0.05)
     assert step_at_work(run) is None
+
+
+def test_a_run_of_a_terminal_with_relative_paths_is_gone_on_with_there(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.root.mkdir()
+    run.config.write_text(config_toml(make_options({"data": "scans", "out": "run"})))
+    for path in (run.log, run.splits):
+        path.touch()
+    with pytest.raises(Refused, match="begun in a terminal"):
+        start_step(Root(tmp_path), run, "train", resume=True)

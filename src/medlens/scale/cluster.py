@@ -57,6 +57,10 @@ def connected(address: str) -> Iterator[bool]:
     if address == NONE:
         yield False
         return
+    if address == LOCAL:
+        # What is started here listens for others, too: they need the token that Ray keeps in the
+        # person's home. Ray reads this once, when it is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     ray = import_ray()
     if ray.is_initialized():  # a notebook's own connection: used as it is, and left open
         yield True
@@ -109,7 +113,7 @@ def import_ray() -> Any:
         raise MedlensError(
             "--ray needs Ray Data.",
             got=f"the package {error.name} is not installed",
-            expected="ray[data] 2.50 or newer",
+            expected="ray[data] 2.52 or newer",
             fix="pip install 'medlens[ray]', here and on every node.",
         ) from None
     return ray

@@ -15,6 +15,7 @@ import pyarrow
 from medlens.data.dataset import FACT_COLUMNS, Dataset
 from medlens.data.facts_cache import Facts, FactsCache, Thumbnail
 from medlens.data.near_duplicates import THUMBNAIL_SIDE
+from medlens.data.remote import REQUESTS_AT_A_TIME, is_remote
 from medlens.data.scan import (
     CANNOT_BE_OPENED,
     NOT_THERE,
@@ -99,7 +100,7 @@ class PartScanner:
 
     Args:
         parts: What is to be done.
-        cpus: In how many threads it reads.
+        cpus: In how many threads it reads from a disk.
     """
 
     def __init__(self, parts: ScanParts, cpus: int) -> None:
@@ -112,7 +113,8 @@ class PartScanner:
         root, paths = self._parts.root, self._parts.work.read(part)["path"].to_pylist()
         deadly = find_deadly(root, paths, self._parts.frame, advance) if careful else {}
         safe = [path for path in paths if path not in deadly]
-        found = scan_files(root, safe, self._wanted, threads=self._cpus)
+        threads = REQUESTS_AT_A_TIME if is_remote(root) else self._cpus
+        found = scan_files(root, safe, self._wanted, threads=threads)
         # In order: those that are left out say why at their place.
         scanned = []
         for path in paths:

@@ -16,7 +16,8 @@ from medlens.errors import MedlensError
 from medlens.files import remove
 from medlens.intake import made_with
 from medlens.progress_file import read_progress
-from medlens.run_dir import RunDir, has_begun
+from medlens.report.study import study_template
+from medlens.run_dir import PART, RunDir, has_begun
 from medlens.ui.choices import (
     STEPS,
     TAKES,
@@ -40,6 +41,8 @@ from medlens.ui.turns import own_turn
 MOST_DEPTH = 4
 MOST_FOLDERS = 2_000
 AT_WORK = {"audit": "auditing", "plan": "planning", "train": "training"}
+# How the files in figures/ and heat_maps/ end.
+FIGURES = (".png", ".svg", ".csv", ".json")
 NAME = re.compile(r"[^\W_][\w .-]{0,98}")
 
 
@@ -138,14 +141,25 @@ def delete(run: RunDir, confirm: str) -> None:
         raise Refused(422, "To delete a run, repeat its name.")
     with own_turn(run):
         _require_idle(run)
-        own = {*run.own(), *run.chosen()}
-        foreign = [path for path in run.root.iterdir() if path not in own]
+        if run.study.is_file() and run.study.read_text(encoding="utf-8") != study_template():
+            raise Refused(409, "study.toml holds answers of yours. Move it away first.")
+        foreign = _foreign(run)
         if foreign:
             raise Refused(
                 409,
                 f"{len(foreign)} files in that folder are not of medlens. Move them away first.",
             )
         remove(run.root)
+
+
+def _foreign(run: RunDir) -> list[Path]:
+    """What medlens did not write, as far as names and endings tell."""
+    own = {*run.own(), *run.chosen()}
+    found = [path for path in run.root.iterdir() if path not in own]
+    written = (run.figures, run.heat_maps)
+    inside = (path for folder in written for path in folder.rglob("*") if path.is_file())
+    found += [path for path in inside if path.suffix not in FIGURES]
+    return [one for one in found if not PART.fullmatch(one.name) and one.name != ".DS_Store"]
 
 
 def row_of(root: Root, run: RunDir) -> dict[str, Any]:
