@@ -79,8 +79,10 @@ def test_the_whole_road_on_phantoms(
     page.fill("#run-name", "phantoms")
     page.click("#use")
 
-    page.click("#start-audit")
+    page.focus("#start-audit")
+    page.keyboard.press("Enter")
     page.wait_for_selector(".verdict.good")
+    assert page.evaluate("() => document.activeElement.closest('#step') !== null")
     assert command_of(page).startswith("medlens audit ")
     page.click("#next")
 

@@ -48,7 +48,9 @@ function tableOf({ first, second, difference }, names) {
     const cells = [intervalOf(first[key]), intervalOf(second[key]), signed(value),
       ci95 ? `${signed(ci95[0])} to ${signed(ci95[1])}` : "–"];
     return element("tr", {}, element("th", { scope: "row", text: MEASURES[key] }),
-      ...cells.map((text, place) => element("td", { class: "number", "data-title": heads[place + 1], text })));
+      ...cells.map((text, place) => (
+        element("td", { class: "number", "data-title": heads[place + 1], text })
+      )));
   });
   return element("table", { class: "compared" },
     element("thead", {}, element("tr", {}, ...heads.map((text) => (text
@@ -57,4 +59,7 @@ function tableOf({ first, second, difference }, names) {
     element("tbody", {}, ...rows));
 }
 
-const signed = (value) => (Number.isFinite(value) ? `${value > 0 ? "+" : ""}${value.toFixed(3)}`.replace("-", "−") : "–");
+function signed(value) {
+  if (!Number.isFinite(value)) return "–";
+  return `${value > 0 ? "+" : ""}${value.toFixed(3)}`.replace("-", "−");
+}

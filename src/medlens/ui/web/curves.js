@@ -9,7 +9,10 @@ const WIDTH = 460;
 const HEIGHT = 260;
 const EDGE = { left: 46, right: 12, top: 14, bottom: 40 };
 const TICKS = 4;
-const LINES = [{ key: "", name: "Training", kind: "train" }, { key: "val_", name: "Validation", kind: "val" }];
+const LINES = [
+  { key: "", name: "Training", kind: "train" },
+  { key: "val_", name: "Validation", kind: "validation" },
+];
 
 const TRAININGS = { head: "The head", fine_tune: "Fine-tuning" };
 
@@ -22,14 +25,16 @@ function trainingInWords(training = "head") {
 export function createCurves() {
   const charts = [createChart("loss", "Loss", "lower is better"),
     createChart("accuracy", "Accuracy", "higher is better")];
-  const table = element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "All epochs" });
+  const table = element("div", {
+    class: "scroll", tabindex: "0", role: "region", "aria-label": "All epochs",
+  });
   const title = element("h4", { id: "curves-title" });
   const part = element("section", { class: "curves", "aria-labelledby": "curves-title" },
     title,
     element("div", { class: "charts" }, ...charts.map((chart) => chart.part)),
-    element("p", { class: "hint", text: "These numbers steer the training and are no result: "
-      + "the report is, of images that no epoch has seen. Validation images stop the training and never teach. Where their loss rises while that of "
-      + "training falls, the network learns by heart; the best epoch is kept." }),
+    element("p", { class: "hint", text: "These numbers steer the training and are no result: the report "
+      + "is, of images that no epoch has seen. Validation images stop the training and never teach. Where "
+      + "their loss rises while that of training falls, the network learns by heart; the best epoch is kept." }),
     element("details", { id: "epochs" }, element("summary", { text: "The same as a table" }), table));
   part.hidden = true;
   let drawn = "";
@@ -60,7 +65,8 @@ function createChart(measure, title, direction) {
       .filter(Number.isFinite);
     const scale = scaleOf(measure, values, epochs);
     drawing.setAttribute("aria-label", inWords(measure, title, epochs));
-    drawing.replaceChildren(...axes(scale), ...LINES.map(({ key, kind }) => lineOf(epochs, key + measure, kind, scale)));
+    const lines = LINES.map(({ key, kind }) => lineOf(epochs, key + measure, kind, scale));
+    drawing.replaceChildren(...axes(scale), ...lines);
   }
 
   return { part, update };

@@ -8,7 +8,7 @@ import { byId } from "./serve/dom.js";
  * @param {{title: string, text: string, label: string, go: string, value?: string,
  *   accepts?: function(string): boolean}} question
  */
-export function askForText({ title, text, label, go, value = "", accepts = Boolean }) {
+function askForText({ title, text, label, go, value = "", accepts = Boolean }) {
   const dialog = byId("question");
   const input = byId("question-answer");
   byId("question-title").textContent = title;

@@ -18,15 +18,16 @@ export function button(text, onClick, { id, kind, label, pressed, disabled } = {
 export function doing(work) {
   return async (event) => {
     const pressed = event.currentTarget;
+    if (pressed.hasAttribute("aria-disabled")) return;
     complain("");
-    pressed.disabled = true;
+    pressed.setAttribute("aria-disabled", "true"); // and not disabled, so that it keeps the focus
     try {
       await work();
     } catch (error) {
       complain(error.message);
       byId("problem").scrollIntoView({ block: "nearest" });
     } finally {
-      pressed.disabled = false;
+      pressed.removeAttribute("aria-disabled");
     }
   };
 }
@@ -85,11 +86,4 @@ export function classBars(classes, extra = () => []) {
       ...extra(one),
     );
   }));
-}
-
-/** Words with their meaning, as a list of terms. */
-export function facts(pairs) {
-  return element("dl", { class: "facts" }, ...pairs.map(([term, meaning]) => element(
-    "div", {}, element("dt", { text: term }), element("dd", {}, meaning),
-  )));
 }

@@ -87,7 +87,7 @@ function fingerprint(print) {
 
 function decisions(plan, options, context) {
   const rows = plan.decisions.map((one) => {
-    const option = !context.run.is_fixed && options.find((known) => known.name === optionOf(one));
+    const option = !context.run.is_fixed && options.find((known) => known.name === one.option);
     return element("tr", { class: one.changed ? "changed" : "" },
       element("th", { scope: "row" }, one.name.replaceAll("_", " "),
         one.changed ? element("span", { class: "badge", text: "yours" }) : ""),
@@ -105,9 +105,6 @@ function decisions(plan, options, context) {
     element("tbody", {}, ...rows));
 }
 
-/** The option that decides it otherwise; those folds are of the comparison, and have none. */
-const optionOf = ({ name }) => (name === "heads" ? "head" : name === "folds" ? null : name);
-
 /** What was decided, or what will be compared. */
 function decided({ name, value, kind }) {
   const isHead = name === "heads";
@@ -120,7 +117,7 @@ function decided({ name, value, kind }) {
 
 /** All options that the plan does not show, by their groups. */
 function otherOptions(options, shown, context) {
-  const names = new Set(shown.map(optionOf));
+  const names = new Set(shown.map((one) => one.option));
   const rest = options.filter((one) => !names.has(one.name));
   const groups = Map.groupBy(rest, (one) => one.group);
   return element("details", { id: "other-options", class: "card" },

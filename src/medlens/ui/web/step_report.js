@@ -55,8 +55,10 @@ function measures(title, all) {
       element("span", { class: "measure", text: one.name }),
       element("b", { class: "number", text: inThree(one.value) }),
       one.ci95 ? barOf(one) : "",
-      element("span", { class: "interval", text: [intervalOf(one), one.more].filter(Boolean).join(" · ") })))));
+      element("span", { class: "interval", text: allOf(intervalOf(one), one.more) })))));
 }
+
+const allOf = (...texts) => texts.filter(Boolean).join(" · ");
 
 function intervalOf({ value, ci95, reason }) {
   if (!Number.isFinite(value)) return reason ?? "cannot be computed";
