@@ -3,10 +3,12 @@
     python benchmarks/cluster.py --images 5000 50000 --out cluster.json
 
 For every number of images `medlens audit` and `medlens predict` run as they are and with `--ray
-local`, one after the other, with empty caches. Seconds are those of the whole command, with the
-start of the cluster. Memory is the largest resident set of each kind of process, looked at twice a
-second; pages that processes share count in each. Flat means: the peak for the most images is within
-a tenth of the peak for the fewest. The predictions must be the same bytes.
+local`, one after the other, with empty caches; the predictions must be the same bytes. Seconds are
+those of the whole command, with the start of the cluster; the ratio without the start is that of
+what the last number of images takes more than the first. Processor seconds are those of all
+processes, which other work on the machine changes less. Memory is the largest resident set of each
+kind of process, looked at twice a second; pages that processes share count in each. Flat means: the
+peak for the most images is within a tenth of the peak for the fewest.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ from memory import draw_images
 
 SECONDS_BETWEEN_LOOKS = 0.5
 STAGES = ("audit", "predict")
+KINDS = ("seconds", "processor_seconds")
+ROLES = ("driver", "pipeline", "worker")
 
 
 def main() -> None:
@@ -44,14 +49,22 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             result[str(images)] = measure(Path(folder), images, arguments)
         print(json.dumps({images: result[str(images)]}), flush=True)
-    few, many = (result[str(images)] for images in (arguments.images[0], arguments.images[-1]))
-    for stage in arguments.stages:
-        peaks = [one[stage]["cluster"]["peak_mib"] for one in (few, many)]
-        result[f"{stage}_most_to_fewest"] = {
-            role: round(peaks[1][role] / peaks[0][role], 3) for role in peaks[0]
-        }
+    if len(arguments.images) > 1:
+        few, many = (result[str(arguments.images[place])] for place in (0, -1))
+        result["growth"] = {stage: growth(few[stage], many[stage]) for stage in arguments.stages}
     print(json.dumps(result, indent=2))
     write_result(arguments.out, result)
+
+
+def growth(few: dict[str, Any], many: dict[str, Any]) -> dict[str, Any]:
+    """What more images change: the ratios without the start, and the peaks."""
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        here, there = (many[place][kind] - few[place][kind] for place in ("local", "cluster"))
+        found[f"ratio_of_{kind}_without_start"] = round(there / here, 3)
+    peaks = [one["cluster"]["peak_mib"] for one in (few, many)]
+    found["most_to_fewest"] = {role: round(peaks[1][role] / peaks[0][role], 3) for role in ROLES}
+    return found
 
 
 def measure(scratch: Path, images: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -69,8 +82,9 @@ def measure(scratch: Path, images: int, arguments: argparse.Namespace) -> dict[s
             if stage == "predict":
                 more = ["-o", str(scratch / f"{place}.csv")]
             found[stage][place] = watch([*commands[stage], *more, "--ray", ray])
-        seconds = [found[stage][place]["seconds"] for place in ("cluster", "local")]
-        found[stage]["ratio"] = round(seconds[0] / seconds[1], 3)
+        for kind in KINDS:
+            here, there = (found[stage][place][kind] for place in ("local", "cluster"))
+            found[stage][f"ratio_of_{kind}"] = round(there / here, 3)
     if "predict" in arguments.stages:
         written = [(scratch / f"{place}.csv").read_bytes() for place in ("local", "cluster")]
         if written[0] != written[1]:
@@ -90,6 +104,7 @@ def train(scratch: Path, arguments: argparse.Namespace) -> None:
 def watch(arguments: list[str]) -> dict[str, Any]:
     """Run a command of medlens; its seconds, and the peak of each role in MiB."""
     peaks: dict[str, float] = defaultdict(float)
+    used: dict[int, float] = {}
     with tempfile.TemporaryFile() as output:
         started = time.monotonic()
         child = subprocess.Popen(
@@ -97,27 +112,19 @@ def watch(arguments: list[str]) -> dict[str, Any]:
         )
         process = psutil.Process(child.pid)
         while child.poll() is None:
-            for role, mebibytes in held_by_role(process).items():
-                peaks[role] = max(peaks[role], mebibytes)
+            for one in [process, *process.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    role, times = role_of(one, child.pid), one.cpu_times()
+                    peaks[role] = max(peaks[role], one.memory_info().rss / 2**20)
+                    used[one.pid] = times.user + times.system
             time.sleep(SECONDS_BETWEEN_LOOKS)
         seconds = time.monotonic() - started
         output.seek(0)
         if child.returncode:
             raise SystemExit(f"{arguments[0]}:\n{output.read().decode(errors='replace')}")
     rounded = {role: round(peak) for role, peak in sorted(peaks.items())}
-    return {"seconds": round(seconds, 1), "peak_mib": rounded}
-
-
-def held_by_role(process: psutil.Process) -> dict[str, float]:
-    """What the largest process of each role holds now, in MiB."""
-    held: dict[str, float] = {}
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            role, resident = role_of(one, process.pid), one.memory_info().rss / 2**20
-        except psutil.NoSuchProcess:
-            continue
-        held[role] = max(held.get(role, 0.0), resident)
-    return held
+    spent = {"seconds": round(seconds, 1), "processor_seconds": round(sum(used.values()), 1)}
+    return {**spent, "peak_mib": rounded}
 
 
 def role_of(process: psutil.Process, driver: int) -> str:
@@ -128,7 +135,7 @@ def role_of(process: psutil.Process, driver: int) -> str:
     for sign, role in (("ray::MapWorker", "worker"), ("ray::_Runner", "pipeline")):
         if command.startswith(sign):
             return role
-    return "rest of Ray" if "ray" in command else "decoder"
+    return "others"
 
 
 if __name__ == "__main__":

@@ -144,9 +144,9 @@ class Visit:
         """Strike out what the browser itself said of something that the test has done to it."""
         self.said[:] = [line for line in self.said if words not in line]
 
-    def has_in_sight(self, text: str) -> bool:
+    def has_in_sight(self, text: str, within: str = "body") -> bool:
         """Whether a text stands on the screen now, with nothing over it."""
-        return bool(self.page.get_by_text(text).first.evaluate(IN_SIGHT))
+        return bool(self.page.locator(within).get_by_text(text).first.evaluate(IN_SIGHT))
 
 
 # Not for the session: while Playwright runs, no other test could run an event loop.

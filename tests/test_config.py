@@ -91,3 +91,17 @@ def test_every_fit_that_images_know_can_be_asked_for() -> None:
 
 def test_every_option_has_help_that_ends_in_a_full_stop() -> None:
     assert all(field.metadata["help"].endswith(".") for field in FIELDS.values())
+
+
+@pytest.mark.parametrize("name", ["out", "exclude", "split", "plan", "weights"])
+def test_an_option_of_this_machine_takes_no_address(name: str) -> None:
+    with pytest.raises(MedlensError, match=r"cannot be used|takes no address"):
+        make_options({name: "s3://bucket/folder/file.csv"})
+    assert make_options({"data": "s3://bucket/data", "cache": "s3://bucket/cache"})
+
+
+def test_a_signed_address_is_refused_and_not_shown() -> None:
+    for name in ("data", "cache"):
+        with pytest.raises(MedlensError, match="may be a key") as error:
+            make_options({name: "https://storage/data.csv?signature=secret"})
+        assert "secret" not in f"{error.value}{error.value.names}"

@@ -21,6 +21,7 @@ import pytest
 import medlens
 from medlens.data.images import fit_to_square, read_image
 from medlens.errors import MedlensError
+from medlens.files import part_name
 
 FAST = {"weights": "random", "image_size": 32, "quiet": True, "epochs": 15, "plan": "plain"}
 DETERMINISTIC = ("splits.csv", "predictions.csv", "evaluation.json", "dataset.csv", "audit.json")
@@ -240,7 +241,7 @@ def test_what_a_killed_writer_left_is_cleared_away(
     shutil.copytree(run.path, tmp_path / "run")
     pictures = tmp_path / "run" / ".pictures" / "32px-pad-bilinear"
     pictures.mkdir(parents=True)
-    parts = (".config.toml.99.part", ".splits.csv.99.part", "classifier/.99.part.keras")
+    parts = (".config.toml.99.part", part_name("splits.csv"), "classifier/.99.part.keras")
     for path in (*(tmp_path / "run" / part for part in parts), pictures / ".a.npy.99.part"):
         path.write_bytes(b"half")
     # Results of `medlens predict -o RUN/mine.csv` that are under way are not train's to clear.

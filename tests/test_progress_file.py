@@ -49,6 +49,16 @@ def test_steps_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert said[1] and said[1]["seconds_left"] == 0.0
 
 
+def test_where_it_cannot_be_written_the_work_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where a folder should be")
+    with (
+        kept_progress(tmp_path / "run" / ".progress.json", "train") as watched,
+        watched.stage("Reading", 1, "images") as advance,
+    ):
+        advance(1)
+    assert len(watched._stages) == 1
+
+
 def test_it_is_not_written_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_file, "SECONDS_BETWEEN_WRITES", 3600.0)
     path = tmp_path / ".progress.json"

@@ -8,6 +8,7 @@ import pytest
 
 from medlens.config import make_options
 from medlens.errors import MedlensError
+from medlens.intake import only_worker
 from medlens.run_dir import RunDir, folder_without_run, has_begun, open_run
 
 
@@ -47,3 +48,15 @@ def test_overwrite_keeps_what_a_person_chose(run: RunDir) -> None:
     open_run(make_options({"data": "x", "out": str(run.root), "overwrite": True}))
     left = {path for path in run.root.iterdir() if path != run.config}
     assert left == {*run.chosen(), run.progress}
+
+
+def test_one_command_at_a_time_works_on_a_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with only_worker(str(out)):
+        assert not has_begun(RunDir(out))
+        with pytest.raises(MedlensError, match="worked on by another"), only_worker(str(out)):
+            pass
+    assert not out.exists()
+    with only_worker(str(out)):
+        (out / "audit.json").touch()
+    assert [path.name for path in out.iterdir()] == ["audit.json"]

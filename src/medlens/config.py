@@ -193,6 +193,10 @@ LIMITS = "limits"
 DEFAULT_RATIOS = (0.7, 0.15, 0.15)
 
 
+# What these name is opened by this machine's file system alone.
+ON_THIS_MACHINE = ("out", "exclude", "split", "plan", "weights")
+
+
 @dataclass(frozen=True)
 class Options:
     """All options of `medlens train`; `medlens audit` takes those of data and split."""
@@ -606,7 +610,31 @@ def make_options(given: Mapping[str, Any]) -> Options:
     Raises:
         MedlensError: If a name is unknown or a value is not allowed.
     """
-    return Options(**_parse(given, FIELDS, "train"))
+    options = Options(**_parse(given, FIELDS, "train"))
+    for name in ON_THIS_MACHINE:
+        if "://" in getattr(options, name):
+            raise MedlensError(
+                f"The option {flag_name(name)} takes no address.",
+                got=f"an address of {getattr(options, name).partition('://')[0]}://",
+                expected="a path of this machine; addresses go with DATA, --cache, and the inputs "
+                "and the -o of predict",
+                fix="Name a file or a folder of this machine.",
+            )
+    for address in (options.data, options.cache):
+        _check_without_keys(address)
+    return options
+
+
+def _check_without_keys(address: str) -> None:
+    """Refuse a signed address: config.toml and dataset.csv would keep its keys."""
+    if address.lower().startswith(("http://", "https://")) and "?" in address:
+        raise MedlensError(
+            "An address holds a query, which may be a key.",
+            got="a question mark in an address",
+            expected="an address without keys: config.toml and dataset.csv keep it as it is",
+            fix="Put keys where the storage's client looks for them: the environment, or its "
+            "configuration file.",
+        )
 
 
 def make_serve_options(given: Mapping[str, Any]) -> ServeOptions:

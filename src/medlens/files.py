@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,18 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def part_name(name: str) -> str:
+    """The name of a file until it is whole; `run_dir.PART` knows such names again.
+
+    No two calls give the same one: threads, processes and computers that share a disk may write
+    the same file at once, and it then has the content of one of them.
+
+    Args:
+        name: Of the file, without its folder.
+    """
+    return f".{name}.{secrets.token_hex(8)}.part"
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
@@ -30,7 +43,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         path.write_bytes(content)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(part_name(path.name))
     try:
         with part.open("wb") as stream:
             stream.write(content)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +16,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
-from medlens.config import DEFAULT_RATIOS, FIELDS, Options, flag_name, parse_ratios
+from medlens.config import AUDIT_OPTIONS, DEFAULT_RATIOS, FIELDS, Options, flag_name, parse_ratios
 from medlens.data.audit import audit, findings_to_json
 from medlens.data.dataset import OWN_COLUMNS, Dataset, read_dataset
 from medlens.data.finding import Finding
 from medlens.data.groups import SPLITS, check_class_sizes, group_images, has_conflict
 from medlens.data.images import UnreadableImage, read_image
 from medlens.data.leaks import Resolved, resolve_leaks
-from medlens.data.remote import join_path, open_path
-from medlens.data.scan import PictureRule, Pictures, choose_image_size, read_here, scan
+from medlens.data.remote import is_url, join_path, open_path
+from medlens.data.scan import (
+    SIZED_IMAGES,
+    PictureRule,
+    Pictures,
+    choose_image_size,
+    read_here,
+    scan,
+)
 from medlens.data.split import check_split, read_splits, split_by_ratio, use_given_split
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
@@ -32,6 +41,7 @@ from medlens.run_dir import RunDir, folder_without_run
 from medlens.scale.cluster import connected
 from medlens.scale.scan import scan_on_cluster
 from medlens.screen import Screen
+from medlens.serve.only_writer import only_writer
 
 # What train stops at, unless the option named here tells it how to go on.
 MENDED_BY: Mapping[str, str] = {
@@ -45,6 +55,8 @@ EXCLUDED = "excluded in the file given with --exclude"
 ALWAYS_SHOWN = ("no_patient",)
 # How many pictures the self-check of the network looks at.
 SAMPLED = 4
+# Options that change nothing in what an audit or a plan says.
+WAYS_ALONE = ("cache", "out", "overwrite", "quiet", "ray")
 
 
 @dataclass(frozen=True)
@@ -204,6 +216,12 @@ def run_audit(options: Options, screen: Screen) -> bool:
     Returns:
         Whether `train` would go on with this data and these options.
     """
+    with only_worker(options.out):
+        return _audit(options, screen)
+
+
+def _audit(options: Options, screen: Screen) -> bool:
+    asked = made_with(AUDIT_OPTIONS, vars(options))
     dataset = list_images(options)
     say_images(dataset, choose_positive_class(dataset.classes, options), screen)
     with watched_by(options, "audit", screen) as watched:
@@ -211,11 +229,62 @@ def run_audit(options: Options, screen: Screen) -> bool:
     show_findings(intake, screen)
     if options.out:
         run = RunDir(Path(options.out))
-        write_json(run.audit, intake.audit_json())
+        write_json(run.audit, {**intake.audit_json(), "made_with": asked})
         screen.say(f"All findings with their files: {run.audit}")
     elif any(finding.files for finding in intake.findings):
         screen.say("Which files these are: add --out DIR and look into DIR/audit.json.")
     return say_outlook(intake, options, screen)
+
+
+@contextmanager
+def only_worker(out: str) -> Iterator[None]:
+    """Let no other process work on a run at the same time, as far as `only_writer` can tell.
+
+    Args:
+        out: The run folder; "" for none.
+
+    Raises:
+        MedlensError: If one does.
+    """
+    run = RunDir(Path(out))
+    if not out or run.root.is_file():
+        yield
+        return
+    is_new = not run.root.exists()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(run.root / "run"))
+        except MedlensError as error:
+            raise MedlensError(
+                "This run is being worked on by another process.",
+                got=error.got,
+                expected="one command at a time in a run folder",
+                fix="Wait until it has ended, or name another --out.",
+                names=[out],
+            ) from None
+        yield
+    if is_new:
+        with suppress(OSError):  # it is kept where something was written
+            run.root.rmdir()
+
+
+def made_with(names: Iterable[str], given: Mapping[str, Any]) -> str:
+    """A digest of the options that an audit or a plan was made with, and of what was left out.
+
+    Args:
+        names: The options that the command takes.
+        given: Their values by name; one that is missing is at its default.
+    """
+    values = {
+        name: given.get(name, FIELDS[name].default) for name in names if name not in WAYS_ALONE
+    }
+    exclude = values["exclude"]
+    if exclude and not is_url(exclude) and Path(exclude).is_file():
+        # The same list in another place is the same list.
+        values["exclude"] = hashlib.sha256(Path(exclude).read_bytes()).hexdigest()
+    if not is_url(values["data"]):
+        values["data"] = str(Path(values["data"]).absolute())
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -351,9 +420,11 @@ def image_size(dataset: Dataset, options: Options, screen: Screen) -> int:
     """The side of the network's pictures: as asked, or by the data set's median size."""
     if options.image_size != "auto":
         return int(options.image_size)
-    with screen.progress("Reading the sizes", len(dataset.table), "images") as progress:
+    asked = min(len(dataset.table), SIZED_IMAGES)
+    with screen.progress("Reading the sizes", asked, "images") as progress:
         size = choose_image_size(dataset, progress=progress)
-    screen.say(f"Image size: {size} px")
+    by = f" (by {asked:,} of the images, evenly)" if asked < len(dataset.table) else ""
+    screen.say(f"Image size: {size} px{by}")
     return size
 
 

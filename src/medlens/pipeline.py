@@ -22,6 +22,7 @@ from medlens.intake import (
     frame,
     image_size,
     list_images,
+    only_worker,
     sample_pictures,
     say_baseline,
     say_images,
@@ -72,6 +73,11 @@ def run_training(asked: Options, screen: Screen) -> Run:
     Raises:
         MedlensError: If the user can mend what is wrong.
     """
+    with only_worker(asked.out):
+        return _train(asked, screen)
+
+
+def _train(asked: Options, screen: Screen) -> Run:
     # What there is, and whether the weights can be had, before anything is slow or replaced.
     options, given_plan = settle(asked)
     dataset = list_images(options)

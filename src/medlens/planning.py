@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from medlens.config import FIELDS, PLANNED, Options, flag_name
+from medlens.config import FIELDS, PLAN_OPTIONS, PLANNED, Options, flag_name
 from medlens.data.augmentation import PRESETS
 from medlens.data.dataset import Dataset
 from medlens.data.fingerprint import Fingerprint, take_fingerprint
@@ -22,6 +22,8 @@ from medlens.intake import (
     frame,
     image_size,
     list_images,
+    made_with,
+    only_worker,
     say_images,
     say_outlook,
     show_findings,
@@ -193,6 +195,9 @@ def _is_same(path: Path, content: dict[str, Any]) -> bool:
         there = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return False
+    # What it was made with may differ where the plan does not.
+    if isinstance(there, dict):
+        there.pop("made_with", None)
     return bool(there == json.loads(json.dumps(content)))
 
 
@@ -202,6 +207,12 @@ def run_plan(options: Options, screen: Screen) -> bool:
     Returns:
         Whether `train` would go on with this data and these options.
     """
+    with only_worker(options.out):
+        return _plan(options, screen)
+
+
+def _plan(options: Options, screen: Screen) -> bool:
+    asked = made_with(PLAN_OPTIONS, vars(options))
     settled, given = settle(options)
     settled = with_side_of(find_backbones(settled), settled)
     dataset = list_images(settled)
@@ -224,6 +235,6 @@ def run_plan(options: Options, screen: Screen) -> bool:
                 fix="Name another --out, or replace it with --overwrite.",
                 names=[options.out],
             )
-        write_json(run.plan, content)
+        write_json(run.plan, {**content, "made_with": asked})
         screen.say(f"Edit it and hand it back: medlens train DATA --out RUN --plan {run.plan}")
     return say_outlook(intake, settled, screen)

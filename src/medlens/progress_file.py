@@ -7,14 +7,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from medlens.files import write_text
+from medlens.files import part_name
 
 if TYPE_CHECKING:
     import keras
@@ -100,7 +100,20 @@ class ProgressFile:
             "stages": self._stages,
             "epochs": self._epochs,
         }
-        write_text(self.path, json.dumps(content, allow_nan=False))
+        # Nothing is lost with it: a full disk must not end a training because of it.
+        with suppress(OSError):
+            _replace(self.path, json.dumps(content, allow_nan=False))
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write a file whole, but do not wait for the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(part_name(path.name))
+    try:
+        part.write_text(content, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _rounded(value: float) -> float | None:
@@ -115,7 +128,8 @@ def kept_progress(path: Path, command: str) -> Iterator[ProgressFile]:
     try:
         yield progress
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def read_progress(path: Path) -> dict[str, Any] | None:

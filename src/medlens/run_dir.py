@@ -11,8 +11,9 @@ from medlens.config import Options, config_toml, differences, flag_name, read_co
 from medlens.errors import MedlensError
 from medlens.files import remove, write_text
 
-# Names of files that are being written: `files.write_bytes`, and Keras in `save_classifier`.
-PART = re.compile(r"\.(.+\.)?\d+\.part(\.keras)?")
+# Names of files that are being written: `files.part_name`, or earlier the number of a process; and
+# Keras in `save_classifier`.
+PART = re.compile(r"\.(.+\.)?(\d+|[0-9a-f]{16})\.part(\.keras)?")
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,11 @@ class RunDir:
         return self.root / ".progress.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the one process that works on the run, only while it does."""
+        return self.root / ".run.lock"
+
+    @property
     def excluded(self) -> Path:
         """The images that a person left out on the page of `medlens ui`."""
         return self.root / "excluded.csv"
@@ -220,6 +226,7 @@ class RunDir:
             self.fine_tuning,
             self.tuned,
             self.progress,
+            self.lock,
         )
 
     def chosen(self) -> tuple[Path, ...]:
@@ -356,9 +363,9 @@ def has_begun(run: RunDir) -> bool:
 
 
 def _entries(run: RunDir) -> list[Path]:
-    """What is in the folder, without what is just being written."""
+    """What is in the folder, without what is just being written, and by whom."""
     found = run.root.iterdir() if run.root.is_dir() else ()
-    return [path for path in found if not PART.fullmatch(path.name)]
+    return [path for path in found if not PART.fullmatch(path.name) and path != run.lock]
 
 
 def _has_only_begun(run: RunDir, entries: list[Path]) -> bool:

@@ -15,12 +15,20 @@ import pandas as pd
 import pydicom.data
 import pytest
 import s3fs
+from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
 
 from medlens.data import remote_path
 from medlens.data.dataset import image_files, read_dataset
-from medlens.data.images import UnreadableImage, is_image_name, read_image, read_size
+from medlens.data.images import (
+    UnreadableImage,
+    is_image_name,
+    read_image,
+    read_longer_side,
+    read_size,
+)
 from medlens.data.phantom import write_phantoms
-from medlens.data.remote import is_remote, join_path, local_side, open_path
+from medlens.data.remote import is_remote, join_path, join_texts, local_side, open_path
 from medlens.data.scan import scan
 from medlens.data.store import Store, write_shard
 from medlens.errors import MedlensError
@@ -58,7 +66,7 @@ def there(bucket: str, folder: Path) -> Path:
 def test_a_text_is_a_path_of_this_machine_or_an_address(bucket: str) -> None:
     assert open_path("a/b.png") == Path("a/b.png")
     assert open_path(Path("a")) == Path("a")
-    assert open_path("file:///tmp/a") == Path("/tmp/a")  # noqa: S108
+    assert open_path("file:///tmp/a%20b") == Path("/tmp/a b")  # noqa: S108
     assert open_path("C:\\images") == Path("C:\\images")
     address = f"{bucket}/data/a b#1?.png"
     assert is_remote(open_path(address))
@@ -66,6 +74,14 @@ def test_a_text_is_a_path_of_this_machine_or_an_address(bucket: str) -> None:
     assert join_path(Path("/data"), address) == open_path(address)
     assert join_path(open_path(bucket), "a/b.png") == open_path(f"{bucket}/a/b.png")
     assert join_path(Path("/data"), "a/b.png") == Path("/data/a/b.png")
+
+
+def test_joined_texts_are_those_of_joined_paths(bucket: str) -> None:
+    names = ["a.png", "b/c d.png", "./a.png", "b/../a.png", "/a.png", "b//c.png", "a#1?.png"]
+    names.append(f"{bucket}/other.png")
+    for folder in (open_path(bucket), open_path(f"{bucket}/data/deep"), Path("/data")):
+        joined = [str(join_path(folder, name)) for name in names]
+        assert list(join_texts(folder, names)) == joined
 
 
 def test_what_cannot_be_opened_says_what_is_missing() -> None:
@@ -103,6 +119,44 @@ def test_where_files_do_not_appear_whole_they_are_moved_to_their_place() -> None
     write_bytes(path, b"second")
     assert path.read_bytes() == b"second"
     assert [one.name for one in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_file_is_replaced_or_an_error_says_that_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some storages do not move onto a file that is there, or not at all, and say nothing."""
+    move = MemoryFileSystem.mv
+
+    def move_only_to_free_places(storage: MemoryFileSystem, old: str, new: str) -> None:
+        if not storage.exists(new):
+            move(storage, old, new)
+
+    monkeypatch.setattr(remote_path, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(MemoryFileSystem, "mv", move_only_to_free_places)
+    for address in ("memory://replaced/a", f"local://{tmp_path}/a"):
+        path = open_path(address)
+        for content in (b"first", b"other", b"longer than before"):
+            write_bytes(path, content)
+            assert path.read_bytes() == content
+        assert [one.name for one in path.parent.iterdir()] == ["a"]
+    monkeypatch.setattr(MemoryFileSystem, "mv", lambda *_: None)
+    with pytest.raises(MedlensError, match="cannot be used"):
+        write_bytes(open_path("memory://replaced/a"), b"of the same length")
+    with pytest.raises(MedlensError, match="Nothing can be written to https"):
+        write_bytes(open_path("https://localhost/a"), b"")
+
+
+def test_a_mistake_in_a_program_is_not_tried_again() -> None:
+    path, calls = open_path("memory://a"), []
+
+    def act() -> None:
+        calls.append(0)
+        raise TypeError
+
+    assert is_remote(path)
+    with pytest.raises(TypeError):
+        path.try_to(act)
+    assert len(calls) == 1
 
 
 def test_a_missing_bucket_is_named_and_not_made(bucket: str) -> None:
@@ -164,6 +218,32 @@ def test_images_are_found_and_read_as_on_this_machine(folder: Path, there: Path)
         assert np.array_equal(read_image(there / path).pixels, read_image(folder / path).pixels)
         assert read_size(there / path) == read_size(folder / path)
     assert not is_image_name(there / "no such file")
+
+
+def test_of_a_large_image_only_the_first_bytes_are_asked_for_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (600, 900)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    Image.fromarray(noise).save(tmp_path / "a.tif")
+    asked: list[int | None] = []
+    ask = MemoryFileSystem.cat_file
+
+    def noted(storage: MemoryFileSystem, path: str, **part: int | None) -> bytes:
+        asked.append(part.get("end"))
+        return ask(storage, path, **part)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", noted)
+    for name in ("a.png", "a.tif"):
+        path = open_path(f"memory://sizes/{name}")
+        write_bytes(path, (tmp_path / name).read_bytes())
+        asked.clear()
+        assert read_longer_side(path) == 900
+        assert asked[0] == 1 << 16
+        assert None not in asked
+    write_bytes(path, b"no image")
+    with pytest.raises(UnreadableImage):
+        read_longer_side(path)
 
 
 def test_a_data_set_on_a_server_is_scanned_as_on_this_machine(

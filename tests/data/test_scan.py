@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from medlens.data.groups import group_images
 from medlens.data.images import fit_to_square
 from medlens.data.phantom import draw_phantom
 from medlens.data.scan import (
+    SIZED_IMAGES,
     PictureRule,
     Pictures,
     Room,
@@ -255,6 +257,19 @@ def test_the_image_size_follows_the_median_longer_side(
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     dataset = read_dataset(tmp_path / "labels.csv", cache=tmp_path)
     assert choose_image_size(dataset, progress=quiet) == size
+
+
+def test_of_many_images_some_decide_on_the_size_evenly(tmp_path: Path) -> None:
+    for name, side in (("first", 28), ("last", 80)):
+        Image.new("L", (side, side)).save(tmp_path / f"{name}.png")
+    (tmp_path / "labels.csv").write_text("path,label\nfirst.png,0\nlast.png,1\n")
+    dataset = read_dataset(tmp_path / "labels.csv", cache=tmp_path)
+    # The last two thirds are large: neither the first 10,000 nor all of them are asked.
+    rows = dataset.table.loc[[0] * 10_000 + [1] * 20_000].reset_index(drop=True)
+    dataset = replace(dataset, table=rows)
+    done: list[int] = []
+    assert choose_image_size(dataset, progress=done.append) == 160
+    assert sum(done) == SIZED_IMAGES
 
 
 def test_results_come_in_order_and_an_error_ends_the_work() -> None:

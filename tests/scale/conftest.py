@@ -14,9 +14,19 @@ if TYPE_CHECKING:
 
 # In the processes of the nodes a BMP that begins so ends whoever decodes it; here it is an image.
 DEADLY = b"BM\xef\xbe\xad\xde"
+# Nodes with this in their environment see no file whose path holds it; the head sees them.
+HIDDEN = "SEEN-BY-THE-DRIVER-ALONE"
 DECODER = f"""
 import os
+import sys
 from PIL import BmpImagePlugin, Image
+
+def hide(event, arguments):
+    if event == "open" and {HIDDEN!r} in str(arguments[0]):
+        raise FileNotFoundError(2, "No such file or directory")
+
+if {HIDDEN!r} in os.environ:
+    sys.addaudithook(hide)
 
 def accept(prefix):
     if prefix.startswith({DEADLY!r}):
@@ -46,7 +56,7 @@ def cluster(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
         )
         for _ in range(2):
-            started.add_node(num_cpus=2)
+            started.add_node(num_cpus=2, env_vars={HIDDEN: "1"})
         yield started
         started.shutdown()
 

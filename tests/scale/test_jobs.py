@@ -21,6 +21,7 @@ from medlens.data.phantom import write_phantoms
 from medlens.data.scan import PictureRule, Pictures, read_here, scan
 from medlens.data.store import Store
 from medlens.data.views import read_views, view_keys
+from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES
 from medlens.model.engine import FrozenPass
 from medlens.model.features import extract_features
@@ -122,6 +123,24 @@ def test_a_file_that_no_worker_survives_is_refused_and_all_others_are_read(
     assert said[0].startswith("Retried: ")
     assert "file by file" in said[1]
     assert "deadly.bmp" not in " ".join(said)
+
+
+def test_images_that_a_node_does_not_see_are_not_refused_but_an_error(
+    inside: Cluster, phantoms: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "SEEN-BY-THE-DRIVER-ALONE"
+    shutil.copytree(phantoms.parent, root)
+    (root / "labels.csv").unlink()
+    dataset = read_dataset(root, cache=tmp_path)
+    said: list[str] = []
+    with pytest.raises(MedlensError, match="cannot open images that") as raised:
+        scan_with(dataset, tmp_path / "there", said)
+    assert "on the node" in raised.value.got
+    assert raised.value.names[0] in set(dataset.table["path"])
+    # What nobody sees is a fact about the file.
+    shutil.rmtree(root)
+    found = scan_with(dataset, tmp_path / "there", said)
+    assert set(found["unreadable"]) == {"there is no file at that path"}
 
 
 def test_features_of_pictures_and_of_views_are_the_same_bytes(

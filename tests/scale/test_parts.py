@@ -17,7 +17,7 @@ import pytest
 import ray
 
 from medlens.errors import MedlensError
-from medlens.scale.cluster import connected, find_pool
+from medlens.scale.cluster import Pool, choose_pool, connected, find_pool
 from medlens.scale.ledger import CAREFUL_AFTER, MOST_TRIES, Ledger
 from medlens.scale.parts import Patience, run_parts
 
@@ -37,7 +37,7 @@ class Work:
     def __init__(self, hurt: Hurt) -> None:
         self.hurt = hurt
 
-    def __call__(self, part: int, *, careful: bool) -> pyarrow.Table:
+    def __call__(self, part: int, *, careful: bool, advance: Callable[[], None]) -> pyarrow.Table:
         self.hurt(part, careful)
         return pyarrow.table({"process": [os.getpid()] * 3, "careful": [careful] * 3})
 
@@ -80,7 +80,41 @@ def inside(cluster: Cluster) -> Iterator[Cluster]:
         yield cluster
 
 
-def test_a_worker_is_a_node_of_as_many_cpus_as_the_smallest_has(inside: Cluster) -> None:
+@pytest.mark.parametrize(
+    ("cpus", "pool"),
+    [
+        ([], None),
+        ([0, 0.5], None),
+        ([1, 64], Pool(1, 64, 0)),
+        ([8], Pool(1, 8, 0)),
+        ([32, 32, 64], Pool(3, 32, 0)),
+        ([2, 30, 32, 32], Pool(3, 30, 0)),
+    ],
+)
+def test_one_worker_a_node_of_the_size_that_uses_most_cpus(
+    cpus: list[float], pool: Pool | None
+) -> None:
+    assert choose_pool([{"CPU": count} for count in cpus], network=False) == pool
+
+
+@pytest.mark.parametrize(
+    ("nodes", "pool"),
+    [
+        ([(64, 8)], Pool(8, 8, 1)),
+        ([(2, 8)], Pool(2, 1, 1)),
+        ([(64, 8), (2, 8)], Pool(8, 8, 1)),
+        ([(8, 1), (16, 1), (64, 0)], Pool(2, 8, 1)),
+        ([(0, 4), (16, 0)], Pool(1, 16, 0)),
+    ],
+)
+def test_one_worker_a_gpu_that_has_a_cpu_beside_it(
+    nodes: list[tuple[float, float]], pool: Pool
+) -> None:
+    resources = [{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes]
+    assert choose_pool(resources, network=True) == pool
+
+
+def test_the_pool_of_the_cluster_is_a_worker_for_each_node(inside: Cluster) -> None:
     pool = find_pool(network=True)
     assert (pool.workers, pool.cpus, pool.gpus) == (2, 2, 0)
 
@@ -100,6 +134,21 @@ def test_a_worker_that_dies_is_replaced_and_what_kills_twice_is_done_with_care(
     assert retried.careful == len(results.careful)
     assert sum(retried.nodes.values()) >= CAREFUL_AFTER
     assert retried.lines[0].startswith("Retried: ")
+
+
+def test_a_worker_that_stands_still_is_ended_and_its_part_begun_again(
+    inside: Cluster, results: Results
+) -> None:
+    def hurt(part: int, careful: bool) -> None:
+        if part == 5 and not careful:
+            time.sleep(10_000)
+
+    patience = Patience(stuck=8)
+    make = Making(hurt)
+    retried = run_parts(np.arange(8), make, results.take, network=False, patience=patience)
+    assert results.parts == dict.fromkeys(range(8), 1)
+    assert 5 in results.careful
+    assert sum(retried.nodes.values()) >= CAREFUL_AFTER
 
 
 def test_an_error_to_mend_on_a_node_is_one_here(inside: Cluster, results: Results) -> None:

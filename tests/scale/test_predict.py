@@ -92,7 +92,8 @@ def test_one_machine_and_a_cluster_finish_what_the_other_began(
     out = tmp_path / "out.csv"
     parts = tmp_path / ".out.csv.parts"
     begin(finished_run, many, out)
-    first = (parts / "000000000000.parquet").stat()
+    (part,) = parts.glob("000000000000-*.parquet")
+    first = part.stat()
     command = [sys.executable, "-m", "medlens", "predict", str(finished_run.path), str(many)]
     driver = subprocess.Popen([*command, "-o", str(out), "--ray", cluster.address])
     while driver.poll() is None and len(list(parts.glob("0*.parquet"))) < 2:
@@ -101,7 +102,7 @@ def test_one_machine_and_a_cluster_finish_what_the_other_began(
     driver.wait()
     assert not out.exists()
     assert len(list(parts.glob("0*.parquet"))) >= 2
-    assert (parts / "000000000000.parquet").stat().st_mtime_ns == first.st_mtime_ns
+    assert part.stat().st_mtime_ns == first.st_mtime_ns
     medlens.predict(finished_run.path, many, out=out)
     assert "Going on after" in capsys.readouterr().out
     assert out.read_bytes() == whole
@@ -121,7 +122,7 @@ def test_a_node_that_does_not_see_the_images_says_so(
 ) -> None:
     work = open_work(list_inputs([many]), tmp_path / "out.csv", ("path",), "")
     with pytest.raises(MedlensError, match="does not see the images"):
-        PredictParts({}, work, str(tmp_path / "none.png"))(1)
+        PredictParts({}, work, str(tmp_path / "none.png"), None)(1)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
+from medlens.data.remote import open_path
 from medlens.data.work_list import PART_ROWS, PARTS_PER_FILE, WorkList, write_work_list
 from medlens.errors import MedlensError
 
@@ -37,6 +38,13 @@ def test_many_parts_take_several_files(tmp_path: Path) -> None:
     assert [parquet.ParquetFile(file).num_row_groups for file in files] == [PARTS_PER_FILE, 2]
     assert work.read(PARTS_PER_FILE)["row"][0].as_py() == PART_ROWS * PARTS_PER_FILE
     assert work.read(work.parts - 1)["row"].to_pylist() == list(range(count - 3, count))
+
+
+def test_on_other_storage_the_parts_are_the_same(bucket: str) -> None:
+    count = PART_ROWS * PARTS_PER_FILE + 1
+    work = write_work_list(open_path(f"{bucket}/work"), [rows(0, count)])
+    parts = [work.read(part) for part in (0, PARTS_PER_FILE - 1, PARTS_PER_FILE)]
+    assert [part["row"][-1].as_py() for part in parts] == [PART_ROWS - 1, count - 2, count - 1]
 
 
 def test_no_rows_are_no_parts(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 import medlens
 from medlens.cli import main
+from medlens.data.remote import open_path
 from medlens.errors import MedlensError
 from medlens.model.prediction_sets import name_sets
 from medlens.serve.inputs import Digest, list_inputs
@@ -114,13 +115,36 @@ def test_a_set_is_written_whatever_its_classes_are_called(tmp_path: Path) -> Non
     table = pd.DataFrame({"prediction_set": sets, "unfamiliar": 0})
     found = {}
     for name in ("a.json", "a.parquet"):
-        result = ResultFile(tmp_path / name, tuple(table.columns), len(table))
-        result.open({})
+        result = ResultFile(tmp_path / name, tuple(table.columns), len(table), {})
+        result.open()
         result.add(0, table)
         result.finish(lambda _: None)
         found[name] = (tmp_path / name).read_bytes()
     assert [tuple(row["prediction_set"]) for row in json.loads(found["a.json"])] == sets
     assert list(map(tuple, pd.read_parquet(tmp_path / "a.parquet")["prediction_set"])) == sets
+
+
+def test_a_part_of_another_state_is_never_taken(bucket: str, tmp_path: Path) -> None:
+    tables = [
+        pd.DataFrame({"path": [name], "prediction_set": [()], "unfamiliar": [0]})
+        for name in ("late", "own")
+    ]
+    for folder in (tmp_path, open_path(f"{bucket}/states")):
+        late, own = (
+            ResultFile(folder / "a.json", tuple(tables[0].columns), 1, {"classifier": name})
+            for name in ("late", "own")
+        )
+        late.open()
+        late.add(0, tables[0])
+        assert late.open() == ({0}, False)
+        assert own.open() == (frozenset(), True)
+        assert not late.part(0).exists()
+        own.add(0, tables[1])
+        late.add(0, tables[0])  # by a process that lives on
+        assert own.open() == ({0}, False)
+        late.add(0, tables[0])
+        own.finish(lambda _: None)
+        assert json.loads((folder / "a.json").read_text())[0]["path"] == "own"
 
 
 def test_a_csv_holds_names_and_values_as_they_are(

@@ -146,6 +146,26 @@ def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert caught.value.got == "3 files"
 
 
+def test_the_name_of_the_zip_leads_nowhere(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "folder"
+    folder.mkdir(parents=True)
+    file = write_zip(tmp_path / "...zip", {FACTS: b"{}"})
+    assert unpack_run(file, folder).is_relative_to(folder)
+    assert [one.name for one in folder.parent.iterdir()] == ["folder"]
+
+
+def test_a_damaged_lzma_member_is_said_to_be_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "run.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as packed:
+        packed.writestr(FACTS, bytes(range(256)) * 40)
+    content = bytearray(file.read_bytes())
+    start = 30 + len(FACTS) + 9  # after the headers of the file and of LZMA
+    content[start : start + 20] = b"\xff" * 20
+    file.write_bytes(content)
+    with pytest.raises(MedlensError, match="not a run"):
+        unpack_run(file, tmp_path / "folder")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"no zip at all"])
 def test_what_is_no_zip_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "run.zip"

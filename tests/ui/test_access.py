@@ -124,7 +124,7 @@ def test_a_thumbnail_is_of_the_data_and_of_nothing_else(page: Any) -> None:
 
 
 def test_without_the_token_only_the_empty_page_is_open(page: Any) -> None:
-    closed = ("/api/about", "/api/folders", "/api/runs", "/runs/report", "/try/x/models", "/x")
+    closed = ("/api/about", "/api/folders", "/api/runs", "/runs/report", "/runs/zip", "/x")
     wrong = {"Authorization": "Bearer " + page.token[:-1]}
     with httpx.Client(base_url=page.client.base_url) as bare:
         assert bare.get("/").status_code == 200
@@ -143,14 +143,17 @@ def test_other_sites_and_other_names_are_refused(page: Any) -> None:
 
 def test_the_cookie_is_good_for_documents_alone(page: Any) -> None:
     given = page.client.get("/api/about").headers["set-cookie"]
-    assert "HttpOnly" in given
+    assert {"HttpOnly", "Path=/runs/"} <= set(given.split("; "))
     assert page.token not in given
     cookie = {"Cookie": given.partition(";")[0]}
     with httpx.Client(base_url=page.client.base_url, headers=cookie) as bare:
-        assert bare.get("/runs/report?path=phantoms").status_code == 404
+        for document in ("report", "model-card"):
+            assert bare.get(f"/runs/{document}?path=phantoms").status_code == 404
+        for secret in ("zip?path=phantoms", "export?path=phantoms&format=onnx", "other"):
+            assert bare.get(f"/runs/{secret}").status_code == 401
         assert bare.get("/api/runs").status_code == 401
         assert bare.post("/api/phantom").status_code == 401
-        assert bare.get("/try/x/predict").status_code == 401
+        assert bare.get("/try/x/predict").status_code == 404
 
 
 def test_it_listens_on_this_computer_alone(page: Any) -> None:

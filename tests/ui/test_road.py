@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pandas as pd
 import psutil
 import pytest
@@ -69,6 +70,14 @@ def test_audit_and_plan_come_first_and_say_when_they_are_out_of_date(
     assert (found["would_train"], found["current"]) == (True, True)
     assert (found["excluded"], found["dropped"]) == ([left_out], ["microcalcification"])
     assert found["classes"] == [{"name": "healthy", "images": 49}, {"name": "mass", "images": 50}]
+
+    # An audit of other options that fails leaves the old one, which does not become theirs.
+    page.client.patch("/api/run/options", params={"path": run}, json={"patient_regex": "no(x)"})
+    page.post("/api/run/audit", path=run)
+    assert page.finish(run)["state"] == "failed"
+    assert not page.get("/api/run/audit", path=run)["current"]
+    page.client.patch("/api/run/options", params={"path": run}, json={"patient_regex": None})
+    assert page.get("/api/run/audit", path=run)["current"]
 
     page.post("/api/run/exclude", {"include_classes": ["microcalcification"]}, path=run)
     assert not page.get("/api/run/audit", path=run)["current"]
@@ -184,15 +193,41 @@ def test_what_is_not_finished_is_neither_handed_over_nor_tried(page: Any) -> Non
     page.client.delete("/api/run", params={**early, "confirm": "early"})
 
 
+def trial(page: Any, opened: dict[str, str]) -> httpx.Client:
+    """A client with the token of a trial."""
+    headers = {"Authorization": f"Bearer {opened['token']}"}
+    return httpx.Client(base_url=page.client.base_url, headers=headers, timeout=120)
+
+
+def test_the_token_of_a_trial_and_its_cookie_are_good_for_it_alone(page: Any, trained: str) -> None:
+    opened = page.post("/api/run/try", path=trained)
+    models = opened["address"] + "models"
+    assert page.client.get(models).status_code == 401
+    with trial(page, opened) as client:
+        answer = client.get(models)
+        assert answer.status_code == 200
+        assert f"Path={models}/" in answer.headers["set-cookie"]
+        for path in ("/api/runs", "/api/about", f"/runs/report?path={trained}"):
+            assert client.get(path).status_code == 401
+    cookie = {"Cookie": answer.headers["set-cookie"].partition(";")[0]}
+    (model,) = answer.json()["models"]
+    with httpx.Client(base_url=page.client.base_url, headers=cookie) as bare:
+        assert bare.get(model["report"]).status_code == 200
+        assert bare.get(models).status_code == 401
+        assert bare.get(f"/runs/report?path={trained}").status_code == 401
+
+
 def test_images_are_tried_on_the_page_of_serve(page: Any, trained: str) -> None:
     image = next((page.root / "phantoms" / "mass").glob("*.png"))
-    address = page.post("/api/run/try", path=trained)["address"]
-    assert "Not a medical device" in page.client.get(address).text
-    assert page.post("/api/run/try", path=trained)["address"] == address
-    (model,) = page.get(address + "models")["models"]
-    assert page.client.get(model["report"]).status_code == 200
-    files = {"images": (image.name, image.read_bytes())}
-    said = page.client.post(address + "predict", files=files).json()["results"][0]
+    opened = page.post("/api/run/try", path=trained)
+    address = opened["address"]
+    assert page.post("/api/run/try", path=trained) == opened
+    with trial(page, opened) as client:
+        assert "Not a medical device" in client.get(address).text
+        (model,) = client.get(address + "models").json()["models"]
+        assert client.get(model["report"]).status_code == 200
+        files = {"images": (image.name, image.read_bytes())}
+        said = client.post(address + "predict", files=files).json()["results"][0]
     told = medlens.load(page.root / trained).predict([image])
     assert said["predicted"] == told["predicted"][0]
 
@@ -205,13 +240,15 @@ def test_a_page_that_is_still_open_never_gets_the_answers_of_another_run(
     shutil.copytree(page.root / trained, twin)
     image = next((page.root / "phantoms" / "mass").glob("*.png"))
     files = {"images": (image.name, image.read_bytes())}
-    first = page.post("/api/run/try", path=trained)["address"]
+    first = page.post("/api/run/try", path=trained)
     children = psutil.Process(page.process.pid).children()
-    second = page.post("/api/run/try", path="elsewhere/whole")["address"]
-    assert second != first
-    refused = page.client.post(first + "predict", files=files)
-    assert (refused.status_code, "no longer open" in refused.json()["detail"]) == (404, True)
-    assert page.client.post(second + "predict", files=files).status_code == 200
+    second = page.post("/api/run/try", path="elsewhere/whole")
+    with trial(page, first) as client:
+        refused = client.post(first["address"] + "predict", files=files)
+        assert (refused.status_code, "no longer open" in refused.json()["detail"]) == (404, True)
+        assert client.get(second["address"] + "models").status_code == 401
+    with trial(page, second) as client:
+        assert client.post(second["address"] + "predict", files=files).status_code == 200
     gone, alive = psutil.wait_procs(children, timeout=20)
     assert (len(gone), alive) == (len(children), [])
     shutil.rmtree(twin.parent)

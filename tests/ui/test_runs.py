@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ import pytest
 
 import medlens
 from medlens.cli import _parser
-from medlens.config import FIELDS
+from medlens.config import AUDIT_OPTIONS, FIELDS, config_toml, make_options
+from medlens.data.dataset import read_dataset
+from medlens.intake import made_with
 from medlens.run_dir import RunDir
-from medlens.ui import jobs
+from medlens.ui import jobs, runs
 from medlens.ui.choices import (
     Choices,
+    change_options,
     exclude,
     for_step,
     own_values,
@@ -29,16 +33,26 @@ from medlens.ui.choices import (
     write_choices,
 )
 from medlens.ui.commands import command_line
-from medlens.ui.jobs import Job, last_error, output_file, start_job, step_at_work, stop_job
+from medlens.ui.jobs import (
+    Job,
+    exit_file,
+    last_error,
+    output_file,
+    start_job,
+    step_at_work,
+    stop_job,
+)
 from medlens.ui.root import Refused, Root
-from medlens.ui.runs import rename
+from medlens.ui.runs import find_runs, is_current, new_run, rename, state_of
+from medlens.ui.steps import start_step
 
 
 def test_a_folder_says_whether_it_can_be_data(page: Any) -> None:
     top = page.get("/api/folders")
     assert (top["path"], top["parent"]) == ("", None)
     assert not top["can_be_data"]
-    assert top["why_not"].startswith("A classifier needs at least two classes.")
+    assert "one folder higher" in top["why_not"]
+    assert page.client.post("/api/runs", json={"data": ""}).status_code == 422
     (entry,) = [one for one in top["entries"] if one["name"] == "phantoms"]
     assert (entry["kind"], entry["images"]) == ("folder", 150)
     data = page.get("/api/folders", path="phantoms")
@@ -69,6 +83,16 @@ def test_a_run_is_made_named_and_deleted_only_by_its_name(page: Any) -> None:
     foreign.touch()
     assert delete("second") == 409
     foreign.unlink()
+    inside = page.root / named / "figures" / "thesis.docx"
+    inside.parent.mkdir()
+    inside.touch()
+    assert delete("second") == 409
+    inside.unlink()
+    answers = page.root / named / "study.toml"
+    answers.write_text('claim_44 = "mine"')
+    assert delete("second") == 409
+    answers.unlink()
+    (page.root / named / "..progress.json.123.part").touch()
     assert delete("second") == 200
     assert not (page.root / named).exists()
     assert page.client.delete(
@@ -81,18 +105,35 @@ def test_what_is_left_out_stays_so_under_another_name(tmp_path: Path) -> None:
     before = RunDir(tmp_path / "runs" / "before")
     write_choices(before, Choices({"data": "x"}))
     choices = exclude(before, images=["a/1.png", "b/ü,2.png"])
-    write_choices(before, replace(choices, looked_at={"audit": choices.seen_by("audit")}))
-    assert read_choices(before).is_current("audit")
+    digest = made_with(AUDIT_OPTIONS, choices.options)
+    before.audit.write_text(json.dumps({"made_with": digest}))
+    assert is_current(before, "audit", choices)
     after = rename(Root(tmp_path), before, "after")
     choices = read_choices(after)
     assert choices.options["exclude"] == str(after.excluded)
     assert choices.excluded == ("a/1.png", "b/ü,2.png")
-    assert choices.is_current("audit")
-    assert not exclude(after, images=["c/3.png"]).is_current("audit")
-    assert exclude(after, include_images=["c/3.png"]).is_current("audit")
+    assert is_current(after, "audit", choices)
+    assert not is_current(after, "audit", exclude(after, images=["c/3.png"]))
+    assert is_current(after, "audit", exclude(after, include_images=["c/3.png"]))
     included = exclude(after, include_images=["a/1.png", "b/ü,2.png"])
     assert "exclude" not in included.options
     assert not after.excluded.exists()
+
+
+def test_of_many_changes_at_once_none_is_lost(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    write_choices(run, Choices({"data": "x"}))
+    images = [f"a/{number}.png" for number in range(30)]
+
+    def change(image: str) -> None:
+        exclude(run, images=[image])
+        change_options(run, {"epochs": 7})
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(change, images))
+    choices = read_choices(run)
+    assert set(choices.excluded) == set(images)
+    assert choices.options["epochs"] == 7
 
 
 def test_without_a_name_a_run_is_called_after_its_data(page: Any) -> None:
@@ -157,10 +198,70 @@ def test_of_two_that_start_at_once_one_is_refused(tmp_path: Path) -> None:
     assert answers.count(409) == 7
     assert step_at_work(run) == "audit"
     psutil.Process(job.pid).kill()
-    while job.is_at_work:
-        pass
+    while not exit_file(run).exists():
+        time.sleep(0.05)
     assert step_at_work(run) is None
-    assert last_error(run) is None
+    assert (last_error(run) or "").startswith("The process ended without a result (signal 9).")
+
+
+def test_a_process_that_python_itself_ends_is_said_to_have_failed(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    write_choices(run, Choices({"data": "x"}))
+    start_job(run, "train", ["no_such_module"], tmp_path)
+    while not exit_file(run).exists():
+        time.sleep(0.05)
+    said = last_error(run)
+    assert said is not None
+    assert "exit status 1" in said.splitlines()[0]
+    assert "No module named no_such_module" in said
+    assert state_of(run, read_choices(run)) == "failed"
+
+
+def test_one_damaged_run_and_a_link_in_a_circle_leave_the_others_shown(
+    page: Any, tmp_path: Path
+) -> None:
+    kept, damaged, job = (page.new_run(name) for name in ("kept", "damaged", "job"))
+    (page.root / damaged / ".ui" / "choices.json").write_text("{")
+    (page.root / job / ".ui" / "job.json").write_text("{")
+    (page.root / "circle.csv").symlink_to("circle.csv")
+    try:
+        answer = page.get("/api/runs")
+        states = {one["path"]: one["state"] for one in answer["runs"]}
+        assert (states[kept], states[damaged], states[job]) == (
+            "new",
+            "cannot be read",
+            "cannot be read",
+        )
+        assert not answer["search_cut_short"]
+        names = [one["name"] for one in page.get("/api/folders")["entries"]]
+        assert "phantoms" in names
+        assert "circle.csv" not in names
+    finally:
+        (page.root / "circle.csv").unlink()
+        for run in (kept, damaged, job):
+            shutil.rmtree(page.root / run)
+
+
+def test_many_other_folders_do_not_hide_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "MOST_FOLDERS", 5)
+    for number in range(10):
+        (tmp_path / f"a{number}").mkdir()
+    run = RunDir(tmp_path / "medlens-runs" / "one")
+    write_choices(run, Choices({"data": "x"}))
+    assert find_runs(Root(tmp_path)) == ([run], True)
+
+
+def test_results_are_never_images_to_learn_from(tmp_path: Path) -> None:
+    for name in ("cats/1.png", "dogs/2.png", "medlens-runs/x/heat_maps/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert read_dataset(tmp_path, cache=tmp_path).classes == ("cats", "dogs")
+    with pytest.raises(Refused, match="one folder higher"):
+        new_run(Root(tmp_path), "", None, {})
+    with pytest.raises(Refused, match="folder below it"):
+        new_run(Root(tmp_path.parent), tmp_path.name, None, {})
 
 
 def test_what_lies_among_the_data_is_never_run(tmp_path: Path) -> None:
@@ -253,3 +354,13 @@ def test_a_process_that_pays_no_attention_to_an_interrupt_is_ended(
     while job.is_at_work:
         time.sleep(0.05)
     assert step_at_work(run) is None
+
+
+def test_a_run_of_a_terminal_with_relative_paths_is_gone_on_with_there(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.root.mkdir()
+    run.config.write_text(config_toml(make_options({"data": "scans", "out": "run"})))
+    for path in (run.log, run.splits):
+        path.touch()
+    with pytest.raises(Refused, match="begun in a terminal"):
+        start_step(Root(tmp_path), run, "train", resume=True)

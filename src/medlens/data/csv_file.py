@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medlens.data.remote import hide_secrets
 from medlens.errors import MedlensError, in_words
 
 # The parser makes a Python object of every value it holds; so many rows of them are a few dozen
@@ -64,7 +65,7 @@ def csv_batches(
             got=_where_wrong(file, error),
             expected=f"a comma-separated UTF-8 file with the columns {','.join(needed)}",
             fix="Check the path, and save the file as CSV (UTF-8).",
-            names=[str(file)],
+            names=[hide_secrets(str(file))],
         ) from None
 
 
@@ -99,7 +100,7 @@ def name_plainly(
             got=f"{len(given.columns)} {where}",
             expected=f"the columns {','.join(needed)}, each once",
             fix="Name the columns of the file so.",
-            names=[str(file), *map(str, plain)],
+            names=[hide_secrets(str(file)), *map(str, plain)],
         )
     return given
 

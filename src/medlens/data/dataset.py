@@ -182,7 +182,8 @@ def _subfolders(folder: Path) -> list[Path]:
 def _is_hidden(path: Path) -> bool:
     """Whether a folder or file is no data: hidden, an archive's leftovers, or a run of medlens."""
     is_run = (path / "config.toml").exists() and (path / "audit.json").exists()
-    return path.name.startswith(".") or path.name == "__MACOSX" or is_run
+    is_run |= (path / ".ui" / "choices.json").exists()
+    return path.name.startswith(".") or path.name in ("__MACOSX", "medlens-runs") or is_run
 
 
 def image_files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:

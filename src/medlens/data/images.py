@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,11 @@ from medlens.data.pictures import decode_picture, read_picture_size
 from medlens.data.remote import is_remote
 from medlens.quiet import LIBRARY_WARNINGS
 
+if TYPE_CHECKING:
+    from medlens.data.remote_path import RemotePath
+
 __all__ = [
+    "CANNOT_BE_OPENED",
     "FITS",
     "MAX_PIXELS",
     "RESIZE_FILTER",
@@ -41,6 +45,7 @@ __all__ = [
     "fit_to_square",
     "is_image_name",
     "read_image",
+    "read_longer_side",
     "read_patient",
     "read_size",
     "resize_to_square",
@@ -49,10 +54,14 @@ __all__ = [
 
 FITS = ("pad", "crop", "stretch")
 RESIZE_FILTER = "bilinear"
+# How the reason begins of a file that is missing, or that storage does not give.
+CANNOT_BE_OPENED = "It cannot be opened: "
 
 _EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom")
 )
+# Bytes asked for, one after the other, until the header of a file on other storage is in them.
+_HEADS = (1 << 16, 1 << 20)
 _DICOM_HEAD = 132  # a preamble of 128 bytes and the letters DICM
 
 
@@ -128,6 +137,36 @@ def read_size(source: Path | bytes) -> tuple[int, int]:
         if _is_dicom(stream):
             return read_dicom_size(stream)
         return read_picture_size(stream)
+
+
+def read_longer_side(path: Path) -> int:
+    """Read an image's longer side, in pixels, from its header.
+
+    Args:
+        path: Of a file on other storage only as much is asked for as is needed.
+
+    Raises:
+        UnreadableImage: If the header cannot be read.
+    """
+    return max(_read_remote_size(path) if is_remote(path) else read_size(path))
+
+
+def _read_remote_size(path: RemotePath) -> tuple[int, int]:
+    for count in _HEADS:
+        head = _read_part(path, count)
+        try:
+            return read_size(head)
+        except UnreadableImage:
+            if len(head) < count:
+                raise
+    return read_size(_read_part(path, None))
+
+
+def _read_part(path: RemotePath, count: int | None) -> bytes:
+    try:
+        return path.read_part(count)
+    except OSError as error:
+        raise _cannot_be_opened(error) from None
 
 
 def read_patient(data: bytes) -> str:
@@ -271,7 +310,7 @@ def _cannot_be_opened(error: OSError) -> UnreadableImage:
     # Clients of other storage leave the words of the system out.
     is_missing = isinstance(error, FileNotFoundError)
     cause = os.strerror(errno.ENOENT) if is_missing else error.strerror or "it cannot be read"
-    return UnreadableImage(f"It cannot be opened: {cause}.")
+    return UnreadableImage(f"{CANNOT_BE_OPENED}{cause}.")
 
 
 def _is_dicom(stream: BinaryIO) -> bool:

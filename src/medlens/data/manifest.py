@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medlens.data.csv_file import ROWS_AT_A_TIME, csv_batches, name_plainly
+from medlens.data.remote import hide_secrets
 from medlens.errors import MedlensError, in_words
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
@@ -58,7 +59,7 @@ def manifest_batches(
             got=in_words(error),
             expected=f"a Parquet file with the columns {','.join(needed)}",
             fix="Check the path, and write the file anew.",
-            names=[str(file)],
+            names=[hide_secrets(str(file))],
         ) from None
 
 
@@ -109,6 +110,6 @@ def _column_as_text(
             got=f"values of the type {column.type}",
             expected="text, numbers, dates or true and false in every column",
             fix="Leave the column out, or write it as text.",
-            names=[str(file), name],
+            names=[hide_secrets(str(file)), name],
         ) from None
     return texts.fillna("").astype(str)

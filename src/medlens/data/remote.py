@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
+from urllib.request import url2pathname
 
 import platformdirs
 
@@ -63,7 +65,7 @@ def open_path(text: str | os.PathLike[str]) -> Path:
             "configuration file.",
         )
     if protocol.lower() == "file":
-        return Path(rest)
+        return Path(url2pathname(rest))
     try:
         import fsspec
 
@@ -93,6 +95,14 @@ def join_path(folder: Path, name: str) -> Path:
     return open_path(name) if is_alone else folder / name
 
 
+def join_texts(folder: Path, names: Iterable[str]) -> Iterator[str]:
+    """The texts of what `join_path` gives, quickly: a path object for each would cost more."""
+    before = str(folder / "x")[:-1] if is_remote(folder) else None
+    for name in names:
+        is_plain = name and not is_url(name) and not {"", ".", ".."} & set(name.split("/"))
+        yield before + name if before and is_plain else str(join_path(folder, name))
+
+
 def local_side(folder: Path) -> Path:
     """Where this machine keeps what belongs to a folder and must lie on a disk.
 
@@ -103,6 +113,16 @@ def local_side(folder: Path) -> Path:
         return folder
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
     return platformdirs.user_cache_path("medlens") / "remote" / name
+
+
+def remove_files(files: Sequence[Path]) -> None:
+    """Delete some files of one folder; on other storage as few requests as it allows."""
+    first = next(iter(files), None)
+    if first is not None and is_remote(first):
+        first.remove_with([str(file) for file in files])
+        return
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def hide_secrets(text: str) -> str:

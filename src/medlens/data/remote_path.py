@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from upath.extensions import ProxyUPath
 
 from medlens.data.remote import hide_secrets
 from medlens.errors import MedlensError
+from medlens.files import part_name
 
 # Seconds before another attempt. The clients try again by themselves within each of ours.
 PAUSES = (1.0, 4.0)
 # Here a file appears whole, once all of it has come; elsewhere it is written beside and moved.
 OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci"))
+# Whose exceptions tell of a network or a storage, beside those that are OSError.
+CLIENTS = frozenset(
+    (
+        *("adlfs", "aiobotocore", "aiohttp", "asyncio", "azure", "botocore", "fsspec", "gcsfs"),
+        *("google", "paramiko", "pyarrow", "requests", "s3fs", "smbclient", "smbprotocol"),
+        "urllib3",
+    )
+)
 _OF_THE_FILE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
 Answer = TypeVar("Answer")
@@ -43,8 +51,8 @@ class RemotePath(ProxyUPath):
         """The whole content, by one request."""
         return bytes(self.try_to(lambda: self.fs.cat_file(self.path)))
 
-    def read_part(self, count: int) -> bytes:
-        """The first bytes."""
+    def read_part(self, count: int | None) -> bytes:
+        """The first bytes, or all."""
         return bytes(self.try_to(lambda: self.fs.cat_file(self.path, start=0, end=count)))
 
     def read_text(self, encoding: str | None = None, *_: Any) -> str:
@@ -117,6 +125,14 @@ class RemotePath(ProxyUPath):
             if not missing_ok:
                 raise
 
+    def remove_with(self, files: Sequence[str]) -> None:
+        """Remove some files of the same storage by as few requests as it allows."""
+        try:
+            self.try_to(lambda: self.fs.rm(list(files)))
+        except FileNotFoundError:  # another process was faster with one of them
+            for file in files:
+                RemotePath(file).unlink(missing_ok=True)
+
     def remove_tree(self) -> None:
         """Remove the folder with all that is in it, where it is there."""
         try:
@@ -125,14 +141,23 @@ class RemotePath(ProxyUPath):
             return
 
     def _put(self, write: Callable[[str], None]) -> None:
+        if self.protocol in ("http", "https"):
+            raise MedlensError(
+                f"Nothing can be written to {self.protocol}://.",
+                got="an address of a web server",
+                expected="a folder of this machine, or a storage such as s3://",
+                fix="Name another place.",
+                names=[hide_secrets(str(self))],
+            )
+        part = self.with_name(part_name(self.name))
+
         def put() -> None:
             if self.protocol in OBJECT_STORES:
                 write(self.path)
                 return
             self.fs.makedirs(self.parent.path, exist_ok=True)
-            part = self.with_name(f".{self.name}.{os.getpid()}.part")
             write(part.path)
-            self.fs.mv(part.path, self.path)
+            self._replace_by(part.path)
 
         try:
             self.try_to(put)
@@ -144,6 +169,16 @@ class RemotePath(ProxyUPath):
                 fix="Check its name, or make it.",
                 names=[hide_secrets(str(self))],
             ) from None
+
+    def _replace_by(self, part: str) -> None:
+        """Move a file to this place; what stood here goes first, as not every storage replaces."""
+        size = self.fs.info(part)["size"]
+        if self.fs.exists(self.path):
+            self.fs.rm_file(self.path)
+        self.fs.mv(part, self.path)
+        # Some say nothing when they have not moved it.
+        if self.fs.exists(part) or self.fs.info(self.path)["size"] != size:
+            raise OSError("The storage has not moved the file to its place.")
 
     def try_to(self, action: Callable[[], Answer]) -> Answer:
         """Do something with the storage, some times if need be.
@@ -161,6 +196,8 @@ class RemotePath(ProxyUPath):
                 raise self._refused() from None
             # Every client has exceptions of its own for a network that fails.
             except Exception as error:
+                if not _is_of_the_storage(error):
+                    raise
                 if failed == len(PAUSES):
                     raise self._unreachable(error) from None
             time.sleep(PAUSES[failed])
@@ -185,3 +222,9 @@ class RemotePath(ProxyUPath):
             "goes on.",
             names=[hide_secrets(str(self))],
         )
+
+
+def _is_of_the_storage(error: Exception) -> bool:
+    """Whether an exception may tell of the network or the storage; else a mistake in a program."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, OSError) or bool(packages & CLIENTS)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medlens.data.remote import REQUESTS_AT_A_TIME, is_remote, local_side
-from medlens.files import remove, write_bytes
+from medlens.files import part_name, remove, write_bytes
 
 KEYS_SUFFIX = ".keys"
 ROWS_AT_A_TIME = 256
@@ -152,7 +152,7 @@ class Store:
             raise ValueError("There is nothing to gather: no keys are given.")
         by_shard = self._by_shard(keys)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part = path.with_name(part_name(path.name))
         try:
             # Written as a stream, not through a map: a full disk is then an error, not the end of
             # the process, and what is written does not count as its memory.

@@ -11,11 +11,13 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet as parquet
 
+from medlens.data.remote import is_remote
 from medlens.errors import MedlensError
 from medlens.files import remove, write_bytes
 
 PART_ROWS = 256
-PARTS_PER_FILE = 256
+# On other storage a file is read whole for a part of it: some hundred kilobytes.
+PARTS_PER_FILE = 32
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,16 @@ class WorkList:
         return -(-self.rows // PART_ROWS)
 
     def read(self, part: int) -> pyarrow.Table:
-        """The rows of a part; nothing else is read.
+        """The rows of a part.
 
         Raises:
             MedlensError: If this node does not see the folder.
         """
         file, group = divmod(part, PARTS_PER_FILE)
         try:
-            with (self.folder / _file_name(file)).open("rb") as stream:
+            path = self.folder / _file_name(file)
+            # The whole at once, tried again where need be; a stream would not be.
+            with io.BytesIO(path.read_bytes()) if is_remote(path) else path.open("rb") as stream:
                 return parquet.ParquetFile(stream).read_row_group(group)
         except FileNotFoundError:
             raise MedlensError(

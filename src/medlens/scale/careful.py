@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -15,30 +16,54 @@ from medlens.serve.decoder_process import NO_MEMORY
 from medlens.serve.decoders import MODULE, TOO_MUCH, TOO_SLOW
 
 SECONDS = 120.0
+# Of control groups, version 2 and version 1, as a container sees its own.
+MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 NO_MEMORY_HERE = "It needs more memory to decode than half of what a node has."
 
 
-def find_deadly(root: Path, paths: Sequence[str], frame: int | None) -> dict[str, str]:
+def find_deadly(
+    root: Path, paths: Sequence[str], frame: int | None, advance: Callable[[], None]
+) -> dict[str, str]:
     """Find the files that no worker survives.
 
     Args:
         root: The folder that the paths are relative to.
         paths: The files.
         frame: The frame of multi-frame DICOM files; None for the middle one.
+        advance: Called before each file.
 
     Returns:
         Path -> reason, of those that end the process that decodes them, hold it for two minutes,
         or want more than half of the node's memory.
     """
-    return asyncio.run(_try_each(root, paths, frame))
+    return asyncio.run(_try_each(root, paths, frame, advance))
 
 
-async def _try_each(root: Path, paths: Sequence[str], frame: int | None) -> dict[str, str]:
+def find_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> int:
+    """Bytes of memory that this process may have: of the machine, or of its container.
+
+    Args:
+        limits: Files that hold the limit of a container, where there is one.
+    """
+    found: list[int] = [psutil.virtual_memory().total]
+    for path in limits:
+        with suppress(OSError, ValueError):  # "max" is no limit, and no number
+            found.append(int(path.read_text(encoding="ascii")))
+    return min(found)
+
+
+async def _try_each(
+    root: Path, paths: Sequence[str], frame: int | None, advance: Callable[[], None]
+) -> dict[str, str]:
     asked = {"do": "fit", "frame": frame, "pixels": MAX_PIXELS, "size": 32, "fit": "pad"}
-    child = Child(MODULE, [str(psutil.virtual_memory().total // 2)])
+    child = Child(MODULE, [str(find_memory() // 2)])
     deadly = {}
     try:
         for path in paths:
+            advance()
             content = _read(join_path(root, path))
             if content is None:
                 continue  # whoever reads it next says why

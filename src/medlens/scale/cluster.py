@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,8 @@ from medlens.errors import MedlensError
 
 NONE, LOCAL = "none", "local"
 SECONDS_TO_CONNECT = 10.0
+# How Ray names the kind of a node's GPUs, and how little of it a task takes to be sent there.
+GPU_KIND, TOUCH = "accelerator_type:", 0.001
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ def connected(address: str) -> Iterator[bool]:
     if address == NONE:
         yield False
         return
+    if address == LOCAL:
+        # What is started here listens for others, too: they need the token that Ray keeps in the
+        # person's home. Ray reads this once, when it is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     ray = import_ray()
     if ray.is_initialized():  # a notebook's own connection: used as it is, and left open
         yield True
@@ -107,19 +113,14 @@ def import_ray() -> Any:
         raise MedlensError(
             "--ray needs Ray Data.",
             got=f"the package {error.name} is not installed",
-            expected="ray[data] 2.50 or newer",
+            expected="ray[data] 2.52 or newer",
             fix="pip install 'medlens[ray]', here and on every node.",
         ) from None
     return ray
 
 
 def find_pool(*, network: bool) -> Pool:
-    """The workers that the connected cluster has room for, were it free.
-
-    A worker is what medlens is on one machine: it reads in threads while the network runs. So
-    there is one for each node, of as many CPUs as the smallest has; and where nodes have GPUs, the
-    network has one for each of these. Parts of a job are handed to workers without any task
-    beside them that would need a CPU of its own: such a task could wait for ever.
+    """The workers that the connected cluster has room for, were it free; see `choose_pool`.
 
     Args:
         network: Whether the workers hold a network, which wants GPUs.
@@ -128,15 +129,54 @@ def find_pool(*, network: bool) -> Pool:
         MedlensError: If no node has a CPU.
     """
     nodes = [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
-    with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= 1]
-    if network and with_gpu:
-        count = sum(int(node["GPU"]) for node in with_gpu)
-        return Pool(count, max(1, min(_cpus_per_gpu(node) for node in with_gpu)), 1)
-    counts = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
-    if not counts:
+    pool = choose_pool(nodes, network=network)
+    if pool is None:
         raise no_room("no node with a CPU")
-    cpus = min(counts)
-    return Pool(sum(count // cpus for count in counts), cpus, 0)
+    return pool
+
+
+def find_gpu_kinds() -> list[dict[str, float]]:
+    """For each kind of GPU of the connected cluster what a task asks for to run beside one.
+
+    Ray marks nodes with the kind where it knows it; all others count as one kind.
+    """
+    nodes = [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
+    with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= 1]
+    kinds = {next((name for name in node if name.startswith(GPU_KIND)), "") for node in with_gpu}
+    return [{kind: TOUCH} if kind else {} for kind in sorted(kinds)]
+
+
+def choose_pool(nodes: Sequence[Mapping[str, float]], *, network: bool) -> Pool | None:
+    """The workers for some nodes.
+
+    A worker is what medlens is on one machine: it reads in threads while the network runs. So
+    there is one for each node; and where nodes have GPUs, the network has one for each of these.
+    All are of one size, that by which most CPUs are used: nodes much smaller than the others are
+    left out, rather than that all workers are as small. Parts of a job are handed to workers
+    without any task beside them that would need a CPU of its own: such a task could wait for ever.
+
+    Args:
+        nodes: The resources of each that is alive.
+        network: Whether the workers hold a network, which wants GPUs.
+
+    Returns:
+        The workers; None where no node has a CPU.
+    """
+    with_cpu = [node for node in nodes if node.get("CPU", 0) >= 1]
+    with_gpu = [node for node in with_cpu if node.get("GPU", 0) >= 1]
+    if network and with_gpu:
+        shares = [(int(node["CPU"]), int(node["GPU"])) for node in with_gpu]
+        return _largest(shares, gpus=1)
+    return _largest([(int(node["CPU"]), 1) for node in with_cpu], gpus=0)
+
+
+def _largest(nodes: Sequence[tuple[int, int]], *, gpus: int) -> Pool | None:
+    """The pool that uses most CPUs of nodes of (CPUs, workers at most); of equals, of most."""
+    pools = []
+    for size in {max(1, cpus // most) for cpus, most in nodes}:
+        workers = sum(min(most, cpus // size) for cpus, most in nodes)
+        pools.append(Pool(workers, size, gpus))
+    return max(pools, key=lambda pool: (pool.workers * pool.cpus, pool.workers), default=None)
 
 
 def no_room(got: str) -> MedlensError:
@@ -148,10 +188,6 @@ def no_room(got: str) -> MedlensError:
         fix="Wait until other jobs are done, or add nodes; then repeat the command: what is "
         "finished is kept.",
     )
-
-
-def _cpus_per_gpu(node: Mapping[str, float]) -> int:
-    return int(node["CPU"]) // int(node["GPU"])
 
 
 def _unreachable(address: str, got: str) -> MedlensError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,16 @@ from medlens.data.work_list import PART_ROWS, WorkList, write_work_list
 from medlens.errors import MedlensError
 from medlens.files import remove, write_bytes
 from medlens.model.engine import Forward, FrozenPass, check_ncnn, choose_precision
-from medlens.scale.cluster import find_pool, import_ray
+from medlens.model.gpu import gpus
+from medlens.scale.cluster import find_gpu_kinds, find_pool, import_ray, no_room
 from medlens.scale.parts import run_parts
+from medlens.scale.worker import turn
 
 ROWS_AT_A_TIME = 65_536
 # Pictures that the engine is checked on, as on one machine.
 SAMPLED = 4
+# The more careful first.
+PRECISIONS = ("float32", "bfloat16")
 
 # What reads pictures as they are -> what reads them by the keys asked for (as views, or turned).
 SeenAs = Callable[[ReadPictures], ReadPictures]
@@ -138,15 +142,16 @@ class PartExtractor:
         self._cpus = cpus
         self._network = threading.Lock()
 
-    def __call__(self, part: int, *, careful: bool) -> pyarrow.Table:
+    def __call__(self, part: int, *, careful: bool, advance: Callable[[], None]) -> pyarrow.Table:
         """Write the features of a part. Pictures break no decoder, so care makes no difference."""
         keys, read = self._parts.open(part)
         size = self._forward.batch
         batches = [keys[start : start + size] for start in range(0, len(keys), size)]
         found = []
         for pictures in in_order(read, batches, threads=self._cpus):
-            with self._network:
+            with turn(self._network, advance):
                 found.append(self._forward.run(pictures))
+            advance()
         shard = write_shard(self._parts.features, keys, np.concatenate(found))
         return pyarrow.table({"shard": [shard]})
 
@@ -170,7 +175,8 @@ def extract_on_cluster(
         features: Receives the features; its folder must be one that all nodes see.
         pictures: Holds the pictures; the same.
         seen_as: How pictures are seen, for keys of views.
-        cache: The cache folder, which all nodes see; the list of pictures is put there.
+        cache: The cache folder, which all nodes see; the list of pictures is there while this
+            runs, in a folder of this call's own.
         progress: Called with the number of pictures done since the last call.
         say: Told what was begun again.
 
@@ -180,8 +186,8 @@ def extract_on_cluster(
     missing = [key for key in dict.fromkeys(keys) if key not in features]
     if not missing:
         return
-    name = hashlib.sha256("\n".join(missing).encode()).hexdigest()[:32]
-    work = write_work_list(cache / "work" / f"features-{name}", _rows(missing, pictures))
+    name = f"features-{uuid.uuid4().hex}"
+    work = write_work_list(cache / "work" / name, _rows(missing, pictures))
 
     def note(part: int, told: pyarrow.Table) -> None:
         done = missing[part * PART_ROWS : (part + 1) * PART_ROWS]
@@ -189,20 +195,42 @@ def extract_on_cluster(
         progress(len(done))
 
     make = FeatureParts(work, pictures.folder, features.folder, carry(frozen_pass), seen_as)
-    retried = run_parts(np.arange(work.parts), make, note, network=True)
+    try:
+        retried = run_parts(np.arange(work.parts), make, note, network=True)
+    finally:
+        remove(work.folder)
     for line in retried.lines:
         say(line)
-    remove(work.folder)
 
 
-def find_gpu_precision() -> str | None:
-    """The precision of the network on the connected cluster's GPUs; None where it has none."""
+def find_gpu_precision(patience: float = 300.0) -> str | None:
+    """The precision of the network on the connected cluster: one that all its GPUs are fast in.
+
+    Args:
+        patience: Seconds to wait for a GPU of each kind.
+
+    Returns:
+        "bfloat16" or "float32"; None where neither the cluster nor this machine has a GPU, so that
+        the engine is chosen as on one machine.
+
+    Raises:
+        MedlensError: If other jobs hold the GPUs for so long.
+    """
     pool = find_pool(network=True)
     if not pool.gpus:
-        return None
+        return "float32" if gpus() else None
     ray = import_ray()
-    ask = ray.remote(choose_precision).options(num_cpus=pool.cpus, num_gpus=pool.gpus)
-    return str(ray.get(ask.remote("keras")))
+    ask = ray.remote(choose_precision)
+    asked = [
+        ask.options(num_cpus=1, num_gpus=1, resources=kind).remote("keras")
+        for kind in find_gpu_kinds()
+    ]
+    answered, waiting = ray.wait(asked, num_returns=len(asked), timeout=patience)
+    for one in waiting:
+        ray.cancel(one)
+    if waiting:
+        raise no_room(f"no GPU free for {patience:g} s")
+    return min(map(str, ray.get(answered)), key=PRECISIONS.index)
 
 
 def _rows(keys: Sequence[str], pictures: Store) -> Iterator[pyarrow.Table]:

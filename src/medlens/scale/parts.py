@@ -25,16 +25,18 @@ MOST_STARTS = 4
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds, while no worker says anything.
+    """How long to wait, in seconds, for workers.
 
     Args:
         room: For a first worker: a cluster may have to grow.
         lost: For workers that were at work. Parts wait for the very worker that they were given
             to; where its node does not come back, they are given to others.
+        stuck: For the next image of a worker that says it is at work; then it is ended.
     """
 
     room: float = 300.0
     lost: float = 45.0
+    stuck: float = 600.0
 
 
 def run_parts(
@@ -97,7 +99,9 @@ def _run_pipeline(
     # In a process of its own, so that it can be ended with all its workers while it waits.
     runner = beside_driver(_Runner).remote()
     try:
-        tables = runner.run.options(num_returns="streaming").remote(parts, pool, ledger, made)
+        tables = runner.run.options(num_returns="streaming").remote(
+            parts, pool, ledger, made, patience.stuck
+        )
         while True:
             ready, _ = ray.wait([tables], timeout=LOOK_SECONDS)
             if ready:
@@ -145,7 +149,7 @@ class _Runner:
     """Drives a Ray Data pipeline. Lives as a Ray actor beside the driver."""
 
     def run(
-        self, parts: NDArray[np.int64], pool: Pool, ledger: Any, made: list[Any]
+        self, parts: NDArray[np.int64], pool: Pool, ledger: Any, made: list[Any], stuck: float
     ) -> Iterator[pyarrow.Table]:
         """What the workers say of the parts, in whatever order they come."""
         ray = import_ray()
@@ -157,7 +161,7 @@ class _Runner:
             blocks = [pyarrow.table({PART: [part]}) for part in some.tolist()]
             results = ray.data.from_arrow(blocks).map_batches(
                 PartWorker,
-                fn_constructor_args=(ledger, made, package_versions()),
+                fn_constructor_args=(ledger, made, package_versions(), stuck),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=_two_at_a_time(ray, min(pool.workers, len(some))),

@@ -8,17 +8,21 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
 
+from medlens.data.images import CANNOT_BE_OPENED
 from medlens.data.remote import is_url
 from medlens.errors import MedlensError
 from medlens.files import write_bytes
 from medlens.model.classifier import Classifier, load_classifier
 from medlens.scale.careful import find_deadly
 from medlens.scale.ledger import Retried
-from medlens.scale.parts import run_parts
+from medlens.scale.parts import beside_driver, run_parts
+from medlens.scale.sight import Witness, check_sight
+from medlens.scale.worker import turn
 from medlens.serve.inputs import FILE
 from medlens.serve.predict import Work, tell
 
@@ -33,11 +37,13 @@ class PredictParts:
         classifier: The files of the classifier, by name.
         work: What is to be made.
         seen: A file that every node must see, or "" where there is none to look for.
+        witness: The actor that looks for files that a worker cannot open.
     """
 
     classifier: Mapping[str, bytes] = field(repr=False)
     work: Work
     seen: str
+    witness: Any
 
     def __call__(self, cpus: int) -> PartPredictor:
         """Load the classifier.
@@ -59,7 +65,7 @@ class PredictParts:
         with tempfile.TemporaryDirectory(prefix="medlens-") as folder:
             for name, content in self.classifier.items():
                 write_bytes(Path(folder) / name, content)
-            return PartPredictor(load_classifier(Path(folder)), self.work, cpus)
+            return PartPredictor(load_classifier(Path(folder)), self.work, self.witness, cpus)
 
 
 class PartPredictor:
@@ -68,26 +74,39 @@ class PartPredictor:
     Args:
         classifier: Says what it sees.
         work: What is to be made.
+        witness: The actor that looks for files that cannot be opened here.
         cpus: In how many threads it reads.
     """
 
-    def __init__(self, classifier: Classifier, work: Work, cpus: int) -> None:
+    def __init__(self, classifier: Classifier, work: Work, witness: Any, cpus: int) -> None:
         self._classifier = classifier
         self._work = work
+        self._witness = witness
         self._cpus = cpus
         self._network = threading.Lock()
 
-    def __call__(self, part: int, *, careful: bool) -> pyarrow.Table:
+    def __call__(self, part: int, *, careful: bool, advance: Callable[[], None]) -> pyarrow.Table:
         """Predict a part, and write it where the result keeps its parts."""
         images = self._work.part(part)
         files = images[FILE].tolist()
-        deadly = find_deadly(Path(), files, self._classifier.frame) if careful else {}
+        deadly = find_deadly(Path(), files, self._classifier.frame, advance) if careful else {}
         safe = [file for file in files if file not in deadly]
         with closing(self._classifier.read_all(safe, threads=self._cpus)) as read:
             # In order: those that are left out say why at their place.
-            found = [(file, deadly[file]) if file in deadly else next(read) for file in files]
-        with self._network:
-            self._work.result.add(part, tell(self._classifier, images, found, lambda _: None))
+            found = []
+            for file in files:
+                found.append((file, deadly[file]) if file in deadly else next(read))
+                advance()
+        unopened = {
+            file: picture
+            for file, picture in found
+            if isinstance(picture, str) and picture.startswith(CANNOT_BE_OPENED)
+        }
+        check_sight(self._witness, Path(), unopened)
+        with turn(self._network, advance):
+            told = tell(self._classifier, images, found, lambda _: advance())
+        # Written while the network runs for the other part.
+        self._work.result.add(part, told)
         return pyarrow.table({ROWS: [len(images)]})
 
 
@@ -108,7 +127,7 @@ def make_parts_on_cluster(classifier: Path, work: Work, progress: Callable[[int]
     files = {path.name: path.read_bytes() for path in classifier.iterdir() if path.is_file()}
     return run_parts(
         np.array(work.missing, np.int64),
-        PredictParts(files, work, _file_to_see(work)),
+        PredictParts(files, work, _file_to_see(work), beside_driver(Witness).remote()),
         lambda _, rows: progress(sum(rows[ROWS].to_pylist())),
         network=True,
     )

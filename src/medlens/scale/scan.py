@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,10 @@ import pyarrow
 from medlens.data.dataset import FACT_COLUMNS, Dataset
 from medlens.data.facts_cache import Facts, FactsCache, Thumbnail
 from medlens.data.near_duplicates import THUMBNAIL_SIDE
+from medlens.data.remote import REQUESTS_AT_A_TIME, is_remote
 from medlens.data.scan import (
+    CANNOT_BE_OPENED,
+    NOT_THERE,
     PictureRule,
     Pictures,
     Progress,
@@ -32,6 +35,7 @@ from medlens.files import remove
 from medlens.scale.careful import find_deadly
 from medlens.scale.cluster import import_ray
 from medlens.scale.parts import beside_driver, run_parts
+from medlens.scale.sight import Witness, check_sight
 
 # Columns of what a worker tells beside the facts.
 THUMBNAIL, SHARD, HAS_PICTURE = "thumbnail", "shard", "has_picture"
@@ -70,6 +74,7 @@ class ScanParts:
         rule: How pictures are made; None where only the facts are wanted.
         pictures: The folder of the pictures.
         known: The actor of what is known; None where nothing is.
+        witness: The actor that looks for files that a worker cannot open.
     """
 
     work: WorkList
@@ -78,6 +83,7 @@ class ScanParts:
     rule: PictureRule | None
     pictures: Path | None
     known: Any
+    witness: Any
 
     def __call__(self, cpus: int) -> PartScanner:
         """Look whether this node sees the list of files.
@@ -94,7 +100,7 @@ class PartScanner:
 
     Args:
         parts: What is to be done.
-        cpus: In how many threads it reads.
+        cpus: In how many threads it reads from a disk.
     """
 
     def __init__(self, parts: ScanParts, cpus: int) -> None:
@@ -102,17 +108,20 @@ class PartScanner:
         self._cpus = cpus
         self._wanted = Wanted(parts.frame, self._find_facts, parts.rule, self._is_missing)
 
-    def __call__(self, part: int, *, careful: bool) -> pyarrow.Table:
+    def __call__(self, part: int, *, careful: bool, advance: Callable[[], None]) -> pyarrow.Table:
         """Scan the files of a part; write its pictures, and return its facts."""
         root, paths = self._parts.root, self._parts.work.read(part)["path"].to_pylist()
-        deadly = find_deadly(root, paths, self._parts.frame) if careful else {}
+        deadly = find_deadly(root, paths, self._parts.frame, advance) if careful else {}
         safe = [path for path in paths if path not in deadly]
-        found = scan_files(root, safe, self._wanted, threads=self._cpus)
+        threads = REQUESTS_AT_A_TIME if is_remote(root) else self._cpus
+        found = scan_files(root, safe, self._wanted, threads=threads)
         # In order: those that are left out say why at their place.
-        scanned = [
-            Scanned(unreadable_facts("", 0, deadly[path])) if path in deadly else next(found)
-            for path in paths
-        ]
+        scanned = []
+        for path in paths:
+            dead = path in deadly
+            scanned.append(Scanned(unreadable_facts("", 0, deadly[path])) if dead else next(found))
+            advance()
+        check_sight(self._parts.witness, root, _unopened(paths, scanned))
         pictures, shard = new_pictures(scanned), ""
         if pictures and self._parts.pictures is not None:
             rows = np.stack(list(pictures.values()))
@@ -153,13 +162,14 @@ def scan_on_cluster(
         facts: As for `read_here`; only this machine writes them.
         pictures: As for `read_here`; their folder must be one that all nodes see.
         progress: As for `read_here`.
-        cache: The cache folder, which all nodes see; the list of files is put there.
+        cache: The cache folder, which all nodes see; the list of files is there while this runs, in
+            a folder of this call's own.
         say: Told what was begun again.
 
     Raises:
         MedlensError: If a node does not see what it needs, or there is no room for the job.
     """
-    work = write_work_list(cache / "work" / _name_list(dataset), _paths(dataset))
+    work = write_work_list(cache / "work" / f"scan-{uuid.uuid4().hex}", _paths(dataset))
     tables: dict[int, pd.DataFrame] = {}
 
     def keep(part: int, told: pyarrow.Table) -> None:
@@ -176,11 +186,14 @@ def scan_on_cluster(
         pictures.rule if pictures else None,
         pictures.store.folder if pictures else None,
         _make_known(facts, pictures),
+        beside_driver(Witness).remote(),
     )
-    retried = run_parts(np.arange(work.parts), make, keep, network=False)
+    try:
+        retried = run_parts(np.arange(work.parts), make, keep, network=False)
+    finally:
+        remove(work.folder)
     for line in retried.lines:
         say(line)
-    remove(work.folder)
     return pd.concat([tables[part] for part in sorted(tables)])
 
 
@@ -192,19 +205,21 @@ def _make_known(facts: FactsCache, pictures: Pictures | None) -> Any:
     return beside_driver(Known).remote(facts.path, pictures)
 
 
+def _unopened(paths: Sequence[str], scanned: Sequence[Scanned]) -> dict[str, str]:
+    """Path -> the reason, of files that are missing here or that storage does not give."""
+    reasons = [str(one.facts["unreadable"]) for one in scanned]
+    return {
+        path: reason
+        for path, reason in zip(paths, reasons, strict=True)
+        if reason.startswith((NOT_THERE, CANNOT_BE_OPENED))
+    }
+
+
 def _paths(dataset: Dataset) -> Iterator[pyarrow.Table]:
     paths = dataset.table["path"]
     for start in range(0, len(paths), ROWS_AT_A_TIME):
         some = pyarrow.array(paths.iloc[start : start + ROWS_AT_A_TIME], pyarrow.string())
         yield pyarrow.table({"path": some})
-
-
-def _name_list(dataset: Dataset) -> str:
-    """The same for the same files, so that what a driver left that died is used again."""
-    named = hashlib.sha256(str(dataset.root).encode())
-    for path in dataset.table["path"]:
-        named.update(path.encode() + b"\0")
-    return f"scan-{named.hexdigest()[:32]}"
 
 
 def _to_table(scanned: Sequence[Scanned], shard: str) -> pyarrow.Table:

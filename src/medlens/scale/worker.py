@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -17,6 +19,8 @@ from medlens.scale.ledger import CAREFUL_AFTER, MOST_TRIES
 PART = "part"
 BEAT_SECONDS = 5.0
 NODE_NAME_LENGTH = 8
+# Beats in the time after which a worker that stands still is ended, so that short times are kept.
+LEAST_BEATS = 4
 # What decides the bytes of pixels and features.
 PACKAGES = ("medlens", "keras", "ncnn", "numpy", "pillow", "pydicom", "tensorflow")
 
@@ -28,13 +32,15 @@ class Refused(Exception):  # noqa: N818 (the error itself is in the ledger)
 class Work(Protocol):
     """Does one part of a job; called by two threads at a time."""
 
-    def __call__(self, part: int, *, careful: bool) -> pyarrow.Table:
+    def __call__(self, part: int, *, careful: bool, advance: Callable[[], None]) -> pyarrow.Table:
         """Do it, so that doing it twice leaves the same.
 
         Args:
             part: Its number in the work list.
             careful: Whether workers died of it: then each file is first decoded in a process of
                 its own.
+            advance: Called after each step, an image or a batch: without it for long, the worker
+                is taken to be stuck.
 
         Returns:
             What the driver wants to know, at least one row.
@@ -63,11 +69,15 @@ class PartWorker:
         ledger: The ledger, an actor.
         made: Reference to a function that makes the work; it runs here.
         versions: Of the driver's packages.
+        stuck: Seconds without a step after which the worker ends itself.
     """
 
-    def __init__(self, ledger: Any, made: list[Any], versions: Mapping[str, str]) -> None:
+    def __init__(
+        self, ledger: Any, made: list[Any], versions: Mapping[str, str], stuck: float
+    ) -> None:
         self._ray = import_ray()
         self._ledger = ledger
+        self._stuck = stuck
         self._node = self._ray.get_runtime_context().get_node_id()[:NODE_NAME_LENGTH]
         self._ray.get(ledger.start.remote())
         with self._telling():
@@ -79,32 +89,61 @@ class PartWorker:
         """Do the part whose number the only row holds; returns what the work says, and `part`."""
         part = int(batch[PART][0].as_py())
         tries = self._ray.get(self._ledger.begin.remote(part, self._node))
-        with self._telling():
+        with self._telling() as advance:
             if tries >= MOST_TRIES:
                 raise _deadly(tries)
-            found = self._work(part, careful=tries >= CAREFUL_AFTER)
+            found = self._work(part, careful=tries >= CAREFUL_AFTER, advance=advance)
         self._ray.get(self._ledger.finish.remote(part))
         return found.append_column(PART, pyarrow.array([part] * len(found), pyarrow.int64()))
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Tell the ledger now and then that this worker lives, and what the user can mend."""
+    def _telling(self) -> Iterator[Callable[[], None]]:
+        """Tell the ledger now and then that this worker lives, and what the user can mend.
+
+        A worker that stands still ends itself, as if it had died: the try counts, and the part is
+        begun again in another process.
+
+        Yields:
+            What is to be called after each step.
+        """
         done = threading.Event()
+        last = [time.monotonic()]
+
+        def advance() -> None:
+            last[0] = time.monotonic()
 
         def beat() -> None:
-            while not done.wait(BEAT_SECONDS):
+            while not done.wait(min(BEAT_SECONDS, self._stuck / LEAST_BEATS)):
+                if time.monotonic() - last[0] > self._stuck:
+                    os._exit(1)  # what it waits for, such as a lost disk, may not be interrupted
                 self._ledger.beat.remote()
 
         beating = threading.Thread(target=beat, daemon=True)
         beating.start()
         try:
-            yield
+            yield advance
         except MedlensError as error:
             self._ray.get(self._ledger.refuse.remote(error.as_arguments()))
             raise Refused from None
         finally:
             done.set()
             beating.join()
+
+
+@contextmanager
+def turn(lock: threading.Lock, advance: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock; who waits for another's turn to end does not stand still.
+
+    Args:
+        lock: What only one may hold.
+        advance: Called while it is waited for.
+    """
+    while not lock.acquire(timeout=BEAT_SECONDS):
+        advance()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _compare_versions(wanted: Mapping[str, str]) -> None:
@@ -125,8 +164,10 @@ def _compare_versions(wanted: Mapping[str, str]) -> None:
 def _deadly(tries: int) -> MedlensError:
     return MedlensError(
         "A part of the work ends every worker that begins it.",
-        got=f"{tries} workers that died, also when each file was decoded in a process of its own",
+        got=f"{tries} workers that died or stood still, also when each file was decoded in a "
+        "process of its own",
         expected="workers with memory enough for the network and the largest images",
-        fix="Look into Ray's logs on the nodes for what ended them (mostly memory), and repeat the "
+        fix="Look into Ray's logs on the nodes for what ended them (mostly memory, or a disk that "
+        "does not answer), and repeat the "
         "command: what is finished is kept.",
     )

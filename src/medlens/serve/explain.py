@@ -114,8 +114,8 @@ def explain_to_folder(
         }
         is_anew = open_folder(out, state)
         columns = explain_columns(classifier, inputs.columns)
-        result = ResultFile(out / TABLE_FILE, columns, images.rows, PART_PAGES)
-        parts, _ = result.open(state)
+        result = ResultFile(out / TABLE_FILE, columns, images.rows, state, PART_PAGES)
+        parts, _ = result.open()
         finished = frozenset(one for one in parts if _has_pages(result, one, out))
         work = Work(images, result, finished, is_anew)
         with start(work) as progress:

@@ -17,7 +17,7 @@ MANIFEST_FILE = "explanation.json"
 WHAT = "Explanations of images by medlens explain. Not a medical device."
 _PAGE = re.compile(r"(\d{5,})\.png")
 # Of the table that is being written, and what a killed process was writing.
-_HIDDEN = re.compile(rf"\.{re.escape(TABLE_FILE)}\.(parts|lock)|\..+\.\d+\.part")
+_HIDDEN = re.compile(rf"\.{re.escape(TABLE_FILE)}\.(parts|lock)|\..+\.[0-9a-f]+\.part")
 
 
 def page_name(number: int) -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 from medlens.data.dataset import image_files
 from medlens.data.images import is_image_name
 from medlens.data.manifest import is_manifest, kind_of, manifest_batches, place_of
-from medlens.data.remote import hide_secrets, is_remote, is_url, join_path, open_path
+from medlens.data.remote import hide_secrets, is_remote, is_url, join_texts, open_path
 from medlens.data.remote_listing import remote_image_files
 from medlens.errors import MedlensError
 
@@ -261,7 +261,7 @@ def _in_list(file: Path, _: Counter[str]) -> Iterator[pd.DataFrame]:
             )
         first += len(batch)
         path = path.str.replace("\\", "/", regex=False)
-        files = [str(join_path(folder, one)) for one in path]
+        files = list(join_texts(folder, path))
         table = batch.assign(path=path).rename(columns=_carried)
         yield table.assign(**{FILE: files, STATE: list(map(_state, files))})
 

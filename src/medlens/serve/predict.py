@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
@@ -13,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow
 
+from medlens.data.remote import is_remote
 from medlens.data.work_list import PART_ROWS, WorkList, write_work_list
-from medlens.files import write_text
+from medlens.files import remove, write_text
 from medlens.model.classifier import Classifier, Picture
 from medlens.model.prediction_sets import write_set
 from medlens.serve.inputs import FILE, Digest, Inputs
@@ -214,12 +216,16 @@ def list_work(inputs: Inputs, path: Path) -> tuple[WorkList, str]:
     parts = parts_folder(path)
     # First, so that a place that cannot be written to is known before the images are listed.
     write_text(parts / NOTE_FILE, NOTE)
+    if not is_remote(path):  # here nobody else writes this result
+        for old in parts.glob(f"{LIST_FOLDER}-*"):
+            remove(old)
     digest = Digest(inputs)
     schema = pyarrow.schema([(name, pyarrow.string()) for name in (*inputs.columns, FILE)])
     tables = (
         pyarrow.Table.from_pandas(table, schema, preserve_index=False) for table in digest.tables()
     )
-    return write_work_list(parts / LIST_FOLDER, tables), digest.text()
+    # Under a name of its own: on other storage a second driver may be at work with its list.
+    return write_work_list(parts / f"{LIST_FOLDER}-{uuid.uuid4().hex}", tables), digest.text()
 
 
 def open_work(inputs: Inputs, path: Path, columns: tuple[str, ...], digest: str) -> Work:
@@ -232,15 +238,14 @@ def open_work(inputs: Inputs, path: Path, columns: tuple[str, ...], digest: str)
         digest: Of the classifier; with another one the work begins anew.
     """
     images, given = list_work(inputs, path)
-    result = ResultFile(path, columns, images.rows)
-    finished, is_anew = result.open(
-        {
-            "inputs": given,
-            "classifier": digest,
-            "medlens": importlib.metadata.version("medlens"),
-            "images": images.rows,
-        }
-    )
+    state = {
+        "inputs": given,
+        "classifier": digest,
+        "medlens": importlib.metadata.version("medlens"),
+        "images": images.rows,
+    }
+    result = ResultFile(path, columns, images.rows, state)
+    finished, is_anew = result.open()
     return Work(images, result, finished, is_anew)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import os
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,11 +19,11 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet as parquet
 
-from medlens.data.remote import REQUESTS_AT_A_TIME, hide_secrets, is_remote
+from medlens.data.remote import REQUESTS_AT_A_TIME, hide_secrets, is_remote, remove_files
 from medlens.data.scan import in_order
 from medlens.data.work_list import PART_ROWS
 from medlens.errors import MedlensError
-from medlens.files import remove, write_bytes, write_json
+from medlens.files import part_name, remove, write_bytes, write_json
 from medlens.model.prediction_sets import write_set
 
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
@@ -33,18 +35,21 @@ class ResultFile:
     """Where the predictions go, and the parts of them that are finished.
 
     A part is a file of its own, written whole or not at all under its number, by whatever process
-    has made it; in which order does not matter.
+    has made it; in which order does not matter. Its name also says what decides its content, so
+    that a process that is late with a part of another state never gives it to this result.
 
     Args:
         path: The file that is to appear.
         columns: All columns, in order; those of `NUMBERS` and of probabilities hold numbers.
         rows: How many rows it has in the end.
+        state: What decides the content: inputs, classifier, versions.
         part_rows: How many of them are in a part; the last may have fewer.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: int
+    state: Mapping[str, Any]
     part_rows: int = PART_ROWS
 
     @property
@@ -61,33 +66,30 @@ class ResultFile:
         """How many rows a part has."""
         return min(self.part_rows, self.rows - number * self.part_rows)
 
-    def open(self, state: Mapping[str, Any]) -> tuple[frozenset[int], bool]:
+    def open(self) -> tuple[frozenset[int], bool]:
         """Find out what is finished.
-
-        Args:
-            state: What decides the content: inputs, classifier, versions.
 
         Returns:
             The numbers of the finished parts, and whether parts of another state were thrown away.
         """
         known = self._read_state()
-        there = sorted(self.parts.glob("[0-9]*.parquet"))
-        is_other = known != state
-        if is_other:
-            for path in there:
-                path.unlink()
-        for left in self.parts.glob(".*.part"):
-            left.unlink(missing_ok=True)  # by a process that was killed while it wrote
-        write_json(self.parts / STATE_FILE, state)
-        if is_other:
-            return frozenset(), known is not None
-        names = {path.name for path in there}
-        there_is = (number for number in self.numbers if self.part(number).name in names)
-        return frozenset(filter(self._is_whole, there_is)), False
+        is_other = known is not None and known != self.state
+        own = {self.part(number).name: number for number in self.numbers}
+        finished, left = [], []
+        with suppress(FileNotFoundError):
+            for path in self.parts.iterdir():
+                if path.name in own:
+                    finished.append(own[path.name])
+                # Of another state, or by a process that was killed while it wrote.
+                elif path.suffix in (".parquet", ".part"):
+                    left.append(path)
+        remove_files(left)
+        write_json(self.parts / STATE_FILE, self.state)
+        return frozenset(filter(self._is_whole, finished)), is_other
 
     def part(self, number: int) -> Path:
-        """The file of a part, which is named by its first row."""
-        return self.parts / f"{number * self.part_rows:012d}.parquet"
+        """The file of a part, which is named by its first row and the digest of the state."""
+        return self.parts / f"{number * self.part_rows:012d}-{self._mark}.parquet"
 
     def add(self, number: int, table: pd.DataFrame) -> None:
         """Keep a finished part.
@@ -116,13 +118,18 @@ class ResultFile:
                 self._write(whole, seen)
                 self.path.upload(str(whole))
         else:
-            part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+            part = self.path.with_name(part_name(self.path.name))
             try:
                 self._write(part, seen)
                 part.replace(self.path)
             finally:
                 part.unlink(missing_ok=True)
         remove(self.parts)
+
+    @cached_property
+    def _mark(self) -> str:
+        """What tells the parts of one state from those of another."""
+        return hashlib.sha256(json.dumps(self.state, sort_keys=True).encode()).hexdigest()[:16]
 
     def _read_state(self) -> Any:
         try:

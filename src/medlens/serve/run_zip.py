@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import stat
@@ -25,6 +26,7 @@ BYTES_OF_ANY_RATIO = 64 << 20
 TEXTS = (".csv", ".html", ".json", ".md", ".svg", ".toml", ".txt")
 # Always the same, so that the same run gives the same bytes.
 DATE = (1980, 1, 1, 0, 0, 0)
+UNPACKED = "run"
 MODE = (stat.S_IFREG | 0o644) << 16
 
 
@@ -61,7 +63,8 @@ def unpack_run(file: Path, folder: Path) -> Path:
     Raises:
         MedlensError: If the .zip is damaged, holds no run, or more than a run has.
     """
-    top = folder / file.stem
+    # Never by the file's own name: that of `...zip` would lead out of the folder.
+    top = folder / UNPACKED
     try:
         with zipfile.ZipFile(file) as packed:
             members = [one for one in packed.infolist() if not one.is_dir()]
@@ -76,6 +79,7 @@ def unpack_run(file: Path, folder: Path) -> Path:
     except (
         zipfile.BadZipFile,
         zlib.error,
+        lzma.LZMAError,
         NotImplementedError,
         EOFError,
         FileExistsError,

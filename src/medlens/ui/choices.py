@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from medlens.config import (
 from medlens.errors import MedlensError
 from medlens.files import write_json, write_text
 from medlens.run_dir import RunDir, has_begun
+from medlens.ui.turns import own_turn
 
 Values = Mapping[str, Any]
 STEPS = ("audit", "plan", "train")
@@ -38,21 +39,11 @@ class Choices:
 
     Args:
         options: The options that are not left at their default, by name, with the data.
-        looked_at: For "audit" and "plan", what they were last made with.
         excluded: The images that are left out one by one; they stand in excluded.csv.
     """
 
     options: Values
-    looked_at: Mapping[str, Values] = field(default_factory=dict)
     excluded: tuple[str, ...] = ()
-
-    def seen_by(self, step: str) -> dict[str, Any]:
-        """All that the result of a step depends on."""
-        return {**for_step(step, self.options), "excluded": list(self.excluded)}
-
-    def is_current(self, step: str) -> bool:
-        """Whether the result of a step is that of what is chosen now."""
-        return self.looked_at.get(step) in (None, self.seen_by(step))
 
 
 def for_step(step: str, options: Values) -> dict[str, Any]:
@@ -63,7 +54,10 @@ def for_step(step: str, options: Values) -> dict[str, Any]:
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, or what was chosen for one."""
     run = RunDir(folder)
-    return choices_file(run).is_file() or (run.config.is_file() and run.log.is_file())
+    try:
+        return choices_file(run).is_file() or (run.config.is_file() and run.log.is_file())
+    except OSError:  # not to be looked into
+        return False
 
 
 def choices_file(run: RunDir) -> Path:
@@ -75,14 +69,13 @@ def read_choices(run: RunDir) -> Choices:
     """The choices of a run; of one begun in a terminal, what its config.toml says."""
     if choices_file(run).is_file():
         content = json.loads(choices_file(run).read_text(encoding="utf-8"))
-        return Choices(content["options"], content["looked_at"], read_excluded(run))
+        return Choices(content["options"], read_excluded(run))
     return Choices(own_values(read_config(run.config)))
 
 
 def write_choices(run: RunDir, choices: Choices) -> None:
-    """Keep the options, and what they were looked at with."""
-    content = {"options": choices.options, "looked_at": choices.looked_at}
-    write_json(choices_file(run), content)
+    """Keep the options."""
+    write_json(choices_file(run), {"options": choices.options})
 
 
 def own_values(given: Values) -> dict[str, Any]:
@@ -106,7 +99,12 @@ def change_options(run: RunDir, changes: Values) -> Choices:
     Raises:
         MedlensError: If a value is not allowed, or the run has begun with its options.
     """
-    _require_free(run)
+    with own_turn(run):
+        _require_free(run)
+        return _change(run, changes)
+
+
+def _change(run: RunDir, changes: Values) -> Choices:
     choices = read_choices(run)
     wanted = {**choices.options, **changes}
     wanted = {name: value for name, value in wanted.items() if value is not None}
@@ -153,25 +151,26 @@ def exclude(
     Raises:
         MedlensError: If the run has begun.
     """
-    _require_free(run)
-    left = (set(read_excluded(run)) | set(images)) - set(include_images)
-    dropped = set(read_choices(run).options.get("drop_class", ()))
-    dropped = (dropped | set(classes)) - set(include_classes)
-    if left:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(
-            [("path",), *((one,) for one in sorted(left))]
+    with own_turn(run):
+        _require_free(run)
+        left = (set(read_excluded(run)) | set(images)) - set(include_images)
+        dropped = set(read_choices(run).options.get("drop_class", ()))
+        dropped = (dropped | set(classes)) - set(include_classes)
+        if left:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(
+                [("path",), *((one,) for one in sorted(left))]
+            )
+            write_text(run.excluded, text.getvalue())
+        else:
+            run.excluded.unlink(missing_ok=True)
+        return _change(
+            run,
+            {
+                "exclude": str(run.excluded) if left else None,
+                "drop_class": sorted(dropped) or None,
+            },
         )
-        write_text(run.excluded, text.getvalue())
-    else:
-        run.excluded.unlink(missing_ok=True)
-    return change_options(
-        run,
-        {
-            "exclude": str(run.excluded) if left else None,
-            "drop_class": sorted(dropped) or None,
-        },
-    )
 
 
 def _require_free(run: RunDir) -> None:

@@ -19,6 +19,12 @@ MOST_COUNTED = 20_000
 MOST_LISTED = 2_000
 # The folder of the runs that the page makes.
 RUNS = "medlens-runs"
+# And that of the data set that it draws.
+PHANTOMS = "phantom-data"
+WHOLE_ROOT = (
+    "Runs are made in this folder, so it cannot be data itself: choose a folder below it, or start "
+    "`medlens ui` one folder higher."
+)
 DATA_FILES = {".csv": "csv", ".npz": "npz"}
 
 
@@ -45,7 +51,7 @@ def list_folder(root: Root, name: str, cache: Path) -> dict[str, Any]:
     if not path.exists():
         raise Refused(404, "There is no such folder.")
     entries = [_describe(root, entry) for entry in _entries(root, path)] if path.is_dir() else []
-    data = look_at_data(path, cache)
+    data = Data(WHOLE_ROOT, {}) if path == root.folder else look_at_data(path, cache)
     return {
         "path": root.name(path),
         "parent": None if path == root.folder else root.name(path.parent),
@@ -58,18 +64,34 @@ def list_folder(root: Root, name: str, cache: Path) -> dict[str, Any]:
 
 def look_at_data(path: Path, cache: Path) -> Data:
     """Whether a place can be data, without opening an image."""
-    if path.is_dir():
-        if is_run(path):
-            return Data("This is a run of medlens, not a folder of images.", {})
-        if count_images(path) is None:
-            names = [entry.name for entry in os.scandir(path) if entry.is_dir()]
-            return Data("", dict.fromkeys(sorted(names)))
+    why_not = why_no_data(path)
+    if why_not:
+        return Data(why_not, {})
+    if path.is_dir() and count_images(path) is None:
+        names = [entry.name for entry in os.scandir(path) if entry.is_dir()]
+        return Data("", dict.fromkeys(sorted(names)))
     try:
         dataset = read_dataset(path, cache=cache)
     except MedlensError as error:
         return Data(f"{error.what} {error.fix}", {})
+    except OSError as error:
+        return Data(f"This cannot be read: {error.strerror or 'the system refused'}.", {})
     counts = dataset.table["label"].value_counts()
     return Data("", {name: int(counts[name]) for name in dataset.classes})
+
+
+def why_no_data(path: Path) -> str:
+    """Why a folder is never data, whatever images are in it; "" where nothing speaks against it.
+
+    The pictures of results would become images to learn from.
+    """
+    if not path.is_dir():
+        return ""
+    if is_run(path) or path.name == RUNS:
+        return "This is a run of medlens, or a folder of runs, not a folder of images."
+    if (path / RUNS).exists() or (path / PHANTOMS).exists():
+        return "Results of medlens lie in this folder: choose a folder below it."
+    return ""
 
 
 def count_images(folder: Path) -> int | None:
@@ -88,7 +110,7 @@ def count_images(folder: Path) -> int | None:
 def _entries(root: Root, folder: Path) -> Iterator[Path]:
     """What can be chosen in a folder: no hidden entry, and no link that leads out of the root."""
     paths = [Path(entry.path) for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    shown = (path for path in sorted(paths) if _kind(path) and root.holds(path))
+    shown = (path for path in sorted(paths) if root.holds(path) and _kind(path))
     for _, path in zip(range(MOST_LISTED), shown, strict=False):
         yield path
 
@@ -104,11 +126,16 @@ def _kind(path: Path) -> str | None:
 def _describe(root: Root, path: Path) -> dict[str, Any]:
     kind = _kind(path)
     is_folder = kind == "folder" and path.name != RUNS
-    names = sorted(one.name for one in os.scandir(path) if one.is_dir()) if is_folder else []
+    names, why_not = [], None
+    try:
+        names = sorted(one.name for one in os.scandir(path) if one.is_dir()) if is_folder else []
+    except OSError as error:
+        why_not = f"cannot be read: {error.strerror or 'the system refused'}"
     return {
         "name": path.name,
         "path": root.name(path.resolve()),
         "kind": kind,
         "images": count_images(path) if is_folder else None,
         "classes": [name for name in names if not name.startswith(".")],
+        "why_not": why_not,
     }

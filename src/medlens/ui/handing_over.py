@@ -20,6 +20,8 @@ from medlens.ui.root import Refused, Root
 
 SECONDS_TO_COMPARE = 300
 CHUNK = 1 << 20
+# After the name of a run, where a .zip holds its classifier alone.
+ONLY_CLASSIFIER = "-classifier"
 
 
 def zip_run(run: RunDir, *, only_classifier: bool) -> Iterator[bytes]:
@@ -63,11 +65,25 @@ def start_export(root: Root, run: RunDir, name: str, *, int8: bool) -> str:
         MedlensError: If there is no such format, or a package is missing.
     """
     require_finished(run)
-    place = export_folder(run, name) / f"{run.root.name}{find_format(name).suffix}"
-    command = ["medlens", "export", str(run.root), "--format", name, "-o", str(place)]
-    command += ["--int8"] * int8 + ["--overwrite"]
+    command = _export_command(run, name, int8=int8)
     start_job(run, "export", command, root.folder)
     return shown(command)
+
+
+def _export_command(run: RunDir, name: str, *, int8: bool) -> list[str]:
+    place = export_folder(run, name) / f"{run.root.name}{find_format(name).suffix}"
+    command = ["medlens", "export", str(run.root), "--format", name, "-o", str(place)]
+    return [*command, *["--int8"] * int8, "--overwrite"]
+
+
+def hand_over_commands(run: RunDir) -> dict[str, Any]:
+    """The command lines of the last step: the exports by format, and how a classifier is used."""
+    packed = f"{run.root.name}{ONLY_CLASSIFIER}.zip"
+    return {
+        "use": shown(["medlens", "predict", packed, "IMAGES", "-o", "predictions.csv"]),
+        "export": {name: shown(_export_command(run, name, int8=False)) for name in FORMATS},
+        "export_int8": {name: shown(_export_command(run, name, int8=True)) for name in FORMATS},
+    }
 
 
 def export_folder(run: RunDir, name: str) -> Path:

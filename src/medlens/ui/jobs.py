@@ -23,7 +23,7 @@ import psutil
 
 from medlens.errors import MedlensError
 from medlens.files import write_json
-from medlens.progress_file import is_running, read_progress
+from medlens.progress_file import SECONDS_OF_ROUNDING, is_running, read_progress
 from medlens.run_dir import RunDir
 from medlens.serve.child import TOKEN_VARIABLE
 from medlens.serve.only_writer import only_writer
@@ -33,7 +33,12 @@ from medlens.ui.root import Refused
 ERROR_MARKS = ("medlens: ", "medlens failed")
 BUSY = "Something is at work in this run. Wait until it ends, or stop it."
 MOST_LINES = 200
+MOST_LAST_WORDS = 20
 COLUMNS = "100"
+# How `medlens` ends after Ctrl-C.
+INTERRUPTED = 130
+# Which word of an export's command names its file.
+OUTPUT = 6
 # Begun in the background of a script, a process pays no attention to an interrupt.
 SECONDS_TO_STOP = 30.0
 TAIL_BYTES = 65_536
@@ -48,12 +53,14 @@ class Job:
         command: Its words.
         pid: The number of its process.
         started: When that began, in seconds since 1970, as the system says.
+        is_stopped: Whether the page was asked to interrupt it.
     """
 
     step: str
     command: tuple[str, ...]
     pid: int
     started: float
+    is_stopped: bool = False
 
     @property
     def is_at_work(self) -> bool:
@@ -76,6 +83,11 @@ def errors_file(run: RunDir) -> Path:
     return run.page / "errors.txt"
 
 
+def exit_file(run: RunDir) -> Path:
+    """The number that the last job ended with, where the server was there to see it."""
+    return run.page / "exit.txt"
+
+
 def read_job(run: RunDir) -> Job | None:
     """The last job of a run; None where there was none."""
     try:
@@ -95,13 +107,36 @@ def step_at_work(run: RunDir) -> str | None:
 
 
 def last_error(run: RunDir) -> str | None:
-    """What ended the last job, as it said so itself; None where it was stopped or went well."""
+    """What ended the last job; None where it was stopped or went well."""
     job = read_job(run)
-    if job is None or job.is_at_work:
+    if job is None or job.is_at_work or job.is_stopped:
         return None
     lines = tail(errors_file(run))
     begins = [number for number, line in enumerate(lines) if line.startswith(ERROR_MARKS)]
-    return "\n".join(lines[begins[-1] :]) if begins else None
+    if begins:
+        return "\n".join(lines[begins[-1] :])
+    code = _exit_code(run)
+    if code in (0, INTERRUPTED) or _has_result(run, job):
+        return None
+    how = "" if code is None else f" (signal {-code})" if code < 0 else f" (exit status {code})"
+    return "\n".join([f"The process ended without a result{how}.", *lines[-MOST_LAST_WORDS:]])
+
+
+def _exit_code(run: RunDir) -> int | None:
+    try:
+        return int(exit_file(run).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _has_result(run: RunDir, job: Job) -> bool:
+    """Whether what a job writes last was written since it began."""
+    results = {"audit": run.audit, "plan": run.plan, "train": run.report}
+    path = results[job.step] if job.step in results else Path(job.command[OUTPUT])
+    try:
+        return path.stat().st_mtime > job.started - SECONDS_OF_ROUNDING
+    except OSError:
+        return False
 
 
 def tail(path: Path, most: int = MOST_LINES) -> list[str]:
@@ -144,6 +179,7 @@ def process_words(command: Sequence[str]) -> list[str]:
 
 
 def _start(run: RunDir, step: str, command: Sequence[str], folder: Path) -> Job:
+    exit_file(run).unlink(missing_ok=True)
     with output_file(run).open("wb") as output, errors_file(run).open("wb") as errors:
         process = subprocess.Popen(
             process_words(command),
@@ -157,8 +193,14 @@ def _start(run: RunDir, step: str, command: Sequence[str], folder: Path) -> Job:
     job = Job(step, tuple(command), process.pid, psutil.Process(process.pid).create_time())
     write_json(job_file(run), dataclasses.asdict(job))
     # Whoever started a process has to take note of its end.
-    threading.Thread(target=process.wait, daemon=True).start()
+    threading.Thread(target=_note_end, args=(run, process), daemon=True).start()
     return job
+
+
+def _note_end(run: RunDir, process: subprocess.Popen[bytes]) -> None:
+    code = process.wait()
+    with suppress(OSError):  # the run may be gone by now
+        exit_file(run).write_text(str(code), encoding="ascii")
 
 
 def stop_job(run: RunDir) -> None:
@@ -174,6 +216,8 @@ def stop_job(run: RunDir) -> None:
         pid = job.pid
     else:
         raise Refused(409, "Nothing is at work in this run.")
+    if job is not None and job.pid == pid:
+        write_json(job_file(run), dataclasses.asdict(dataclasses.replace(job, is_stopped=True)))
     with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
         threading.Thread(target=_end, args=(psutil.Process(pid),), daemon=True).start()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import html
+import os
 import secrets
 import signal
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 HOSTS = frozenset({"localhost", HOST})
 SECONDS_TO_FINISH = 5
+SECONDS_BETWEEN_LOOKS = 0.05
 
 
 def run_ui(options: UiOptions, say: Callable[[str], None]) -> None:
@@ -54,8 +55,13 @@ def run_ui(options: UiOptions, say: Callable[[str], None]) -> None:
         address = f"http://{HOST}:{listener.getsockname()[1]}/#{token}"
         say(f"The page is at {address}")
         say("Ctrl-C ends it; what is at work goes on. Not a medical device.")
-        with _opened(address, is_wanted=not options.no_browser):
-            asyncio.run(_serve(app, listener))
+        with tempfile.TemporaryDirectory(prefix="medlens-", dir=_place_for_browsers()) as folder:
+
+            def show() -> None:
+                if not options.no_browser and not _open_browser(Path(folder), address):
+                    say("No browser could be opened. Open the address above in one.")
+
+            asyncio.run(_serve(app, listener, show))
 
 
 def _make_app(root: Path, options: UiOptions, token: str) -> ASGIApp:
@@ -67,7 +73,7 @@ def _make_app(root: Path, options: UiOptions, token: str) -> ASGIApp:
     return create_app(Place(Root(root), asked, cache), token, HOSTS)
 
 
-async def _serve(app: ASGIApp, listener: socket.socket) -> None:
+async def _serve(app: ASGIApp, listener: socket.socket, show: Callable[[], None]) -> None:
     import uvicorn
 
     from medlens.serve.connections import bounded_protocol
@@ -85,23 +91,35 @@ async def _serve(app: ASGIApp, listener: socket.socket) -> None:
     # uvicorn raises the signal that ended it once more, when all is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    await uvicorn.Server(config).serve([listener])
+    server = uvicorn.Server(config)
+
+    async def show_when_ready() -> None:
+        while not server.started:
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+        await asyncio.to_thread(show)
+
+    showing = asyncio.create_task(show_when_ready())
+    await server.serve([listener])
+    showing.cancel()
 
 
-@contextmanager
-def _opened(address: str, *, is_wanted: bool) -> Iterator[None]:
+def _place_for_browsers() -> Path | None:
+    """Where browsers can read a file: one that is packed as a snap sees nothing of /tmp."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() fails where nobody has one
+    return Path(home) if os.access(home, os.W_OK) else None
+
+
+def _open_browser(folder: Path, address: str) -> bool:
     """Open the browser, by a file that this user alone can read and that leads to the address.
 
     On a command line all users of the computer could see the token.
+
+    Returns:
+        Whether a browser was found.
     """
-    if not is_wanted:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="medlens-") as folder:
-        page = Path(folder, "open.html")
-        page.write_text(
-            f'<!doctype html><meta http-equiv="refresh" content="0;url={html.escape(address)}">',
-            encoding="utf-8",
-        )
-        webbrowser.open(page.as_uri())
-        yield
+    page = folder / "open.html"
+    page.write_text(
+        f'<!doctype html><meta http-equiv="refresh" content="0;url={html.escape(address)}">',
+        encoding="utf-8",
+    )
+    return webbrowser.open(page.as_uri())

@@ -57,7 +57,10 @@ class Root:
 
     def holds(self, path: Path) -> bool:
         """Whether a path lies below the root once all links are followed."""
-        return path.resolve().is_relative_to(self.folder)
+        try:
+            return path.resolve().is_relative_to(self.folder)
+        except (OSError, RuntimeError):  # links that lead in a circle
+            return False
 
 
 def _outside() -> Refused:

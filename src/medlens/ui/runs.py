@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +14,13 @@ from typing import Any
 
 from medlens.errors import MedlensError
 from medlens.files import remove
+from medlens.intake import made_with
 from medlens.progress_file import read_progress
-from medlens.run_dir import RunDir, has_begun
+from medlens.report.study import study_template
+from medlens.run_dir import PART, RunDir, has_begun
 from medlens.ui.choices import (
     STEPS,
+    TAKES,
     Choices,
     choices_file,
     follow,
@@ -27,29 +30,45 @@ from medlens.ui.choices import (
     write_choices,
 )
 from medlens.ui.commands import command_line, shown
-from medlens.ui.folders import RUNS
-from medlens.ui.handing_over import describe_exports
+from medlens.ui.folders import RUNS, WHOLE_ROOT, why_no_data
+from medlens.ui.handing_over import describe_exports, hand_over_commands
 from medlens.ui.jobs import job_file, last_error, read_job, step_at_work
 from medlens.ui.results import describe_evaluation, read_epochs
 from medlens.ui.root import Refused, Root
+from medlens.ui.turns import own_turn
 
 # How deep below the root, and in how many folders, runs are looked for.
 MOST_DEPTH = 4
 MOST_FOLDERS = 2_000
 AT_WORK = {"audit": "auditing", "plan": "planning", "train": "training"}
+# How the files in figures/ and heat_maps/ end.
+FIGURES = (".png", ".svg", ".csv", ".json")
 NAME = re.compile(r"[^\W_][\w .-]{0,98}")
 
 
-def find_runs(root: Root) -> Iterator[RunDir]:
-    """All runs below the root, by name; links are not followed, and no run is looked into."""
-    for count, (here, names, _) in enumerate(os.walk(root.folder), 1):
+def find_runs(root: Root) -> tuple[list[RunDir], bool]:
+    """The runs below the root; links are not followed, and no run is looked into.
+
+    Returns:
+        The runs, those made by the page first; and whether the search was cut short, because too
+        many other folders are there.
+    """
+    found: list[RunDir] = []
+    others = 0
+    for here, names, _ in os.walk(root.folder):
         depth = len(Path(here).relative_to(root.folder).parts)
         if is_run(Path(here)):
-            yield RunDir(Path(here))
+            found.append(RunDir(Path(here)))
             names.clear()
-        elif depth >= MOST_DEPTH or count >= MOST_FOLDERS:
+            continue
+        others += 1
+        if others > MOST_FOLDERS:
+            return found, True
+        if depth >= MOST_DEPTH:
             names.clear()
-        names[:] = sorted(name for name in names if not name.startswith("."))
+        shown = (name for name in names if not name.startswith("."))
+        names[:] = sorted(shown, key=lambda name: (name != RUNS, name))
+    return found, False
 
 
 def run_at(root: Root, name: str) -> RunDir:
@@ -80,6 +99,9 @@ def new_run(root: Root, data: str, name: str | None, options: Mapping[str, Any])
     path = root.path(data)
     if not path.exists():
         raise Refused(404, "That data is not there any more.")
+    why_not = WHOLE_ROOT if path == root.folder else why_no_data(path)
+    if why_not:
+        raise Refused(422, why_not)
     values = own_values({**options, "data": str(path)})
     if name is None:
         plain = re.sub(r"[^\w.-]+", "-", path.stem if path.is_file() else path.name).strip("-._")
@@ -97,10 +119,11 @@ def rename(root: Root, run: RunDir, name: str) -> RunDir:
     Raises:
         Refused: If something is at work in it, or the name is taken or cannot be used.
     """
-    _require_idle(run)
-    place = _free_place(root, run.root.parent, name)
-    run.root.rename(place)
-    follow(run, RunDir(place))
+    with own_turn(run):
+        _require_idle(run)
+        place = _free_place(root, run.root.parent, name)
+        run.root.rename(place)
+        follow(run, RunDir(place))
     return RunDir(place)
 
 
@@ -116,14 +139,50 @@ def delete(run: RunDir, confirm: str) -> None:
     """
     if confirm != run.root.name:
         raise Refused(422, "To delete a run, repeat its name.")
-    _require_idle(run)
+    with own_turn(run):
+        _require_idle(run)
+        if run.study.is_file() and run.study.read_text(encoding="utf-8") != study_template():
+            raise Refused(409, "study.toml holds answers of yours. Move it away first.")
+        foreign = _foreign(run)
+        if foreign:
+            raise Refused(
+                409,
+                f"{len(foreign)} files in that folder are not of medlens. Move them away first.",
+            )
+        remove(run.root)
+
+
+def _foreign(run: RunDir) -> list[Path]:
+    """What medlens did not write, as far as names and endings tell."""
     own = {*run.own(), *run.chosen()}
-    foreign = [path for path in run.root.iterdir() if path not in own]
-    if foreign:
-        raise Refused(
-            409, f"{len(foreign)} files in that folder are not of medlens. Move them away first."
-        )
-    remove(run.root)
+    found = [path for path in run.root.iterdir() if path not in own]
+    written = (run.figures, run.heat_maps)
+    inside = (path for folder in written for path in folder.rglob("*") if path.is_file())
+    found += [path for path in inside if path.suffix not in FIGURES]
+    return [one for one in found if not PART.fullmatch(one.name) and one.name != ".DS_Store"]
+
+
+def row_of(root: Root, run: RunDir) -> dict[str, Any]:
+    """A run as a row of the table; one that is damaged says so, and the others are shown."""
+    try:
+        return describe_row(root, run)
+    except MedlensError as error:
+        reason = error.what
+    except OSError as error:
+        reason = error.strerror or "the system refused"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        reason = "a file of the run is damaged"
+    blank = ("data", "images", "accuracy", "roc_auc", "backbone")
+    return {
+        "name": run.root.name,
+        "path": root.name(run.root),
+        "state": "cannot be read",
+        "reason": reason,
+        "changed": "",
+        "classes": [],
+        "report": False,
+        **dict.fromkeys(blank),
+    }
 
 
 def describe_row(root: Root, run: RunDir) -> dict[str, Any]:
@@ -152,19 +211,23 @@ def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
     """All that the page of a run needs."""
     choices = read_choices(run)
     options = {name: value for name, value in choices.options.items() if name != "data"}
-    commands = {step: shown(command_line(step, run, choices.options)) for step in STEPS}
+    commands: dict[str, Any] = {
+        step: shown(command_line(step, run, choices.options)) for step in STEPS
+    }
     commands["resume"] = shown(command_line("train", run, choices.options, resume=True))
     commands["serve"] = shown(["medlens", "serve", str(run.root)])
+    commands |= hand_over_commands(run)
     return {
         **describe_row(root, run),
         "options": options,
         "commands": commands,
         "is_fixed": has_begun(run),
         "current": {
-            "audit": run.audit.is_file() and choices.is_current("audit"),
-            "plan": run.plan.is_file() and choices.is_current("plan"),
+            "audit": is_current(run, "audit", choices),
+            "plan": is_current(run, "plan", choices),
         },
-        "error": last_error(run),
+        "error": (error := last_error(run)),
+        "failed_step": None if error is None or (job := read_job(run)) is None else job.step,
         "progress": read_progress(run.progress),
         "exports": describe_exports(run),
         "epochs": read_epochs(run),
@@ -184,9 +247,17 @@ def state_of(run: RunDir, choices: Choices) -> str:
         return "failed"
     if run.config.is_file():
         return "stopped"
-    if run.plan.is_file() and choices.is_current("plan"):
+    if is_current(run, "plan", choices):
         return "planned"
-    return "audited" if run.audit.is_file() and choices.is_current("audit") else "new"
+    return "audited" if is_current(run, "audit", choices) else "new"
+
+
+def is_current(run: RunDir, step: str, choices: Choices) -> bool:
+    """Whether there is an audit or a plan of what is chosen now, whoever asked for it."""
+    path = {"audit": run.audit, "plan": run.plan}[step]
+    if has_begun(run) or not path.is_file():
+        return path.is_file()  # a run that has begun wrote its own, and keeps its options
+    return bool(_read(path).get("made_with") == made_with(TAKES[step], choices.options))
 
 
 def _require_idle(run: RunDir) -> None:

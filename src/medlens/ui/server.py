@@ -30,8 +30,9 @@ from medlens.serve.web_files import INDEX, read_web_files
 from medlens.ui.bodies import Exclusion, Export, NewName, NewRun, Start
 from medlens.ui.choices import change_options, exclude
 from medlens.ui.commands import shown
-from medlens.ui.folders import list_folder
+from medlens.ui.folders import PHANTOMS, list_folder
 from medlens.ui.handing_over import (
+    ONLY_CLASSIFIER,
     compare_runs,
     formats_available,
     require_finished,
@@ -42,18 +43,17 @@ from medlens.ui.handing_over import (
 from medlens.ui.jobs import output_file, stop_job, tail
 from medlens.ui.page_options import describe_options, take_options
 from medlens.ui.root import Refused, Root
-from medlens.ui.runs import delete, describe_row, describe_run, find_runs, new_run, rename, run_at
+from medlens.ui.runs import delete, describe_run, find_runs, new_run, rename, row_of, run_at
 from medlens.ui.steps import describe_audit, describe_plan, start_step
 from medlens.ui.thumbnails import Thumbnails
-from medlens.ui.trial import Trial
+from medlens.ui.trial import TRY, Trial
 
 WEB_FOLDER = Path(__file__).parent / "web"
-PHANTOMS = "phantom-data"
 NO_WEIGHTS = (
     "The pretrained weights are not on this computer. The phantoms are learnt with random filters: "
     "the numbers are no result."
 )
-TRY = "/try/"
+DOCUMENTS = ("/runs/report", "/runs/model-card")
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -88,7 +88,7 @@ def create_app(place: Place, token: str, hosts: frozenset[str]) -> ASGIApp:
         token: What every request has to bring, but those for the empty page.
         hosts: Names by which it may be called.
     """
-    trial = Trial()
+    trial = Trial(hosts)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -113,20 +113,18 @@ def create_app(place: Place, token: str, hosts: frozenset[str]) -> ASGIApp:
     app.include_router(_result_routes(place, trial))
     app.include_router(_document_routes())
     app.mount(TRY.rstrip("/"), trial)
-    paths = Paths(_is_open, _is_document, "/api/about", "/")
+    paths = Paths(_is_open, _is_document, "/api/about", "/runs/")
     return Guard(app, Access(hosts, token, paths))
 
 
 def _is_open(path: str) -> bool:
-    """Whether a path is a page without any content: this one, or the one to try a classifier."""
-    if path.startswith(TRY):
-        path = "/" + path.removeprefix(TRY).partition("/")[2]
-    return path == "/" or path.startswith(OPEN_FOLDER)
+    """Whether a path is the page without any content, or of a trial, which has its own guard."""
+    return path == "/" or path.startswith((OPEN_FOLDER, TRY))
 
 
 def _is_document(path: str) -> bool:
-    """Whether browsers may follow a link there; what can change something is elsewhere."""
-    return path.startswith("/runs/") or (path.startswith(TRY) and "/models/" in path)
+    """Whether browsers may follow a link there; whole runs and exports want the token itself."""
+    return path in DOCUMENTS
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -227,8 +225,10 @@ def _run_routes(place: Place) -> APIRouter:
     @router.get("/runs")
     def runs() -> dict[str, Any]:
         """All runs below the root, those that changed last first."""
-        rows = [describe_row(root, run) for run in find_runs(root)]
-        return {"runs": sorted(rows, key=lambda row: row["changed"], reverse=True)}
+        found, is_cut = find_runs(root)
+        rows = [row_of(root, run) for run in found]
+        rows.sort(key=lambda row: row["changed"], reverse=True)
+        return {"runs": rows, "search_cut_short": is_cut}
 
     @router.post("/runs")
     def make(asked: NewRun) -> dict[str, Any]:
@@ -337,11 +337,12 @@ def _result_routes(place: Place, trial: Trial) -> APIRouter:
         """Load the classifier; the page to try it is at the address that is answered."""
         require_finished(run)
         try:
-            key = await trial.open(run)
+            address, token = await trial.open(run)
         except (ChildDied, ChildTooSlow):
             raise Refused(503, "The process that holds the classifier did not start.") from None
         return {
-            "address": f"{TRY}{key}/",
+            "address": address,
+            "token": token,
             "command": shown(["medlens", "serve", str(run.root)]),
         }
 
@@ -365,7 +366,7 @@ def _document_routes() -> APIRouter:
     @router.get("/zip")
     def whole(run: ChosenRun, only_classifier: bool = False) -> Response:
         """The run as one .zip, or its classifier alone, which names no image and no patient."""
-        kind = "-classifier" if only_classifier else ""
+        kind = ONLY_CLASSIFIER if only_classifier else ""
         parts = zip_run(run, only_classifier=only_classifier)
         return _download(parts, f"{run.root.name}{kind}.zip")
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
+from pathlib import Path
 from typing import Any
 
 from medlens.config import FIELDS, PLANNED, flag_name, make_options
 from medlens.data.finding import Finding
+from medlens.data.remote import is_url
 from medlens.intake import stopping
 from medlens.run_dir import RunDir, has_begun
-from medlens.ui.choices import (
-    Values,
-    read_choices,
-    write_choices,
-)
+from medlens.ui.choices import Values, choices_file, read_choices
 from medlens.ui.commands import command_line, shown
 from medlens.ui.jobs import start_job
+from medlens.ui.page_options import ENDINGS, FILES
 from medlens.ui.root import Refused, Root
-from medlens.ui.runs import read_json
+from medlens.ui.runs import is_current, read_json
+from medlens.ui.turns import own_turn
 
 MOST_SETS = 50
 # Decisions of a plan that have another name than the option that makes them.
@@ -33,15 +32,30 @@ def start_step(root: Root, run: RunDir, step: str, *, resume: bool = False) -> s
     Raises:
         Refused: If something is at work in the run, or it has begun and shall not go on.
     """
-    if has_begun(run) and not resume:
-        raise Refused(409, "This run has begun training. Go on with it, or make a new run.")
-    choices = read_choices(run)
-    command = command_line(step, run, choices.options, resume=resume)
-    start_job(run, step, command, root.folder)
-    if step != "train":
-        looked_at = {**choices.looked_at, step: choices.seen_by(step)}
-        write_choices(run, dataclasses.replace(choices, looked_at=looked_at))
+    with own_turn(run):
+        if has_begun(run) and not resume:
+            raise Refused(409, "This run has begun training. Go on with it, or make a new run.")
+        if resume:
+            _require_whole_paths(run)
+        command = command_line(step, run, read_choices(run).options, resume=resume)
+        start_job(run, step, command, root.folder)
     return shown(command)
+
+
+def _require_whole_paths(run: RunDir) -> None:
+    """Stop where a run of a terminal names files from a folder that is not known any more."""
+    if choices_file(run).is_file():
+        return
+    options = read_choices(run).options
+    files = [options["data"], options.get("exclude", "")]
+    files += [options[name] for name, end in ENDINGS.items() if options.get(name, "").endswith(end)]
+    files += [value for name in FILES if (value := options.get(name, "")) not in FILES[name]]
+    if any(one and not is_url(one) and not Path(one).is_absolute() for one in files):
+        raise Refused(
+            409,
+            "This run was begun in a terminal, with paths that begin in the folder it was in. Go "
+            "on with it there: medlens train --config RUN/config.toml --out RUN --resume",
+        )
 
 
 def describe_audit(run: RunDir) -> dict[str, Any]:
@@ -63,7 +77,7 @@ def describe_audit(run: RunDir) -> dict[str, Any]:
             for one in findings
         ],
         "would_train": not stopping(findings, make_options(choices.options)),
-        "current": choices.is_current("audit"),
+        "current": is_current(run, "audit", choices),
         "excluded": choices.excluded,
         "dropped": list(choices.options.get("drop_class", ())),
         "classes": [
@@ -90,7 +104,7 @@ def describe_plan(run: RunDir) -> dict[str, Any]:
             for name, one in content["decisions"].items()
         ],
         "fingerprint": content["fingerprint"],
-        "current": choices.is_current("plan"),
+        "current": is_current(run, "plan", choices),
     }
 
 

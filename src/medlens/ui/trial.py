@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import time
 
 from starlette.responses import JSONResponse
@@ -11,6 +12,7 @@ from starlette.routing import Mount, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medlens.run_dir import RunDir
+from medlens.serve.access import OPEN_FOLDER, Access, Guard, Paths
 from medlens.serve.answers import refuse
 from medlens.serve.launch import name_runs
 from medlens.serve.limits import Limits
@@ -18,6 +20,7 @@ from medlens.serve.metrics import Metrics
 from medlens.serve.server import create_routes
 from medlens.serve.service import Service
 
+TRY = "/try/"
 # A classifier that nobody asks any more gives its memory back.
 SECONDS_IDLE = 900.0
 SECONDS_BETWEEN_LOOKS = 30.0
@@ -28,10 +31,16 @@ class Trial:
     """An ASGI application that holds one classifier, or none.
 
     The address of a run is made of its path, so that a page that is still open never gets the
-    answers of another run of the same name.
+    answers of another run of the same name. It has a token of its own, which is good for nothing
+    else on the server.
+
+    Args:
+        hosts: Names by which it may be called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: frozenset[str]) -> None:
+        self._hosts = hosts
+        self._token = ""
         self._lock = asyncio.Lock()
         self._key = ""
         self._service: Service | None = None
@@ -43,21 +52,22 @@ class Trial:
         self._used = time.monotonic()
         await self._routes(scope, receive, send)
 
-    async def open(self, run: RunDir) -> str:
+    async def open(self, run: RunDir) -> tuple[str, str]:
         """Load the classifier of a run; the one before is let go.
 
         Returns:
-            The first part of its addresses.
+            The address of its page, and the token that it asks for.
 
         Raises:
             MedlensError: If it cannot be loaded.
             ChildDied: If a process does not come up.
         """
         key = hashlib.sha256(str(run.root).encode()).hexdigest()[:16]
+        address = f"{TRY}{key}/"
         async with self._lock:
             self._used = time.monotonic()
             if key == self._key and self._service is not None and self._service.is_ready:
-                return key
+                return address, self._token
             await self._let_go()
             service = Service(name_runs([run.root]), Limits(), Metrics())
             try:
@@ -65,9 +75,11 @@ class Trial:
             except BaseException:
                 await service.stop()
                 raise
-            self._key, self._service = key, service
-            self._routes = Router([Mount(f"/{key}", app=create_routes(service))], default=_gone)
-        return key
+            self._key, self._service, self._token = key, service, secrets.token_urlsafe(32)
+            access = Access(self._hosts, self._token, _paths_below(address))
+            guarded = Guard(create_routes(service), access)
+            self._routes = Router([Mount(f"/{key}", app=guarded)], default=_gone)
+        return address, self._token
 
     async def close_when_idle(self) -> None:
         """Let the classifier go when it was not asked for a while; never ends."""
@@ -85,6 +97,18 @@ class Trial:
         service, self._service, self._routes = self._service, None, _gone
         if service is not None:
             await service.stop()
+
+
+def _paths_below(address: str) -> Paths:
+    """As those of `medlens serve`, which begin at "/"."""
+    models = f"{address}models"
+    static = address.rstrip("/") + OPEN_FOLDER
+    return Paths(
+        lambda path: path == address or path.startswith(static),
+        lambda path: path.startswith(f"{models}/"),
+        models,
+        f"{models}/",
+    )
 
 
 async def _gone(scope: Scope, receive: Receive, send: Send) -> None:

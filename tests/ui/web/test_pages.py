@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,17 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Page
 
+from medlens.serve.run_zip import opened_run
+from medlens.ui.folders import MOST_COUNTED
+
 RUNS = "medlens-runs"
 NOTICE = "Not a medical device."
 WIDTHS = (1400, 390)
 SCHEMES = ("light", "dark")
+DROPPED = """async ([text, names]) => {
+  const { droppedBy } = await import("/static/step_audit.js");
+  return [...droppedBy(text, names)];
+}"""
 
 Visits = Callable[..., Any]
 
@@ -62,6 +70,25 @@ def test_only_what_can_be_trained_on_is_offered(visit: Visits, ui: Any) -> None:
     assert [bar.split()[0] for bar in bars] == ["healthy", "mass", "microcalcification"]
 
 
+def test_more_files_than_are_counted_can_be_used(visit: Visits, ui: Any) -> None:
+    for name in ("one", "other"):
+        (ui.root / "large" / name).mkdir(parents=True)
+        for number in range(MOST_COUNTED // 2):
+            (ui.root / "large" / name / f"{number}.png").touch()
+    page = visit(ui.address).page
+    go(page, "/data", path="")
+    line = page.locator(".entries li", has=page.get_by_role("link", name="large", exact=True))
+    assert "more than 20,000 files, not counted" in line.inner_text()
+    line.get_by_role("link").click()
+    page.wait_for_selector("#use")
+    assert "more than 20,000 files, not counted" in page.inner_text(".choice")
+    page.click("#use")
+    page.wait_for_selector("#start-audit")
+    page.click("#to-data")
+    assert "more than 20,000 files, not counted" in page.inner_text(".narrow h4")
+    shutil.rmtree(ui.root / "large")
+
+
 def test_a_run_is_renamed_and_deleted_when_asked_twice(visit: Visits, ui: Any) -> None:
     shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / "passing")
     page = visit(ui.address).page
@@ -85,21 +112,27 @@ def test_a_run_is_renamed_and_deleted_when_asked_twice(visit: Visits, ui: Any) -
     assert not (ui.root / RUNS / "renamed").exists()
 
 
+def test_the_lines_of_the_table_are_straight(visit: Visits, ui: Any) -> None:
+    page = visit(ui.address).page
+    page.wait_for_selector("#runs tbody a")
+    cells = row_of(page, "first").locator("th, td")
+    tops = cells.evaluate_all("all => all.map((one) => one.getBoundingClientRect().top)")
+    assert len(set(tops)) == 1
+
+
 def test_two_runs_are_compared(visit: Visits, ui: Any) -> None:
     page = visit(ui.address).page
     evaluation = json.loads((ui.root / RUNS / "first" / "evaluation.json").read_text("utf-8"))
     accuracy = evaluation["test"]["accuracy"]["value"]
+    low, high = evaluation["test"]["accuracy"]["ci95"]
     assert f"{accuracy:.2f} (" in row_of(page, "first").inner_text()
     page.get_by_label("Compare first").check()
     assert page.locator("#compare").is_hidden()
     page.get_by_label("Compare second").check()
     page.click("#compare")
     page.wait_for_selector(".compared")
-    assert page.locator(".compared tbody tr").first.locator("td").all_inner_texts()[:3] == [
-        f"{accuracy:.3f}",
-        f"{accuracy:.3f}",
-        "0.000",
-    ]
+    cells = page.locator(".compared tbody tr").first.locator("td").all_inner_texts()
+    assert cells[:3] == [f"{accuracy:.3f} ({low:.3f} to {high:.3f})"] * 2 + ["0.000"]
     assert "exactly the same" in page.inner_text(".lines")
     page.reload()
     page.wait_for_selector(".compared")
@@ -114,6 +147,24 @@ def test_the_command_line_is_copied(visit: Visits, ui: Any) -> None:
     copied = page.evaluate("() => navigator.clipboard.readText()")
     assert copied == page.locator(".command code").inner_text()
     assert copied.startswith("medlens train ")
+
+
+def test_command_lines_can_be_pasted(visit: Visits, ui: Any, tmp_path: Path) -> None:
+    name = "it's 2"
+    shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / name)
+    page = visit(ui.address).page
+    go(page, "/run", path=f"{RUNS}/{name}", step="hand-over")
+    page.wait_for_selector("#format")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save the classifier alone").click()
+    use, export = (shlex.split(line) for line in page.locator(".command code").all_inner_texts())
+    assert use[:3] == ["medlens", "predict", saved.value.suggested_filename]
+    saved.value.save_as(tmp_path / use[2])
+    with opened_run(tmp_path / use[2]) as run:
+        assert (run / "classifier").is_dir()
+    assert export[:3] == ["medlens", "export", str(ui.root / RUNS / name)]
+    assert export[export.index("--format") + 1] == page.input_value("#format")
+    shutil.rmtree(ui.root / RUNS / name)
 
 
 def test_an_option_that_cannot_be_is_refused_in_words(visit: Visits, ui: Any) -> None:
@@ -135,6 +186,62 @@ def test_an_option_that_cannot_be_is_refused_in_words(visit: Visits, ui: Any) ->
     page.reload()
     page.click("#other-options summary")
     assert page.input_value("#option-epochs") == "7"
+
+
+def test_what_is_typed_outlives_a_redraw(visit: Visits, ui: Any) -> None:
+    run = ui.client.post("/api/runs", json={"data": "tidy", "name": "typed"}).json()["path"]
+    page = visit(ui.address).page
+    go(page, "/run", path=run, step="plan")
+    page.click("#other-options summary")
+    page.fill("#option-epochs", "23")
+    with page.expect_response(
+        lambda one: "/api/run?" in one.url and '"image_size":64' in one.text()
+    ):
+        ui.client.patch("/api/run/options", params={"path": run}, json={"image_size": 64})
+    page.wait_for_function(
+        "() => document.querySelector('.command code').textContent.includes('64')"
+    )
+    assert page.input_value("#option-epochs") == "23"
+    assert page.evaluate("() => document.activeElement.id") == "option-epochs"
+    with page.expect_response(lambda one: one.request.method == "PATCH") as answer:
+        page.keyboard.press("Tab")
+    assert answer.value.json()["options"]["epochs"] == 23
+    shutil.rmtree(ui.root / run)
+
+
+@pytest.mark.parametrize(
+    ("text", "dropped"),
+    [
+        ("Add images, or --drop-class mass_large.", ["mass_large"]),
+        ("Add images, or --drop-class mass.", ["mass"]),
+        ("or --drop-class mass --drop-class v1.2, or go on", ["mass", "v1.2"]),
+        ('or --drop-class "mass in fat".', ["mass in fat"]),
+        ("Nothing to drop.", []),
+    ],
+)
+def test_classes_are_taken_by_their_whole_name(
+    visit: Visits, ui: Any, text: str, dropped: list[str]
+) -> None:
+    page = visit(ui.address).page
+    names = ["mass", "mass_large", "mass in fat", "v1", "v1.2"]
+    assert page.evaluate(DROPPED, [text, names]) == dropped
+
+
+def test_a_failed_audit_is_shown_where_it_failed(visit: Visits, ui: Any) -> None:
+    folder = shutil.copytree(ui.root / "tidy", ui.root / "passing")
+    run = ui.client.post("/api/runs", json={"data": "passing", "name": "failed"}).json()["path"]
+    shutil.rmtree(folder)
+    page = visit(ui.address).page
+    go(page, "/run", path=run, step="audit")
+    page.click("#start-audit")
+    page.wait_for_selector(".alert >> text=It did not work")
+    go(page, "/run", path=run)
+    page.wait_for_selector("#start-audit")
+    assert page.locator(".alert", has_text="It did not work").is_visible()
+    go(page, "/run", path=run, step="train")
+    page.wait_for_selector("#train")
+    assert not page.locator("#resume").count()
+    shutil.rmtree(ui.root / run)
 
 
 def test_the_keyboard_alone_is_enough(visit: Visits, ui: Any) -> None:
@@ -217,7 +324,8 @@ def test_every_page_fits_the_screen_and_is_accessible(
         look(sign)
     go(page, "/")
     row_of(page, "first").get_by_role("button", name="Delete").click()
-    page.wait_for_selector("#question[open]")  # over everything else, and so over the notice
+    page.wait_for_selector("#question[open]")  # over everything else, so it has its own notice
+    assert shown.has_in_sight(NOTICE, "#question")
     assert shown.overhang() <= 0
     assert shown.violations() == []
 

@@ -1,8 +1,11 @@
 // The token of a server that asks for one: as the address brings it after its #, or as it is typed;
-// what is typed is kept in memory alone.
+// that is kept in memory alone, the other as long as the tab, since nobody could type it again.
 
 import { byId } from "./dom.js";
 import { ServerError } from "./ask.js";
+
+// By the page, since several pages may come from one server.
+const PLACE = `medlens-token ${location.pathname}`;
 
 /**
  * Asks for the token.
@@ -13,7 +16,12 @@ import { ServerError } from "./ask.js";
 export function askForToken(wasRefused) {
   const brought = location.hash.slice(1);
   const isToken = brought !== "" && !brought.startsWith("/"); // else it is a place on the page
-  if (isToken && !wasRefused) return Promise.resolve(brought);
+  if (isToken) { // neither the history nor a bookmark shall hold it
+    history.replaceState(null, "", location.pathname + location.search);
+    sessionStorage.setItem(PLACE, brought);
+  }
+  const known = isToken ? brought : sessionStorage.getItem(PLACE);
+  if (known && !wasRefused) return Promise.resolve(known);
   const dialog = byId("token-dialog");
   const input = byId("token");
   input.value = "";

@@ -70,14 +70,15 @@ export function createClient() {
     log: (path, signal) => get("run/log", { path }, signal),
     tryImages: (path) => send("POST", "run/try", { path }),
     exportTo: (path, format, int8) => send("POST", "run/export", { path }, { format, int8 }),
+    /** A run or an export as a .zip; no link, since only who has the token may have them. */
+    zip: async (name, path, parameters = {}) => (
+      (await ask(`runs/${name}`, { parameters: { path, ...parameters } })).blob()
+    ),
     compare: (first, second, signal) => get("compare", { first, second }, signal),
   };
 }
 
-/** The address of the page of `serve` with the token, so that it does not ask for it. */
-export const trialAddress = (address) => `${address}#${sessionStorage.getItem(PLACE)}`;
-
-/** The address of a file of a run, for a link. */
-export function fileAddress(name, run, parameters = {}) {
-  return `runs/${name}?${new URLSearchParams({ path: run, ...parameters })}`;
+/** The address of a document of a run, for a link. */
+export function fileAddress(name, run) {
+  return `runs/${name}?${new URLSearchParams({ path: run })}`;
 }

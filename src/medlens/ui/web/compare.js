@@ -2,7 +2,7 @@
 
 import { element } from "./serve/dom.js";
 import { commandLine, link } from "./parts.js";
-import { inThree, lastPart } from "./words.js";
+import { intervalOf, lastPart } from "./words.js";
 
 const MEASURES = {
   accuracy: "Accuracy", balanced_accuracy: "Balanced accuracy", roc_auc_macro: "ROC AUC",
@@ -45,7 +45,7 @@ function tableOf({ first, second, difference }, names) {
   const heads = ["", ...names, "Difference", "95 % interval"];
   const rows = known.map((key) => {
     const { value, ci95 } = difference[key];
-    const cells = [inThree(first[key]?.value), inThree(second[key]?.value), signed(value),
+    const cells = [intervalOf(first[key]), intervalOf(second[key]), signed(value),
       ci95 ? `${signed(ci95[0])} to ${signed(ci95[1])}` : "–"];
     return element("tr", {}, element("th", { scope: "row", text: MEASURES[key] }),
       ...cells.map((text, place) => (

@@ -32,9 +32,9 @@ export function createCurves() {
   const part = element("section", { class: "curves", "aria-labelledby": "curves-title" },
     title,
     element("div", { class: "charts" }, ...charts.map((chart) => chart.part)),
-    element("p", { class: "hint", text: "Validation images stop the training and never teach. Where "
-      + "their loss rises while that of training falls, the network learns by heart; the best epoch "
-      + "is kept." }),
+    element("p", { class: "hint", text: "These numbers steer the training and are no result: the report "
+      + "is, of images that no epoch has seen. Validation images stop the training and never teach. Where "
+      + "their loss rises while that of training falls, the network learns by heart; the best epoch is kept." }),
     element("details", { id: "epochs" }, element("summary", { text: "The same as a table" }), table));
   part.hidden = true;
   let drawn = "";

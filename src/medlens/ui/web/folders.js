@@ -3,7 +3,7 @@
 import { element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
 import { button, classBars, doing, link } from "./parts.js";
-import { lastPart } from "./words.js";
+import { imagesInWords, lastPart, sumOf } from "./words.js";
 
 const KINDS = {
   folder: "Folder", csv: "Table of images (CSV)", npz: "MedMNIST file", run: "Run", zip: "Zip file",
@@ -73,7 +73,7 @@ function listOf(folder) {
 function inWords(entry) {
   const parts = [];
   if (entry.kind !== "folder") parts.push(KINDS[entry.kind]);
-  if (Number.isFinite(entry.images)) parts.push(count(entry.images, "image"));
+  if (entry.kind === "folder" && entry.images !== undefined) parts.push(imagesInWords(entry.images));
   if (entry.classes?.length) parts.push(`${count(entry.classes.length, "class", "classes")}`);
   return parts.join(" · ");
 }
@@ -87,7 +87,6 @@ function chosenFolder(client, folder, { name, options = {} }) {
       element("p", { class: "hint", text: "A table (CSV) with the columns path and label can be "
         + "chosen as well; a column patient keeps the images of a patient together." }));
   }
-  const images = folder.classes.reduce((sum, one) => sum + one.images, 0);
   const input = element("input", {
     id: "run-name", type: "text", spellcheck: "false", autocomplete: "off",
     placeholder: "named after the images", "aria-describedby": "run-name-hint",
@@ -102,7 +101,7 @@ function chosenFolder(client, folder, { name, options = {} }) {
   return element("aside", { class: "card choice", "aria-labelledby": "choice-title" },
     element("h3", { id: "choice-title", text: "This can be trained on" }),
     element("p", {}, element("b", { text: name }),
-      `: ${count(images, "image")} in ${classes}.`),
+      `: ${imagesInWords(sumOf(folder.classes))}, in ${classes}.`),
     classBars(folder.classes),
     element("label", { for: "run-name", text: "Name of the run" }),
     input,

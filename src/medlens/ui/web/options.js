@@ -19,18 +19,25 @@ export function optionField(option, { client, run, path, again }, place = "") {
   field.id = `option-${option.name}`;
   if (place) field.setAttribute("aria-label", `Change ${option.name.replaceAll("_", " ")}`);
   else field.setAttribute("aria-describedby", `about-${option.name}`);
-  field.addEventListener("change", async () => {
+  field.dataset.kept = field.value; // what differs is put back when the step is drawn anew
+  let sent = field.value;
+  const send = async () => {
+    if (field.value === sent) return;
+    sent = field.value;
     complain("");
     field.removeAttribute("aria-invalid");
     try {
-      await client.setOptions(path, { [option.name]: valueOf(option, field.value.trim()) });
+      await client.setOptions(path, { [option.name]: valueOf(option, sent.trim()) });
+      field.dataset.kept = sent;
       announce(`${option.name.replaceAll("_", " ")} is changed.`);
       await again();
     } catch (error) {
       field.setAttribute("aria-invalid", "true");
       complain(error.message);
     }
-  });
+  };
+  field.addEventListener("change", send);
+  field.addEventListener("blur", send); // no change, for the browser, of what was put back
   if (isClosed || !option.choices) return field;
   const list = element("datalist", { id: `choices-${option.name}` },
     ...option.choices.map((name) => element("option", { value: name })));

@@ -37,9 +37,8 @@ export function link(text, route, properties = {}) {
   return element("a", { href: route, text, ...properties });
 }
 
-/** A link to a file of a run; in a new tab, or to be saved. */
-export function fileLink(text, address, { save = false, kind = "" } = {}) {
-  if (save) return element("a", { href: address, text, class: kind, download: "" });
+/** A link to a document of a run, which opens in a new tab. */
+export function fileLink(text, address, { kind = "" } = {}) {
   const hidden = element("span", { class: "unseen", text: " (opens in a new tab)" });
   return element("a", { href: address, class: kind, target: "_blank", rel: "noopener" }, text, hidden);
 }
@@ -73,13 +72,15 @@ export function withFlags(text) {
 
 /** How many images each class has, as bars. `extra` gives something more for a class. */
 export function classBars(classes, extra = () => []) {
-  const most = Math.max(1, ...classes.map((one) => one.images));
+  const most = Math.max(1, ...classes.map((one) => one.images ?? 0));
   return element("ul", { class: "class-bars" }, ...classes.map((one) => {
+    const name = element("span", { class: "class", text: one.name });
+    if (!Number.isFinite(one.images)) return element("li", {}, name, ...extra(one));
     const fill = element("span", { class: "fill" });
     fill.style.width = `${(100 * one.images) / most}%`;
     return element(
       "li", {},
-      element("span", { class: "class", text: one.name }),
+      name,
       element("span", { class: "number", text: one.images.toLocaleString("en") }),
       element("span", { class: "track", "aria-hidden": "true" }, fill),
       ...extra(one),

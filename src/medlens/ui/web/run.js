@@ -10,7 +10,7 @@ import { drawPlan } from "./step_plan.js";
 import { drawReport } from "./step_report.js";
 import { drawTrain } from "./step_train.js";
 import { drawTry } from "./step_try.js";
-import { isWorking, STATES } from "./words.js";
+import { failedStep, isWorking, STATES } from "./words.js";
 
 const STEPS = [
   { key: "data", name: "Data", title: "The images", draw: drawData },
@@ -24,7 +24,7 @@ const STEPS = [
 // What a run was last about; the page opens there.
 const STEP_OF = {
   new: "audit", auditing: "audit", audited: "audit", planning: "plan", planned: "plan",
-  training: "train", stopped: "train", failed: "train", done: "report",
+  training: "train", stopped: "train", done: "report",
 };
 const WORKS_IN = { auditing: "audit", planning: "plan", training: "train" };
 
@@ -43,7 +43,7 @@ export async function openRun({ client, parameters, view, signal }) {
   let askNow = () => {};
 
   const stepNow = () => {
-    const key = asked ?? STEP_OF[run.state];
+    const key = asked ?? failedStep(run) ?? STEP_OF[run.state];
     return STEPS.find((one) => one.key === key) ?? STEPS[0];
   };
 
@@ -105,6 +105,7 @@ export async function openRun({ client, parameters, view, signal }) {
     }
     if (own.aborted) return;
     const open = openDetails();
+    const typed = typedFields();
     const number = STEPS.indexOf(step) + 1;
     body.replaceChildren(
       element("p", { class: "place", text: `Step ${number} of ${STEPS.length}` }),
@@ -113,11 +114,16 @@ export async function openRun({ client, parameters, view, signal }) {
     );
     for (const id of open) if (byId(id)) byId(id).open = true;
     if (focused) (byId(focused) ?? byId("step-title")).focus({ preventScroll: true });
+    for (const field of typed) putBack(field);
     progress.update(run);
   }
 
   /** The parts that the reader has opened, so that they stay so. */
   const openDetails = () => [...body.querySelectorAll("details[open][id]")].map((one) => one.id);
+
+  /** The fields with what the server does not know yet. */
+  const typedFields = () => [...body.querySelectorAll("[data-kept]")]
+    .filter((one) => one.value !== one.dataset.kept);
 
   view.replaceChildren(
     element("div", { class: "run" },
@@ -130,6 +136,17 @@ export async function openRun({ client, parameters, view, signal }) {
     asked = changed.get("step");
     draw();
   };
+}
+
+/** Puts what was typed into the field that stands in the place of the one before. */
+function putBack(before) {
+  const field = byId(before.id);
+  if (!field) return;
+  field.value = before.value;
+  if (before.hasAttribute("aria-invalid")) field.setAttribute("aria-invalid", "true");
+  if (field === document.activeElement && field.matches("input")) {
+    field.setSelectionRange(before.selectionStart, before.selectionEnd);
+  }
 }
 
 /** The steps that have a result. */

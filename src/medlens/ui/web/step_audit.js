@@ -4,12 +4,13 @@ import { element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
 import { thumbnail } from "./thumbnails.js";
 import { button, classBars, commandLine, doing, link, withFlags } from "./parts.js";
-import { capital, isWorking } from "./words.js";
+import { capital, failedStep, isWorking } from "./words.js";
 
 const SEVERITIES = { error: "Must be mended", warning: "Take care", note: "Good to know" };
 const ORDER = Object.keys(SEVERITIES);
 const FIRST_GROUPS = 8;
 const FIRST_IMAGES = 16;
+const MOST_IN_GROUP = 24;
 
 /** What stands in the step. */
 export async function drawAudit(context) {
@@ -23,10 +24,11 @@ export async function drawAudit(context) {
     + "classes that are too small. Nothing is trained." });
   const audit = isWorking(run) ? null : await auditOf(client, path, signal);
   const line = run.commands?.audit && commandLine(run.commands.audit);
+  const failed = failedStep(run) === "audit" && run.error && failure(run.error);
   if (isWorking(run) || audit === null) {
     return [
       intro,
-      run.error && failure(run.error),
+      failed,
       !isWorking(run) && element("div", { class: "buttons" },
         button("Audit the images", start, { id: "start-audit", kind: "main" })),
       progress.part,
@@ -38,6 +40,7 @@ export async function drawAudit(context) {
     await again();
   };
   return [
+    failed,
     run.is_fixed ? fixedNote(run) : verdict(audit, start, context),
     element("div", { class: "beside" },
       element("div", { class: "findings" }, ...findingsOf(audit, change, context)),
@@ -107,7 +110,8 @@ const titleOf = ({ code }) => capital(code.replaceAll("_", " "));
 
 /** A button for each class that the finding asks to leave out. */
 function classesOf({ fix }, audit, change) {
-  const named = audit.classes.filter(({ name }) => fix.includes(`--drop-class ${name}`));
+  const dropped = droppedBy(fix, audit.classes.map(({ name }) => name));
+  const named = audit.classes.filter(({ name }) => dropped.has(name));
   if (named.length === 0) return [];
   return [element("div", { class: "buttons" }, ...named.map(({ name }) => (
     audit.dropped.includes(name)
@@ -115,6 +119,16 @@ function classesOf({ fix }, audit, change) {
       : button(`Leave out ${name}`, doing(() => change({ classes: [name] })), { kind: "main" })
   )))];
 }
+
+/** The classes that a sentence names after --drop-class: of "mass" and "mass_large" the longer. */
+export function droppedBy(text, names) {
+  const longestFirst = [...names].sort((one, other) => other.length - one.length);
+  return new Set(text.split("--drop-class ").slice(1).map((rest) => (
+    longestFirst.find((name) => rest.startsWith(`"${name}"`) || isWhole(rest, name)))));
+}
+
+/** Whether a text begins with a name, and not with a longer one of no class. */
+const isWhole = (text, name) => text.startsWith(name) && /^($|[\s,;)]|[.](\s|$))/.test(text.slice(name.length));
 
 function classButton({ name }, audit, change) {
   const isOut = audit.dropped.includes(name);
@@ -133,12 +147,22 @@ function imagesOf(finding, place, audit, change, context) {
   if (groups.length === 0) return "";
   const single = groups.every((group) => group.length === 1);
   const most = single ? FIRST_IMAGES : FIRST_GROUPS;
-  const drawGroup = (group) => element("ul", { class: "group" }, ...group.map((image) => (
+  const drawImages = (images) => element("ul", { class: "group" }, ...images.map((image) => (
     element("li", {}, thumbnail(context, image),
       context.run.is_fixed ? "" : imageButton(image, audit, change))
   )));
+  const drawGroup = (group) => (single || group.length <= MOST_IN_GROUP ? drawImages(group)
+    : element("div", {}, drawImages(group.slice(0, MOST_IN_GROUP)),
+      element("p", { class: "hint", text: `and ${count(group.length - MOST_IN_GROUP, "image")} more in this group` })));
   const joined = (few) => (single ? [drawGroup(few.flat())] : few.map(drawGroup));
+  const what = single ? "images" : "groups";
   const part = element("div", { class: "images" }, ...joined(groups.slice(0, most)));
+  if (finding.sets > groups.length) {
+    part.prepend(element("p", { class: "hint all", text: `${groups.length} of ${count(finding.sets, what.slice(0, -1))} `
+      + "are shown. The file audit.json in the folder of the run names all." }));
+  } else if (single && groups.length > 1 && !context.run.is_fixed) {
+    part.prepend(wholeButton(groups.flat(), audit, change));
+  }
   if (groups.length <= most) return part;
   const rest = groups.slice(most);
   const more = element("details", { id: `more-${place}` },
@@ -150,6 +174,14 @@ function imagesOf(finding, place, audit, change, context) {
   });
   part.append(more);
   return part;
+}
+
+/** Leaves all images of a finding out at once, or takes them back in. */
+function wholeButton(images, audit, change) {
+  const areOut = images.every((image) => audit.excluded.includes(image));
+  const content = areOut ? { include_images: images } : { images };
+  const name = areOut ? `Take all ${images.length} back in` : `Leave all ${images.length} out`;
+  return element("div", { class: "all" }, button(name, doing(() => change(content)), { kind: "quiet" }));
 }
 
 function imageButton(image, audit, change) {

@@ -3,18 +3,18 @@
 import { element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
 import { classBars, link } from "./parts.js";
+import { imagesInWords, sumOf } from "./words.js";
 
 /** What stands in the step. */
 export async function drawData({ client, run, go, signal }) {
   // A run that a terminal began may be of images elsewhere.
   const { classes } = await client.folders(run.data, signal).catch(() => ({ classes: [] }));
-  const images = classes.reduce((sum, one) => sum + one.images, 0);
   return [
     element("p", { class: "lead-text" }, "The images of this run lie in ",
       element("b", { text: run.data }), ". They are read where they are; nothing is copied into "
         + "that folder or changed in it."),
     classes.length > 0 && element("div", { class: "card narrow" },
-      element("h4", { text: `${count(images, "image")} in ${count(classes.length, "class", "classes")}` }),
+      element("h4", { text: `${imagesInWords(sumOf(classes))}, in ${count(classes.length, "class", "classes")}` }),
       classBars(classes)),
     element("div", { class: "buttons" },
       link("Next: the audit", go("audit"), { class: "button main", id: "next" }),

@@ -1,8 +1,8 @@
 // Step 7: the run as one file, and other formats of the network.
 
 import { element } from "./serve/dom.js";
-import { fileAddress } from "./client.js";
-import { button, commandLine, doing, fileLink } from "./parts.js";
+import { save } from "./serve/csv.js";
+import { button, commandLine, doing } from "./parts.js";
 import { notYet } from "./step_try.js";
 import { failure } from "./step_audit.js";
 
@@ -19,11 +19,13 @@ export async function drawHandOver({ client, run, path, again, go }) {
       "The whole run names image files and patients, as your data do, and its report shows pictures. "
       + "The classifier alone holds no picture and no name, besides those of the classes."),
     element("div", { class: "buttons" },
-      fileLink("Save the classifier alone", fileAddress("zip", path, { only_classifier: true }), {
-        save: true, kind: "button main",
-      }),
-      fileLink("Save the whole run", fileAddress("zip", path), { save: true, kind: "button" })),
-    commandLine(`medlens predict ${run.name}.zip IMAGES -o predictions.csv`, "What the other person types"),
+      button("Save the classifier alone", doing(async () => {
+        save(await client.zip("zip", path, { only_classifier: true }), `${run.name}-classifier.zip`);
+      }), { kind: "main" }),
+      button("Save the whole run", doing(async () => {
+        save(await client.zip("zip", path), `${run.name}.zip`);
+      }))),
+    commandLine(run.commands.use, "What the other person types for the classifier alone"),
     element("section", { class: "card", "aria-labelledby": "formats-title" },
       element("h4", { id: "formats-title", text: "The network alone, for other programs" }),
       ...formats(extras?.export ?? [], { client, run, path, again })),
@@ -39,8 +41,14 @@ function formats(available, { client, run, path, again }) {
   const choice = element("select", { id: "format" },
     ...available.map((name) => element("option", { value: name, text: name })));
   const small = element("input", { id: "int8", type: "checkbox" });
-  const fit = () => { small.disabled = choice.value !== WITH_INT8; };
+  const line = element("div");
+  const fit = () => {
+    small.disabled = choice.value !== WITH_INT8;
+    const isSmall = small.checked && !small.disabled;
+    line.replaceChildren(commandLine(run.commands[isSmall ? "export_int8" : "export"][choice.value]));
+  };
   choice.addEventListener("change", fit);
+  small.addEventListener("change", fit);
   fit();
   const start = doing(async () => {
     await client.exportTo(path, choice.value, small.checked && !small.disabled);
@@ -48,7 +56,9 @@ function formats(available, { client, run, path, again }) {
   });
   const isExporting = run.exports.some((one) => one.state === "exporting");
   const made = run.exports.map(({ format, state }) => element("li", {}, state === "ready"
-    ? fileLink(`Save ${format}`, fileAddress("export", path, { format }), { save: true })
+    ? button(`Save ${format}`, doing(async () => {
+      save(await client.zip("export", path, { format }), `${run.name}-${format}.zip`);
+    }))
     : element("span", { role: "status", text: `${format} is being made and tried …` })));
   return [
     element("p", { class: "hint", text: "After the export medlens runs both networks on the same images and "
@@ -58,5 +68,6 @@ function formats(available, { client, run, path, again }) {
       element("label", { class: "check" }, small, "Smaller, in whole numbers (int8; LiteRT alone)"),
       button("Export", start, { id: "export", disabled: isExporting })),
     made.length > 0 && element("ul", { class: "made" }, ...made),
+    line,
   ].filter(Boolean);
 }

@@ -4,7 +4,7 @@ import { element } from "./serve/dom.js";
 import { button, commandLine, doing, link, withFlags } from "./parts.js";
 import { failure, fixedNote } from "./step_audit.js";
 import { optionField } from "./options.js";
-import { capital, headInWords, isWorking, valueInWords } from "./words.js";
+import { capital, failedStep, headInWords, isWorking, valueInWords } from "./words.js";
 
 /** What stands in the step. */
 export async function drawPlan(context) {
@@ -19,10 +19,11 @@ export async function drawPlan(context) {
   const options = await client.options(signal);
   const plan = isWorking(run) ? null : await planOf(client, path, signal);
   const line = run.commands?.plan && commandLine(run.commands.plan);
+  const failed = failedStep(run) === "plan" && run.error && failure(run.error);
   if (plan === null) {
     return [
       intro,
-      run.error && failure(run.error),
+      failed,
       !isWorking(run) && element("div", { class: "buttons" },
         button("Make the plan", start, { id: "start-plan", kind: "main" })),
       progress.part,
@@ -32,7 +33,7 @@ export async function drawPlan(context) {
   }
   return [
     intro,
-    run.error && failure(run.error),
+    failed,
     run.is_fixed ? fixedNote(run) : verdict(run, start, context),
     fingerprint(plan.fingerprint),
     decisions(plan, options, context),

@@ -43,7 +43,8 @@ function introduction(evaluation) {
     : "in cross-validation, each by a classifier that had not seen it";
   const apart = groups === n ? "" : ` (${count(groups, "group")}: a patient's images, or all copies of one)`;
   return `It was tested on ${count(n, "image")} ${what}${apart}. Always answering `
-    + `“${majority.class}” would be right in ${inThree(majority.value)} of them: less means nothing.`;
+    + `“${majority.class}” would be right in ${inThree(majority.value)} of them: where classes are of `
+    + "different sizes, read the balanced accuracy and the recall beside the accuracy.";
 }
 
 /** Numbers with their intervals, as text and as a bar from 0 to 1. */

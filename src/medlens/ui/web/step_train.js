@@ -4,7 +4,7 @@ import { element } from "./serve/dom.js";
 import { button, commandLine, doing, link } from "./parts.js";
 import { createCurves } from "./curves.js";
 import { failure } from "./step_audit.js";
-import { isWorking } from "./words.js";
+import { failedStep, isWorking } from "./words.js";
 
 /** What stands in the step. */
 export function drawTrain({ client, run, path, progress, again, go, signal }) {
@@ -18,6 +18,7 @@ export function drawTrain({ client, run, path, progress, again, go, signal }) {
     await client.stop(path);
     await again();
   });
+  const hasFailed = failedStep(run) === "train";
   const { title, text, buttons, look = "" } = {
     training: {
       title: "Training is under way. ",
@@ -31,15 +32,18 @@ export function drawTrain({ client, run, path, progress, again, go, signal }) {
     },
     failed: {
       title: "",
-      text: "Mend what is said above, then go on: what is finished is kept.",
-      buttons: [button("Go on", train(true), { id: "resume", kind: "main" }),
-        button("Start from the beginning", train(false), { id: "train" })],
+      text: run.is_fixed
+        ? "Mend what is said above, then go on: what is finished is kept."
+        : "Mend what is said above, then start again.",
+      buttons: [run.is_fixed
+        ? button("Go on", train(true), { id: "resume", kind: "main" })
+        : button("Start again", train(false), { id: "train", kind: "main" })],
     },
     done: {
       title: "Training is done. ", text: "Now look at what it is worth.", look: "good",
       buttons: [link("Next: the report", go("report"), { class: "button main", id: "next" })],
     },
-  }[run.state] ?? {
+  }[run.state === "failed" && !hasFailed ? "" : run.state] ?? {
     title: "",
     text: "The pretrained network looks at each image once; then a small network on top of it learns "
       + "to tell the classes apart. At the end it is tested on images that it has never seen.",
@@ -48,24 +52,25 @@ export function drawTrain({ client, run, path, progress, again, go, signal }) {
     })],
   };
   return [
-    run.state === "failed" && run.error && failure(run.error),
+    hasFailed && run.error && failure(run.error),
     element("div", { class: `verdict ${look}` },
       element("p", {}, element("strong", { text: title }), text),
       element("div", { class: "buttons" }, ...buttons)),
     progress.part,
     curves.part,
-    logOf(client, path, signal),
+    logOf(client, path, progress, signal),
     ...lines(run),
   ];
 }
 
-function lines({ state, commands = {} }) {
-  const command = state === "stopped" || state === "failed" ? commands.resume : commands.train;
+function lines({ is_fixed: isFixed, state, commands }) {
+  const goesOn = isFixed && ["stopped", "failed"].includes(state);
+  const command = goesOn ? commands.resume : commands.train;
   return command ? [commandLine(command)] : [];
 }
 
 /** What the command says, for whoever wants to read it. */
-function logOf(client, path, signal) {
+function logOf(client, path, progress, signal) {
   const text = element("pre", { class: "log", tabindex: "0", "aria-label": "What medlens wrote" });
   const part = element("details", { id: "log" }, element("summary", { text: "What medlens wrote" }), text);
   const read = async () => {
@@ -78,5 +83,6 @@ function logOf(client, path, signal) {
     }
   };
   part.addEventListener("toggle", read);
+  progress.watch(read);
   return part;
 }

@@ -1,7 +1,6 @@
 // Step 6: the page of `serve`, for this run.
 
 import { announce, element } from "./serve/dom.js";
-import { trialAddress } from "./client.js";
 import { button, commandLine, doing, fileLink, link } from "./parts.js";
 
 /** What stands in the step. */
@@ -9,8 +8,8 @@ export function drawTry({ client, run, path, go }) {
   if (!run.report) return [notYet(go)];
   const place = element("div", { class: "buttons" });
   const start = doing(async () => {
-    const { address } = await client.tryImages(path);
-    const open = fileLink("Open the page", trialAddress(address), { kind: "button main" });
+    const { address, token } = await client.tryImages(path);
+    const open = fileLink("Open the page", `${address}#${token}`, { kind: "button main" });
     place.replaceChildren(open);
     open.focus();
     announce("The classifier is ready.");

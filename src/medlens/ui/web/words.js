@@ -14,6 +14,9 @@ export const STATES = {
   done: "done",
 };
 
+/** The step that failed, or null; a run that a terminal began failed in its training. */
+export const failedStep = (run) => (run.state === "failed" ? run.failed_step ?? "train" : null);
+
 const WORKING = ["auditing", "planning", "training"];
 
 /** Whether a step of a run is under way. */
@@ -46,6 +49,12 @@ export function withInterval(measured) {
   return ci95 ? `${value.toFixed(2)} (${ci95[0].toFixed(2)} to ${ci95[1].toFixed(2)})` : value.toFixed(2);
 }
 
+/** "0.587 (0.461 to 0.723)": the same in three decimals. */
+export function intervalOf(measured) {
+  const ci95 = measured?.ci95;
+  return ci95 ? `${inThree(measured.value)} (${inThree(ci95[0])} to ${inThree(ci95[1])})` : inThree(measured?.value);
+}
+
 /** When something was changed, in the reader's own time. */
 export function moment(text) {
   return new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
@@ -53,6 +62,17 @@ export function moment(text) {
 
 /** With a capital letter at the beginning. */
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** "90 images"; in words where they are too many to be counted on the page (null). */
+export function imagesInWords(images) {
+  return Number.isFinite(images) ? count(images, "image") : "more than 20,000 files, not counted";
+}
+
+/** All images of the classes; null where one is not counted. */
+export function sumOf(classes) {
+  const isCounted = classes.every((one) => Number.isFinite(one.images));
+  return isCounted ? classes.reduce((sum, one) => sum + one.images, 0) : null;
+}
 
 /** The last part of a path. */
 export const lastPart = (path) => path.split("/").at(-1);

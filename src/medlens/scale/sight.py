@@ -1,0 +1,63 @@
+"""Whether a node sees what the driver sees: an image is not refused for a folder not mounted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medlens.data.remote import join_path
+from medlens.errors import MedlensError
+from medlens.scale.cluster import import_ray
+from medlens.scale.worker import NODE_NAME_LENGTH
+
+
+class Witness:
+    """Looks for files where the driver runs. Lives as a Ray actor beside the driver."""
+
+    def find_first(self, root: Path, paths: list[str]) -> str:
+        """The first file that can be read here; "" where there is none.
+
+        Args:
+            root: The folder that the paths are relative to.
+            paths: The files.
+        """
+        return next((path for path in paths if _is_readable(join_path(root, path))), "")
+
+
+def check_sight(witness: Any, root: Path, unopened: Mapping[str, str]) -> None:
+    """Stop where this node cannot open what can be opened beside the driver.
+
+    Args:
+        witness: The actor.
+        root: The folder that the paths are relative to.
+        unopened: Path -> why it could not be opened here.
+
+    Raises:
+        MedlensError: If one of the files is there for the driver; names the node.
+    """
+    if not unopened:
+        return
+    ray = import_ray()
+    first = str(ray.get(witness.find_first.remote(root, list(unopened))))
+    if first:
+        node = ray.get_runtime_context().get_node_id()[:NODE_NAME_LENGTH]
+        raise MedlensError(
+            "A node of the cluster cannot open images that the machine of the command can.",
+            got=f"on the node {node}: {unopened[first].rstrip('.')}",
+            expected="images at a place that all nodes see under one name",
+            fix="Mount the folder on that node, or end Ray there; then repeat the command: what is "
+            "finished is kept.",
+            names=[first],
+        )
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            stream.read(1)
+    except (OSError, ValueError):
+        return False
+    return True
