@@ -65,7 +65,7 @@ def test_only_what_can_be_trained_on_is_offered(visit: Visits, ui: Any) -> None:
     assert not page.locator("#use").count()
     page.get_by_label("Where this folder lies").get_by_role("link").first.click()
     page.get_by_role("link", name="tidy", exact=True).click()
-    page.wait_for_selector("text=90 images in 3 classes")
+    page.wait_for_selector("text=90 images, in 3 classes")
     bars = page.locator(".choice .class-bars li").all_inner_texts()
     assert [bar.split()[0] for bar in bars] == ["healthy", "mass", "microcalcification"]
 
