@@ -106,6 +106,7 @@ def test_a_scan_finds_the_same_and_leaves_the_same_pictures(
     pd.testing.assert_frame_equal(scan_with(images, tmp_path / "there", None, again), expected)
 
 
+@pytest.mark.slow
 def test_a_file_that_no_worker_survives_is_refused_and_all_others_are_read(
     inside: Cluster, deadly_file: Path, images: Dataset, tmp_path: Path
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_file_that_no_worker_survives_is_refused_and_all_others_are_read(
     assert "deadly.bmp" not in " ".join(said)
 
 
+@pytest.mark.slow
 def test_images_that_a_node_does_not_see_are_not_refused_but_an_error(
     inside: Cluster, phantoms: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +183,7 @@ def test_features_of_pictures_and_of_views_are_the_same_bytes(
     assert np.isfinite(here.read(keys)).all()
 
 
+@pytest.mark.slow
 def test_an_audit_is_the_same_file(cluster: Cluster, images: Dataset, tmp_path: Path) -> None:
     written = []
     for name, address in (("here", "none"), ("there", cluster.address)):

@@ -136,6 +136,7 @@ def test_a_worker_that_dies_is_replaced_and_what_kills_twice_is_done_with_care(
     assert retried.lines[0].startswith("Retried: ")
 
 
+@pytest.mark.slow
 def test_a_worker_that_stands_still_is_ended_and_its_part_begun_again(
     inside: Cluster, results: Results
 ) -> None:
@@ -160,6 +161,7 @@ def test_an_error_to_mend_on_a_node_is_one_here(inside: Cluster, results: Result
     assert raised.value.names == ("a.png",)
 
 
+@pytest.mark.slow
 def test_a_cluster_whose_cpus_are_taken_is_an_error_and_no_endless_wait(
     inside: Cluster, results: Results
 ) -> None:
@@ -179,6 +181,7 @@ def test_a_cluster_whose_cpus_are_taken_is_an_error_and_no_endless_wait(
         ray.kill(one)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(
     inside: Cluster, results: Results
 ) -> None:

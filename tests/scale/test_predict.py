@@ -81,6 +81,7 @@ def test_a_folder_on_a_server_is_predicted_by_a_cluster_to_the_same_bytes(
     assert pd.read_csv(here)["path"][0] == f"{images}/bad.png"
 
 
+@pytest.mark.slow
 def test_one_machine_and_a_cluster_finish_what_the_other_began(
     finished_run: medlens.Run,
     many: Path,
