@@ -252,6 +252,8 @@ def only_worker(out: str) -> Iterator[None]:
         return
     is_new = not run.root.exists()
     with ExitStack() as stack:
+        if is_new:
+            stack.callback(_remove_if_empty, run.root)
         try:
             stack.enter_context(only_writer(run.root / "run"))
         except MedlensError as error:
@@ -263,9 +265,11 @@ def only_worker(out: str) -> Iterator[None]:
                 names=[out],
             ) from None
         yield
-    if is_new:
-        with suppress(OSError):  # it is kept where something was written
-            run.root.rmdir()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # it is kept where something was written
+        folder.rmdir()
 
 
 def made_with(names: Iterable[str], given: Mapping[str, Any]) -> str:
