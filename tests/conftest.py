@@ -140,6 +140,21 @@ class Visit:
         """By how many pixels the page is wider than the screen."""
         return int(self.page.evaluate(OVERHANG))
 
+    def focused(self) -> str:
+        """What the keyboard is on: its id, or its class where it has none."""
+        name = "() => document.activeElement.id || document.activeElement.className"
+        return str(self.page.evaluate(name))
+
+    def reach(self, name: str) -> None:
+        """Go to an element by the Tab key alone; whatever it comes by has to show that it does."""
+        for _ in range(40):
+            self.page.keyboard.press("Tab")
+            ring = self.page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+            assert ring != "none", self.focused()
+            if self.focused() == name:
+                return
+        raise AssertionError(f"{name} is not reached by the Tab key")
+
     def forgive(self, words: str) -> None:
         """Strike out what the browser itself said of something that the test has done to it."""
         self.said[:] = [line for line in self.said if words not in line]

@@ -32,12 +32,13 @@ def part_name(name: str) -> str:
     return f".{name}.{secrets.token_hex(8)}.part"
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
+def write_bytes(path: Path, content: bytes | memoryview, *, is_lasting: bool = True) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
     Args:
         path: The file; its folder is made where it is missing.
         content: The whole content.
+        is_lasting: Whether to wait for the disk, so that it outlives a loss of power.
     """
     if not isinstance(path, Path):  # on other storage: a RemotePath, which does it by itself
         path.write_bytes(content)
@@ -47,8 +48,9 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     try:
         with part.open("wb") as stream:
             stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if is_lasting:
+                stream.flush()
+                os.fsync(stream.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from medlens.files import part_name
+from medlens.files import write_bytes
 
 if TYPE_CHECKING:
     import keras
@@ -102,18 +102,8 @@ class ProgressFile:
         }
         # Nothing is lost with it: a full disk must not end a training because of it.
         with suppress(OSError):
-            _replace(self.path, json.dumps(content, allow_nan=False))
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write a file whole, but do not wait for the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(part_name(path.name))
-    try:
-        part.write_text(content, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+            told = json.dumps(content, allow_nan=False).encode("utf-8")
+            write_bytes(self.path, told, is_lasting=False)
 
 
 def _rounded(value: float) -> float | None:

@@ -73,19 +73,23 @@ def create_routes(service: Service) -> FastAPI:
         redoc_url=None,
     )
     _handle_errors(app, service)
-    app.include_router(_page_routes())
+    app.include_router(page_routes(read_web_files()))
     app.include_router(_state_routes(service))
     app.include_router(_model_routes(service))
     app.include_router(_image_routes(service))
     return app
 
 
-def _page_routes() -> APIRouter:
+def page_routes(files: Mapping[str, WebFile]) -> APIRouter:
+    """The page and its files, in which nothing of anybody is.
+
+    Args:
+        files: Those of the page, by their names below /static/.
+    """
     router = APIRouter(include_in_schema=False)
-    files = read_web_files()
 
     def send(name: str) -> Response:
-        file: WebFile | None = files.get(name)
+        file = files.get(name)
         if file is None:
             raise HTTPException(404, "There is no such file.")
         return Response(file.content, media_type=file.kind, headers={"Cache-Control": "no-cache"})
@@ -254,14 +258,23 @@ async def _bounded(service: Service) -> AsyncIterator[None]:
         raise HTTPException(504, "It took longer than the time limit of this server.") from None
 
 
-def _handle_errors(app: FastAPI, service: Service) -> None:
-    """Turn what stops a request into a status and a sentence."""
+def handle_usual_errors(app: FastAPI) -> None:
+    """Turn a request that is not valid, and our own failure, into a status and a sentence."""
 
     @app.exception_handler(RequestValidationError)
     async def refuse_invalid(_: Request, error: RequestValidationError) -> Response:
         # Which parameter is wrong, and not what was sent.
         said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         return refuse(422, "; ".join(said))
+
+    @app.exception_handler(Exception)
+    async def fail(_: Request, __: Exception) -> Response:
+        return refuse(500, "The server failed. This is our fault.")
+
+
+def _handle_errors(app: FastAPI, service: Service) -> None:
+    """Turn what stops a request into a status and a sentence."""
+    handle_usual_errors(app)
 
     @app.exception_handler(Unreadable)
     async def refuse_unreadable(_: Request, error: Unreadable) -> Response:
@@ -283,10 +296,6 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(ClientDisconnect)
     async def note_gone(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_GONE)  # nobody reads it; it is counted
-
-    @app.exception_handler(Exception)
-    async def fail(_: Request, __: Exception) -> Response:
-        return refuse(500, "The server failed. This is our fault.")
 
 
 def _choose(service: Service, name: str | None) -> Served:

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
@@ -24,9 +23,9 @@ from medlens.run_dir import RunDir
 from medlens.serve.access import OPEN_FOLDER, Access, Guard, Paths
 from medlens.serve.answers import NOTICE, refuse
 from medlens.serve.child import ChildDied, ChildTooSlow
-from medlens.serve.server import REPORT_POLICY
+from medlens.serve.server import REPORT_POLICY, handle_usual_errors, page_routes
 from medlens.serve.web_files import FOLDER as SERVE_FOLDER
-from medlens.serve.web_files import INDEX, read_web_files
+from medlens.serve.web_files import read_web_files
 from medlens.ui.bodies import Exclusion, Export, NewName, NewRun, Start
 from medlens.ui.choices import change_options, exclude
 from medlens.ui.commands import shown
@@ -106,7 +105,9 @@ def create_app(place: Place, token: str, hosts: frozenset[str]) -> ASGIApp:
     )
     app.state.root = place.root
     _handle_errors(app)
-    app.include_router(_page_routes())
+    # What both pages share lies with that of `medlens serve`.
+    shared = {f"serve/{name}": file for name, file in read_web_files(SERVE_FOLDER).items()}
+    app.include_router(page_routes({**shared, **read_web_files(WEB_FOLDER)}))
     app.include_router(_folder_routes(place))
     app.include_router(_run_routes(place))
     app.include_router(_step_routes(place))
@@ -129,6 +130,7 @@ def _is_document(path: str) -> bool:
 
 def _handle_errors(app: FastAPI) -> None:
     """Turn what stops a request into a status and a sentence."""
+    handle_usual_errors(app)
 
     @app.exception_handler(Refused)
     async def refuse_asked(_: Request, error: Refused) -> Response:
@@ -140,44 +142,10 @@ def _handle_errors(app: FastAPI) -> None:
             422, f"{error.what} Got: {error.got}. Expected: {error.expected}. {error.fix}"
         )
 
-    @app.exception_handler(RequestValidationError)
-    async def refuse_invalid(_: Request, error: RequestValidationError) -> Response:
-        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        return refuse(422, "; ".join(said))
-
     @app.exception_handler(OSError)
     async def refuse_by_system(_: Request, error: OSError) -> Response:
         reason = error.strerror or "the system refused"
         return refuse(409, f"A file or folder cannot be used: {reason.lower()}.")
-
-    @app.exception_handler(Exception)
-    async def fail(_: Request, __: Exception) -> Response:
-        return refuse(500, "The server failed. This is our fault.")
-
-
-def _page_routes() -> APIRouter:
-    router = APIRouter(include_in_schema=False)
-    # What both pages share lies with that of `medlens serve`.
-    files = {
-        **{f"serve/{name}": file for name, file in read_web_files(SERVE_FOLDER).items()},
-        **read_web_files(WEB_FOLDER),
-    }
-
-    def send(name: str) -> Response:
-        if name not in files:
-            raise Refused(404, "There is no such file.")
-        file = files[name]
-        return Response(file.content, media_type=file.kind, headers={"Cache-Control": "no-cache"})
-
-    @router.get("/")
-    async def page() -> Response:
-        return send(INDEX)
-
-    @router.get("/static/{name:path}")
-    async def static(name: str) -> Response:
-        return send(name)
-
-    return router
 
 
 def _folder_routes(place: Place) -> APIRouter:

@@ -87,19 +87,7 @@ def test_the_keyboard_alone_is_enough(show: Show, samples: list[Path]) -> None:
     page.on("filechooser", lambda _: None)
     page.wait_for_selector("#about:not([hidden])")
 
-    def focused() -> str:
-        name = "() => document.activeElement.id || document.activeElement.className"
-        return str(page.evaluate(name))
-
-    def reach(name: str) -> None:
-        for _ in range(40):
-            page.keyboard.press("Tab")
-            ring = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
-            assert ring != "none", focused()
-            if focused() == name:
-                return
-        raise AssertionError(f"{name} is not reached by the Tab key")
-
+    focused, reach = shown.visit.focused, shown.visit.reach
     page.keyboard.press("Tab")
     assert focused() == "skip"
     page.keyboard.press("Enter")

@@ -245,21 +245,11 @@ def test_a_failed_audit_is_shown_where_it_failed(visit: Visits, ui: Any) -> None
 
 
 def test_the_keyboard_alone_is_enough(visit: Visits, ui: Any) -> None:
-    page = visit(ui.address).page
+    visited = visit(ui.address)
+    page = visited.page
     page.wait_for_selector("#runs tbody a")
 
-    def focused() -> str:
-        return str(page.evaluate("() => document.activeElement.id"))
-
-    def reach(name: str) -> None:
-        for _ in range(40):
-            page.keyboard.press("Tab")
-            ring = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
-            assert ring != "none", focused()
-            if focused() == name:
-                return
-        raise AssertionError(f"{name} is not reached by the Tab key")
-
+    focused, reach = visited.focused, visited.reach
     reach("skip")
     page.keyboard.press("Enter")
     assert focused() == "main"
