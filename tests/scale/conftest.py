@@ -57,8 +57,9 @@ def cluster(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         )
         for _ in range(2):
             started.add_node(num_cpus=2, env_vars={HIDDEN: "1"})
-        yield started
-        started.shutdown()
+    # Of the nodes alone: what tests start beside them has the environment as it was.
+    yield started
+    started.shutdown()
 
 
 @pytest.fixture
