@@ -283,7 +283,7 @@ def made_with(names: Iterable[str], given: Mapping[str, Any]) -> str:
         name: given.get(name, FIELDS[name].default) for name in names if name not in WAYS_ALONE
     }
     exclude = values["exclude"]
-    if exclude and not is_url(exclude) and Path(exclude).is_file():
+    if exclude and Path(exclude).is_file():
         # The same list in another place is the same list.
         values["exclude"] = hashlib.sha256(Path(exclude).read_bytes()).hexdigest()
     if not is_url(values["data"]):
