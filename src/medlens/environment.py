@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -20,23 +19,11 @@ from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES
 from medlens.model.fast_cpu import why_not
 from medlens.model.gpu import gpus
+from medlens.model.versions import DECIDING_PACKAGES, installed_versions
 from medlens.model.weights import keras_models_folder
 from medlens.serve.export_formats import FORMATS, missing_packages
 
-PACKAGES = (
-    "medlens",
-    "keras",
-    "tensorflow",
-    "ncnn",
-    "numpy",
-    "pandas",
-    "pillow",
-    "pydicom",
-    "scikit-learn",
-    "scipy",
-    "matplotlib",
-    "seaborn",
-)
+PACKAGES = (*DECIDING_PACKAGES, "pandas", "scikit-learn", "matplotlib", "seaborn")
 
 
 def cache_folder(cache: str) -> Path:
@@ -46,13 +33,7 @@ def cache_folder(cache: str) -> Path:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on; "" where one is missing."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
+    return {"python": platform.python_version(), **installed_versions(PACKAGES)}
 
 
 def machine() -> dict[str, Any]:

@@ -14,10 +14,11 @@ import pandas as pd
 from medlens.data.remote import hide_secrets, is_remote, open_path
 from medlens.errors import MedlensError
 from medlens.model.checksums import CHECKSUMS_FILE, digest_of
-from medlens.model.classifier import Classifier, load_classifier
+from medlens.model.classifier import load_classifier
+from medlens.model.gpu import processor
 from medlens.run_dir import classifier_folder
-from medlens.scale.cluster import NONE, connected
-from medlens.scale.predict import make_parts_on_cluster
+from medlens.scale.cluster import connected
+from medlens.scale.predict import find_processor, make_parts_on_cluster
 from medlens.screen import Screen
 from medlens.serve.explain import explain_to_folder
 from medlens.serve.explain_folder import check_folder
@@ -66,31 +67,30 @@ def run_predict(
     check_result_path(out, overwrite=overwrite)
     _spare_inputs(out, given)
     inputs = list_inputs(given)
+    retried: list[str] = []
     with opened_run(run) as opened:
         folder = classifier_folder(opened)
         classifier = load_classifier(folder)
         with only_writer(out):
             # Another process may have finished meanwhile.
             check_result_path(out, overwrite=overwrite)
-            digest = digest_of(folder / CHECKSUMS_FILE)
-            work = open_work(inputs, out, result_columns(classifier, inputs.columns), digest)
-            with _start("Predicting", inputs, screen)(work) as progress:
-                retried = _make_parts(classifier, folder, work, ray, progress)
+            with connected(ray) as is_connected:
+                work = open_work(
+                    inputs,
+                    out,
+                    result_columns(classifier, inputs.columns),
+                    digest_of(folder / CHECKSUMS_FILE),
+                    processor=find_processor() if is_connected else processor(),
+                )
+                with _start("Predicting", inputs, screen)(work) as progress:
+                    if is_connected:
+                        retried = make_parts_on_cluster(folder, work, progress).lines
+                    else:
+                        make_parts(classifier, work, progress)
             outcome = work.finish(out)
     shown = hide_secrets(str(out))
     screen.say("\n".join([*outcome.lines, *retried, f"Predictions: {shown}", NOTICE]))
     return outcome
-
-
-def _make_parts(
-    classifier: Classifier, folder: Path, work: Work, ray: str, progress: Callable[[int], None]
-) -> list[str]:
-    """Make the parts here or on a cluster; what was begun again there, in words."""
-    with connected(ray if work.missing else NONE) as is_connected:
-        if is_connected:
-            return make_parts_on_cluster(folder, work, progress).lines
-        make_parts(classifier, work, progress)
-        return []
 
 
 def predict_on_screen(
@@ -187,7 +187,8 @@ def _start(label: str, inputs: Inputs, screen: Screen) -> Start:
         _say_passed_over(inputs, screen)
         if work.is_anew:
             screen.say(
-                "What an interrupted run left is of other images, classifier or class: begun anew."
+                "What an interrupted run left is of other images, another classifier or class, or "
+                "of other packages or another kind of processor: begun anew."
             )
         if work.done:
             screen.say(f"Going on after {work.done:,} images that are finished.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -159,6 +161,43 @@ def test_an_error_to_mend_on_a_node_is_one_here(inside: Cluster, results: Result
     with pytest.raises(MedlensError, match="No") as raised:
         run_parts(np.arange(3), Making(hurt), results.take, network=False)
     assert raised.value.names == ("a.png",)
+
+
+@pytest.mark.parametrize(
+    ("error", "what", "got"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "P-4711.png"), "read or write", "space"),
+        (KeyError("P-4711.png"), "broke off", "KeyError"),
+    ],
+)
+def test_an_error_that_nobody_foresaw_is_said_without_names(
+    inside: Cluster, results: Results, error: Exception, what: str, got: str
+) -> None:
+    def hurt(part: int, careful: bool) -> None:
+        raise error
+
+    with pytest.raises(MedlensError, match=what) as raised:
+        run_parts(np.arange(3), Making(hurt), results.take, network=False)
+    assert got in raised.value.got
+    assert "P-4711" not in str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_has_no_node_yet_is_waited_for(results: Results) -> None:
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": False}
+    growing = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        with connected(growing.address), pytest.raises(MedlensError, match="no room"):
+            find_pool(network=False, patience=1)
+        with connected(growing.address), ThreadPoolExecutor() as beside:
+            beside.submit(lambda: (time.sleep(5), growing.add_node(num_cpus=2)))
+            make = Making(lambda part, careful: None)
+            run_parts(np.arange(3), make, results.take, network=False)
+    finally:
+        growing.shutdown()
+    assert results.parts == dict.fromkeys(range(3), 1)
 
 
 @pytest.mark.slow

@@ -121,9 +121,9 @@ def begin(run: medlens.Run, many: Path, out: Path) -> None:
 def test_a_node_that_does_not_see_the_images_says_so(
     finished_run: medlens.Run, many: Path, tmp_path: Path
 ) -> None:
-    work = open_work(list_inputs([many]), tmp_path / "out.csv", ("path",), "")
+    work = open_work(list_inputs([many]), tmp_path / "out.csv", ("path",), "", "CPU")
     with pytest.raises(MedlensError, match="does not see the images"):
-        PredictParts({}, work, str(tmp_path / "none.png"), None)(1)
+        PredictParts({}, work, "CPU", str(tmp_path / "none.png"), None)(1)
 
 
 @pytest.mark.slow

@@ -159,6 +159,7 @@ def test_what_cannot_be_done_deletes_nothing(
         assert contents(out) == before
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_the_same_command_goes_on_to_the_same_bytes(
     finished_run: medlens.Run,
     trained_on: pd.DataFrame,

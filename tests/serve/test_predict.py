@@ -22,6 +22,7 @@ from medlens.errors import MedlensError
 from medlens.model.prediction_sets import name_sets
 from medlens.serve.inputs import Digest, list_inputs
 from medlens.serve.only_writer import lock_path, only_writer
+from medlens.serve.predict import Work, make_parts, open_work, result_columns
 from medlens.serve.result_file import ResultFile
 
 # Some parts of 256.
@@ -332,6 +333,23 @@ def test_with_other_images_an_interrupted_run_begins_anew(
     medlens.predict(finished_run.path, files[:3], out=tmp_path / "out.csv")
     assert "begun anew" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "out.csv")) == 3
+
+
+def test_parts_of_another_processor_are_not_mixed_in(
+    finished_run: medlens.Run, files: list[Path], tmp_path: Path
+) -> None:
+    classifier = medlens.load(finished_run.path)
+    inputs = list_inputs(files[:3])
+    columns = result_columns(classifier, inputs.columns)
+
+    def opened(processor: str) -> Work:
+        return open_work(inputs, tmp_path / "out.csv", columns, "digest", processor)
+
+    make_parts(classifier, opened("CPU"), lambda _: None)
+    assert opened("CPU").finished == {0}
+    other = opened("GPU")
+    assert other.is_anew
+    assert other.finished == set()
 
 
 def test_a_changed_file_is_noticed(files: list[Path], tmp_path: Path) -> None:

@@ -200,6 +200,7 @@ def test_an_image_that_fails_costs_no_other_its_answer(
     run(story())
 
 
+@pytest.mark.slow
 def test_another_classifier_in_the_folder_is_not_served(finished_run: Any, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished_run.path / "classifier", tmp_path / "classifier"))
     facts_file = folder / "classifier.json"

@@ -34,6 +34,11 @@ def gpus() -> list[Gpu]:
     return find[keras.backend.backend()]() if keras.backend.backend() in find else []
 
 
+def processor() -> str:
+    """What Keras runs a network on here: "GPU" or "CPU"."""
+    return "GPU" if gpus() else "CPU"
+
+
 def _by_tensorflow() -> list[Gpu]:
     import tensorflow
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from medlens.errors import MedlensError
 
 NONE, LOCAL = "none", "local"
 SECONDS_TO_CONNECT = 10.0
+SECONDS_FOR_A_NODE, SECONDS_BETWEEN_LOOKS = 300.0, 2.0
 # How Ray names the kind of a node's GPUs, and how little of it a task takes to be sent there.
 GPU_KIND, TOUCH = "accelerator_type:", 0.001
 
@@ -119,20 +121,27 @@ def import_ray() -> Any:
     return ray
 
 
-def find_pool(*, network: bool) -> Pool:
+def find_pool(*, network: bool, patience: float = SECONDS_FOR_A_NODE) -> Pool:
     """The workers that the connected cluster has room for, were it free; see `choose_pool`.
 
     Args:
         network: Whether the workers hold a network, which wants GPUs.
+        patience: Seconds to wait for a node that has a CPU: a cluster may have to grow, or to
+            come back.
 
     Raises:
-        MedlensError: If no node has a CPU.
+        MedlensError: If there was none in that time.
     """
-    nodes = [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
-    pool = choose_pool(nodes, network=network)
-    if pool is None:
-        raise no_room("no node with a CPU")
-    return pool
+    ray = import_ray()
+    end = time.monotonic() + patience
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        pool = choose_pool(nodes, network=network)
+        if pool is not None:
+            return pool
+        if time.monotonic() > end:
+            raise no_room(f"no node with a CPU for {patience:g} s")
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def find_gpu_kinds() -> list[dict[str, float]]:

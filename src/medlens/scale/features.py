@@ -23,6 +23,7 @@ from medlens.model.engine import Forward, FrozenPass, check_ncnn, choose_precisi
 from medlens.model.gpu import gpus
 from medlens.scale.cluster import find_gpu_kinds, find_pool, import_ray, no_room
 from medlens.scale.parts import run_parts
+from medlens.scale.sight import not_seen
 from medlens.scale.worker import turn
 
 ROWS_AT_A_TIME = 65_536
@@ -115,13 +116,8 @@ class FeatureParts:
         rows = self.work.read(part)
         keys, shards = rows["key"].to_pylist(), rows["shard"].to_pylist()
         if not (self.pictures / f"{shards[0]}.npy").exists():
-            raise MedlensError(
-                "A node of the cluster does not see the pictures.",
-                got="no such file on that node",
-                expected="a run folder that all nodes see under one name",
-                fix="Name a shared folder with --out.",
-                names=[str(self.pictures)],
-            )
+            fix = "Name a shared folder with --out."
+            raise not_seen("pictures", "a run folder", fix, str(self.pictures))
         places = zip(shards, rows["row"].to_pylist(), strict=True)
         by_key = dict(zip((_of_picture(key) for key in keys), places, strict=True))
         return keys, self.seen_as(Store(self.pictures, by_key).read)

@@ -11,9 +11,10 @@ import pyarrow
 from numpy.typing import NDArray
 
 from medlens.errors import MedlensError
+from medlens.model.versions import deciding_versions
 from medlens.scale.cluster import Pool, find_pool, import_ray, no_room
 from medlens.scale.ledger import Ledger, Progress, Retried
-from medlens.scale.worker import PART, Make, PartWorker, package_versions
+from medlens.scale.worker import PART, Make, PartWorker
 
 # Of one pipeline; Ray Data holds an object for each of its parts.
 PARTS_AT_A_TIME = 65_536
@@ -78,7 +79,14 @@ def run_parts(
     try:
         while left:
             wanted = np.array(sorted(left), np.int64)
-            _run_pipeline(wanted, find_pool(network=network), ledger, made, note, patience)
+            _run_pipeline(
+                wanted,
+                find_pool(network=network, patience=patience.room),
+                ledger,
+                made,
+                note,
+                patience,
+            )
         retried: Retried = ray.get(ledger.retried.remote())
         return retried
     finally:
@@ -113,11 +121,18 @@ def _run_pipeline(
                 return
     except ray.exceptions.RayError as error:
         refusal = ray.get(ledger.progress.remote()).refusal
-        if refusal is None:
-            raise
-        raise MedlensError(**refusal) from error
+        raise (_ended(error) if refusal is None else MedlensError(**refusal)) from error
     finally:
         ray.kill(runner)
+
+
+def _ended(error: Exception) -> MedlensError:
+    return MedlensError(
+        "Ray gave the job up.",
+        got=f"{type(error).__name__}; its text may name files and is not shown",
+        expected="a cluster that lasts as long as the job",
+        fix="Look into Ray's logs for the cause, and repeat the command: what is finished is kept.",
+    )
 
 
 def _is_stalled(progress: Progress, begun_before: int, pool: Pool, patience: Patience) -> bool:
@@ -161,7 +176,7 @@ class _Runner:
             blocks = [pyarrow.table({PART: [part]}) for part in some.tolist()]
             results = ray.data.from_arrow(blocks).map_batches(
                 PartWorker,
-                fn_constructor_args=(ledger, made, package_versions(), stuck),
+                fn_constructor_args=(ledger, made, deciding_versions(), stuck),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=_two_at_a_time(ray, min(pool.workers, len(some))),

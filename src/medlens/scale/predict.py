@@ -18,11 +18,13 @@ from medlens.data.remote import is_url
 from medlens.errors import MedlensError
 from medlens.files import write_bytes
 from medlens.model.classifier import Classifier, load_classifier
+from medlens.model.gpu import processor
 from medlens.scale.careful import find_deadly
+from medlens.scale.cluster import find_pool
 from medlens.scale.ledger import Retried
 from medlens.scale.parts import beside_driver, run_parts
-from medlens.scale.sight import Witness, check_sight
-from medlens.scale.worker import turn
+from medlens.scale.sight import Witness, check_sight, not_seen
+from medlens.scale.worker import this_node, turn
 from medlens.serve.inputs import FILE
 from medlens.serve.predict import Work, tell
 
@@ -36,12 +38,14 @@ class PredictParts:
     Args:
         classifier: The files of the classifier, by name.
         work: What is to be made.
+        processor: "CPU" or "GPU": what all parts of the result are made with.
         seen: A file that every node must see, or "" where there is none to look for.
         witness: The actor that looks for files that a worker cannot open.
     """
 
     classifier: Mapping[str, bytes] = field(repr=False)
     work: Work
+    processor: str
     seen: str
     witness: Any
 
@@ -52,16 +56,13 @@ class PredictParts:
             cpus: How many of them the worker may use.
 
         Raises:
-            MedlensError: If this node does not see the images.
+            MedlensError: If this node does not see the images, or computes with something else.
         """
         if self.seen and not Path(self.seen).exists():
-            raise MedlensError(
-                "A node of the cluster does not see the images.",
-                got="no such file on that node",
-                expected="images at a place that all nodes see under one name",
-                fix="Put them into a shared folder or a bucket, and name that as INPUT.",
-                names=[self.seen],
-            )
+            fix = "Put them into a shared folder or a bucket, and name that as INPUT."
+            raise not_seen("images", "images at a place", fix, self.seen)
+        if processor() != self.processor:
+            raise _other_processor(processor(), self.processor)
         with tempfile.TemporaryDirectory(prefix="medlens-") as folder:
             for name, content in self.classifier.items():
                 write_bytes(Path(folder) / name, content)
@@ -124,12 +125,33 @@ def make_parts_on_cluster(classifier: Path, work: Work, progress: Callable[[int]
     Raises:
         MedlensError: If the cluster has no room, or a node lacks what it needs.
     """
+    made_with = str(work.result.state["processor"])
     files = {path.name: path.read_bytes() for path in classifier.iterdir() if path.is_file()}
     return run_parts(
         np.array(work.missing, np.int64),
-        PredictParts(files, work, _file_to_see(work), beside_driver(Witness).remote()),
+        PredictParts(files, work, made_with, _file_to_see(work), beside_driver(Witness).remote()),
         lambda _, rows: progress(sum(rows[ROWS].to_pylist())),
         network=True,
+    )
+
+
+def find_processor() -> str:
+    """What the connected cluster runs networks on: "GPU" or "CPU".
+
+    Raises:
+        MedlensError: If no node has a CPU.
+    """
+    return "GPU" if find_pool(network=True).gpus else "CPU"
+
+
+def _other_processor(found: str, wanted: str) -> MedlensError:
+    return MedlensError(
+        "A node of the cluster would compute with something else than the other parts were made "
+        "with.",
+        got=f"on the node {this_node()}: {found}",
+        expected=f"{wanted}: the last digits depend on it",
+        fix="Tell Ray how many GPUs the node has (ray start --num-gpus), or hide them from it "
+        "(CUDA_VISIBLE_DEVICES=); then repeat the command.",
     )
 
 

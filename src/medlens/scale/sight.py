@@ -9,7 +9,7 @@ from typing import Any
 from medlens.data.remote import join_path
 from medlens.errors import MedlensError
 from medlens.scale.cluster import import_ray
-from medlens.scale.worker import NODE_NAME_LENGTH
+from medlens.scale.worker import this_node
 
 
 class Witness:
@@ -41,15 +41,32 @@ def check_sight(witness: Any, root: Path, unopened: Mapping[str, str]) -> None:
     ray = import_ray()
     first = str(ray.get(witness.find_first.remote(root, list(unopened))))
     if first:
-        node = ray.get_runtime_context().get_node_id()[:NODE_NAME_LENGTH]
         raise MedlensError(
             "A node of the cluster cannot open images that the machine of the command can.",
-            got=f"on the node {node}: {unopened[first].rstrip('.')}",
+            got=f"on the node {this_node()}: {unopened[first].rstrip('.')}",
             expected="images at a place that all nodes see under one name",
             fix="Mount the folder on that node, or end Ray there; then repeat the command: what is "
             "finished is kept.",
             names=[first],
         )
+
+
+def not_seen(what: str, expected: str, fix: str, name: str) -> MedlensError:
+    """What is said where a node of the cluster does not see a place.
+
+    Args:
+        what: Is not seen, in the plural.
+        expected: Where it should lie.
+        fix: What the user can do.
+        name: The place.
+    """
+    return MedlensError(
+        f"A node of the cluster does not see the {what}.",
+        got=f"no such file on the node {this_node()}",
+        expected=f"{expected} that all nodes see under one name",
+        fix=fix,
+        names=[name],
+    )
 
 
 def _is_readable(path: Path) -> bool:

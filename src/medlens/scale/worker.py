@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from traceback import format_tb
+from typing import Any, NoReturn, Protocol
 
 import pyarrow
 
-from medlens.errors import MedlensError
+from medlens.errors import MedlensError, in_words
+from medlens.model.versions import deciding_versions
 from medlens.scale.cluster import import_ray
 from medlens.scale.ledger import CAREFUL_AFTER, MOST_TRIES
 
@@ -21,8 +22,6 @@ BEAT_SECONDS = 5.0
 NODE_NAME_LENGTH = 8
 # Beats in the time after which a worker that stands still is ended, so that short times are kept.
 LEAST_BEATS = 4
-# What decides the bytes of pixels and features.
-PACKAGES = ("medlens", "keras", "ncnn", "numpy", "pillow", "pydicom", "tensorflow")
 
 
 class Refused(Exception):  # noqa: N818 (the error itself is in the ledger)
@@ -51,15 +50,9 @@ class Work(Protocol):
 Make = Callable[[int], Work]
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that results depend on; "" where one is missing."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
+def this_node() -> str:
+    """The start of the name that Ray has for this node."""
+    return str(import_ray().get_runtime_context().get_node_id())[:NODE_NAME_LENGTH]
 
 
 class PartWorker:
@@ -78,7 +71,7 @@ class PartWorker:
         self._ray = import_ray()
         self._ledger = ledger
         self._stuck = stuck
-        self._node = self._ray.get_runtime_context().get_node_id()[:NODE_NAME_LENGTH]
+        self._node = this_node()
         self._ray.get(ledger.start.remote())
         with self._telling():
             _compare_versions(versions)
@@ -95,6 +88,10 @@ class PartWorker:
             found = self._work(part, careful=tries >= CAREFUL_AFTER, advance=advance)
         self._ray.get(self._ledger.finish.remote(part))
         return found.append_column(PART, pyarrow.array([part] * len(found), pyarrow.int64()))
+
+    def _refuse(self, error: MedlensError, told: str = "") -> NoReturn:
+        self._ray.get(self._ledger.refuse.remote(error.as_arguments()))
+        raise Refused(told) from None
 
     @contextmanager
     def _telling(self) -> Iterator[Callable[[], None]]:
@@ -123,8 +120,12 @@ class PartWorker:
         try:
             yield advance
         except MedlensError as error:
-            self._ray.get(self._ledger.refuse.remote(error.as_arguments()))
-            raise Refused from None
+            self._refuse(error)
+        except OSError as error:
+            self._refuse(_no_disk(error, self._node))
+        except Exception as error:
+            # For the node's logs: the places in the code, without the text, which may name a file.
+            self._refuse(_broken(error, self._node), "".join(format_tb(error.__traceback__)))
         finally:
             done.set()
             beating.join()
@@ -148,7 +149,7 @@ def turn(lock: threading.Lock, advance: Callable[[], None]) -> Iterator[None]:
 
 def _compare_versions(wanted: Mapping[str, str]) -> None:
     """Refuse to compute with other packages than the driver has: results would differ."""
-    found = package_versions()
+    found = deciding_versions()
     others = [
         f"{name} {found[name] or 'missing'}" for name in wanted if found[name] != wanted[name]
     ]
@@ -159,6 +160,27 @@ def _compare_versions(wanted: Mapping[str, str]) -> None:
             expected=", ".join(f"{name} {version}" for name, version in wanted.items() if version),
             fix="Install the same on every node, for example by one container image for all.",
         )
+
+
+def _no_disk(error: OSError, node: str) -> MedlensError:
+    return MedlensError(
+        "A node of the cluster cannot read or write what the job needs.",
+        got=f"on the node {node}: {in_words(error)}",
+        expected="a place for the result and the cache that all nodes can write to",
+        fix="Make room there, or mend what the node says; then repeat the command: what is "
+        "finished is kept.",
+        names=[str(error.filename)] if error.filename else [],
+    )
+
+
+def _broken(error: Exception, node: str) -> MedlensError:
+    return MedlensError(
+        "A worker of the cluster broke off.",
+        got=f"on the node {node}: {type(error).__name__}; its text may name files and is not shown",
+        expected="workers that come to the end of their part",
+        fix="Look into Ray's logs on that node for the cause, and repeat the command: what is "
+        "finished is kept.",
+    )
 
 
 def _deadly(tries: int) -> MedlensError:

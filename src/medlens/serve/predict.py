@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import uuid
 from collections import Counter, deque
@@ -19,6 +18,7 @@ from medlens.data.work_list import PART_ROWS, WorkList, write_work_list
 from medlens.files import remove, write_text
 from medlens.model.classifier import Classifier, Picture
 from medlens.model.prediction_sets import write_set
+from medlens.model.versions import deciding_versions
 from medlens.serve.inputs import FILE, Digest, Inputs
 from medlens.serve.result_file import ResultFile, parts_folder
 
@@ -163,7 +163,7 @@ class Work:
         images: One row per image: what was given of it, and FILE.
         result: Where finished parts go.
         finished: The numbers of the parts that are there.
-        is_anew: Whether parts were there that are of other images or of another classifier.
+        is_anew: Whether parts were there that were made of other images or by other means.
     """
 
     images: WorkList
@@ -228,7 +228,9 @@ def list_work(inputs: Inputs, path: Path) -> tuple[WorkList, str]:
     return write_work_list(parts / f"{LIST_FOLDER}-{uuid.uuid4().hex}", tables), digest.text()
 
 
-def open_work(inputs: Inputs, path: Path, columns: tuple[str, ...], digest: str) -> Work:
+def open_work(
+    inputs: Inputs, path: Path, columns: tuple[str, ...], digest: str, processor: str
+) -> Work:
     """List the images, and find out which parts of the result are finished.
 
     Args:
@@ -236,12 +238,15 @@ def open_work(inputs: Inputs, path: Path, columns: tuple[str, ...], digest: str)
         path: The result.
         columns: Of the result.
         digest: Of the classifier; with another one the work begins anew.
+        processor: "CPU" or "GPU": what the network runs on decides the last digits, as do the
+            versions of packages; parts of one result are all made with the same.
     """
     images, given = list_work(inputs, path)
     state = {
         "inputs": given,
         "classifier": digest,
-        "medlens": importlib.metadata.version("medlens"),
+        "processor": processor,
+        "versions": deciding_versions(),
         "images": images.rows,
     }
     result = ResultFile(path, columns, images.rows, state)

@@ -43,6 +43,9 @@ class Opened:
         return self.page.inner_text(selector)
 
 
+# What tells that a page has heard from its server: a classifier, a problem, a wish for the token.
+READY = ":is(#about, #problem):not([hidden]), #token-dialog[open]"
+
 # Whether the chosen image was refused, or its picture and its heat map are there.
 SHOWN = """() => document.querySelector('#picture-part').hidden
   || ['picture', 'seen', 'overlay'].every(id => {
@@ -81,7 +84,9 @@ def show(visit: Callable[..., Any], served: str) -> Callable[..., Opened]:
     """Opens the page."""
 
     def opened(address: str = served, **screen: Any) -> Opened:
-        return Opened(visit(address, **screen))
+        shown = Opened(visit(address, **screen))
+        shown.page.wait_for_selector(READY)
+        return shown
 
     return opened
 
