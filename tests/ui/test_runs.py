@@ -227,6 +227,8 @@ def test_one_damaged_run_and_a_link_in_a_circle_leave_the_others_shown(
     try:
         answer = page.get("/api/runs")
         states = {one["path"]: one["state"] for one in answer["runs"]}
+        reasons = {one["path"]: one.get("reason") for one in answer["runs"]}
+        assert reasons[damaged] == "a file of the run is damaged"
         assert (states[kept], states[damaged], states[job]) == (
             "new",
             "cannot be read",

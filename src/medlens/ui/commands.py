@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from medlens.config import FIELDS, flag_name
@@ -31,6 +32,25 @@ def command_line(step: str, run: RunDir, options: Values, *, resume: bool = Fals
     if step == "plan" and run.plan.exists():
         words.append("--overwrite")
     return [*words, "--resume"] if resume else words
+
+
+def draw_phantoms(folder: Path) -> list[str]:
+    """The words of a command that draws the phantoms into a folder."""
+    code = f"write_phantoms(pathlib.Path({str(folder)!r}))"
+    return [
+        "python",
+        "-c",
+        f"import pathlib; from medlens.data.phantom import write_phantoms; {code}",
+    ]
+
+
+def name_commands(run: RunDir) -> dict[str, str]:
+    """What renames a run in a shell, once the new name is added, and what deletes it."""
+    place = shown([str(run.root.parent)])
+    return {
+        "rename": f"{shown(['mv', str(run.root)])} {place}/",
+        "delete": shown(["rm", "-r", str(run.root)]),
+    }
 
 
 def shown(words: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from medlens.ui.choices import (
     read_choices,
     write_choices,
 )
-from medlens.ui.commands import command_line, shown
+from medlens.ui.commands import command_line, name_commands, shown
 from medlens.ui.folders import RUNS, WHOLE_ROOT, why_no_data
 from medlens.ui.handing_over import describe_exports, hand_over_commands
 from medlens.ui.jobs import job_file, last_error, read_job, step_at_work
@@ -181,6 +181,7 @@ def row_of(root: Root, run: RunDir) -> dict[str, Any]:
         "changed": "",
         "classes": [],
         "report": False,
+        "commands": name_commands(run),
         **dict.fromkeys(blank),
     }
 
@@ -204,6 +205,7 @@ def describe_row(root: Root, run: RunDir) -> dict[str, Any]:
         "roc_auc": _measure(result.get("roc_auc_macro")),
         "backbone": choices.options.get("backbone"),
         "report": run.report.is_file(),
+        "commands": name_commands(run),
     }
 
 
@@ -211,14 +213,14 @@ def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
     """All that the page of a run needs."""
     choices = read_choices(run)
     options = {name: value for name, value in choices.options.items() if name != "data"}
-    commands: dict[str, Any] = {
-        step: shown(command_line(step, run, choices.options)) for step in STEPS
-    }
+    row = describe_row(root, run)
+    commands: dict[str, Any] = row["commands"]
+    commands |= {step: shown(command_line(step, run, choices.options)) for step in STEPS}
     commands["resume"] = shown(command_line("train", run, choices.options, resume=True))
     commands["serve"] = shown(["medlens", "serve", str(run.root)])
     commands |= hand_over_commands(run)
     return {
-        **describe_row(root, run),
+        **row,
         "options": options,
         "commands": commands,
         "is_fixed": has_begun(run),

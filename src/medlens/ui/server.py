@@ -28,7 +28,7 @@ from medlens.serve.web_files import FOLDER as SERVE_FOLDER
 from medlens.serve.web_files import read_web_files
 from medlens.ui.bodies import Exclusion, Export, NewName, NewRun, Start
 from medlens.ui.choices import change_options, exclude
-from medlens.ui.commands import shown
+from medlens.ui.commands import draw_phantoms, shown
 from medlens.ui.folders import PHANTOMS, list_folder
 from medlens.ui.handing_over import (
     ONLY_CLASSIFIER,
@@ -169,13 +169,15 @@ def _folder_routes(place: Place) -> APIRouter:
     @router.post("/phantom")
     def phantom() -> dict[str, Any]:
         """Draw the phantom data set of `medlens demo`, where it is not there."""
-        labels = write_phantoms(place.root.path(PHANTOMS))
+        folder = place.root.path(PHANTOMS)
+        labels = write_phantoms(folder)
         vgg16 = BACKBONES["vgg16"].weights_name
         has_weights = (keras_models_folder() / vgg16).is_file()
         return {
             "path": place.root.name(labels),
             "options": {"image_size": 64, **({} if has_weights else {"weights": "random"})},
             "note": None if has_weights else NO_WEIGHTS,
+            "command": shown(draw_phantoms(folder)),
         }
 
     @router.get("/options")

@@ -97,10 +97,15 @@ def test_a_run_is_renamed_and_deleted_when_asked_twice(visit: Visits, ui: Any) -
     page.click("#question-go")
     page.wait_for_selector("#problem", state="visible")
     row_of(page, "passing").get_by_role("button", name="Rename").click()
+    page.fill("#question-answer", "it's renamed")
+    command = shlex.split(page.inner_text("#question-command code"))
+    assert command == ["mv", str(ui.root / RUNS / "passing"), str(ui.root / RUNS / "it's renamed")]
     page.fill("#question-answer", "renamed")
     page.keyboard.press("Enter")
     row_of(page, "renamed").get_by_role("button", name="Delete").click()
     assert page.locator("#question-go").is_disabled()
+    command = shlex.split(page.inner_text("#question-command code"))
+    assert command == ["rm", "-r", str(ui.root / RUNS / "renamed")]
     page.fill("#question-answer", "rename")
     assert page.locator("#question-go").is_disabled()
     page.keyboard.press("Escape")

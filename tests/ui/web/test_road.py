@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -63,6 +66,12 @@ def begin(page: Page, folder: str, name: str) -> None:
     page.wait_for_selector(".verdict")
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """What lies in a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def command_of(page: Page) -> str:
     """The command line that the step shows."""
     return page.locator(".command code").inner_text()
@@ -78,6 +87,13 @@ def test_the_whole_road_on_phantoms(
     page.click("#phantoms")
     page.wait_for_selector("#use")
     assert "in 3 classes" in page.inner_text(".choice")
+    drawn = shutil.move(tmp_path / "phantom-data", tmp_path / "drawn-by-the-page")
+    python, *words = shlex.split(command_of(page))
+    assert python == "python"
+    subprocess.run([sys.executable, *words], check=True)
+    assert contents(tmp_path / "phantom-data") == contents(drawn)
+    shutil.rmtree(drawn)
+    images = contents(tmp_path / "phantom-data")
     page.fill("#run-name", "phantoms")
     page.click("#use")
 
@@ -136,6 +152,7 @@ def test_the_whole_road_on_phantoms(
         names = {Path(name).name for name in file.namelist()}
     assert saved.value.suggested_filename == "phantoms.zip"
     assert {"classifier.keras", "report.html", "evaluation.json"} <= names
+    assert contents(tmp_path / "phantom-data") == images
     assert (run / "report.html").is_file()
 
 

@@ -1,14 +1,15 @@
 // Questions that want an answer before something is done.
 
 import { byId } from "./serve/dom.js";
+import { commandLine } from "./parts.js";
 
 /**
  * Asks for a line of text; null where it is left.
  *
  * @param {{title: string, text: string, label: string, go: string, value?: string,
- *   accepts?: function(string): boolean}} question
+ *   accepts?: function(string): boolean, command: function(string): string}} question
  */
-function askForText({ title, text, label, go, value = "", accepts = Boolean }) {
+function askForText({ title, text, label, go, value = "", accepts = Boolean, command }) {
   const dialog = byId("question");
   const input = byId("question-answer");
   byId("question-title").textContent = title;
@@ -16,7 +17,11 @@ function askForText({ title, text, label, go, value = "", accepts = Boolean }) {
   byId("question-label").textContent = label;
   byId("question-go").textContent = go;
   input.value = value;
-  const check = () => { byId("question-go").disabled = !accepts(input.value.trim()); };
+  const check = () => {
+    const typed = input.value.trim();
+    byId("question-go").disabled = !accepts(typed);
+    byId("question-command").replaceChildren(commandLine(command(typed)));
+  };
   check();
   input.oninput = check;
   byId("question-stop").onclick = () => dialog.close();
@@ -30,18 +35,19 @@ function askForText({ title, text, label, go, value = "", accepts = Boolean }) {
 }
 
 /** Asks the second time whether a run shall be deleted: its name must be typed. */
-export function askToDelete(name) {
+export function askToDelete({ name, commands }) {
   return askForText({
     title: `Delete ${name}?`,
     text: "The run with its classifier and its report is gone then. Your images stay where they are.",
     label: `Type its name to delete it: ${name}`,
     go: "Delete it",
     accepts: (typed) => typed === name,
+    command: () => commands.delete,
   });
 }
 
 /** Asks for the new name of a run. */
-export function askForName(name) {
+export function askForName({ name, commands }) {
   return askForText({
     title: `Rename ${name}`,
     text: "The folder of the run gets this name.",
@@ -49,5 +55,11 @@ export function askForName(name) {
     go: "Rename it",
     value: name,
     accepts: (typed) => typed !== "" && typed !== name,
+    command: (typed) => `${commands.rename}${quoted(typed)}`,
   });
+}
+
+/** A name as a shell takes it for one word; it ends a path, so a dash in front does no harm. */
+function quoted(name) {
+  return /^[\w.-]*$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`;
 }

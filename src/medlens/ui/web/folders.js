@@ -2,7 +2,7 @@
 
 import { element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
-import { button, classBars, doing, link } from "./parts.js";
+import { button, classBars, commandLine, doing, link } from "./parts.js";
 import { imagesInWords, lastPart, sumOf } from "./words.js";
 
 const KINDS = {
@@ -27,7 +27,7 @@ export async function openFolders({ client, parameters, view, signal }) {
 
 /** Opens the page of the phantoms, which the server draws where they are not there. */
 export async function openPhantoms({ client, view, signal }) {
-  const { path, options, note } = await client.writePhantoms();
+  const { path, options, note, command } = await client.writePhantoms();
   const folder = await client.folders(path, signal);
   view.replaceChildren(
     element("div", { class: "folders" },
@@ -36,7 +36,8 @@ export async function openPhantoms({ client, view, signal }) {
         element("p", { text: "These pictures look a little like mammograms and are drawn by medlens: "
           + "healthy tissue, a mass, or fine grains of calcium. They are of no patient, so anything "
           + "may be tried with them." }),
-        note ? element("p", { class: "alert care", text: note }) : ""),
+        note ? element("p", { class: "alert care", text: note }) : "",
+        commandLine(command)),
       chosenFolder(client, folder, { name: "Phantoms", options })),
   );
 }

@@ -13,13 +13,16 @@ const HEADS = ["Run", "State", "Images", "Accuracy", "ROC AUC", "Backbone", "Cha
 export async function openStart({ client, view, signal }) {
   const chosen = new Set(); // paths of the runs to compare
   const table = element("div", { id: "runs" });
+  const cut = element("p", { class: "hint", hidden: true, text: "There are too many folders here to "
+    + "look into all of them: there may be more runs." });
   let seen = "";
   let askNow = () => {};
 
-  function take({ runs }) {
-    const now = JSON.stringify(runs);
+  function take({ runs, search_cut_short: isCut }) {
+    const now = JSON.stringify([runs, isCut]);
     if (now !== seen) {
       seen = now;
+      cut.hidden = !isCut;
       for (const path of chosen) if (!runs.some((run) => run.path === path)) chosen.delete(path);
       draw(runs);
     }
@@ -79,7 +82,7 @@ export async function openStart({ client, view, signal }) {
     head.append(name);
     const images = Number.isFinite(run.images) ? count(run.images, "image") : "–";
     const cells = [
-      element("span", { class: `state ${run.state}`, text: STATES[run.state] ?? run.state }),
+      stateOf(run),
       run.classes.length ? `${images}, ${count(run.classes.length, "class", "classes")}` : images,
       withInterval(run.accuracy),
       withInterval(run.roc_auc),
@@ -96,7 +99,7 @@ export async function openStart({ client, view, signal }) {
   }
 
   async function rename(run) {
-    const name = await askForName(run.name);
+    const name = await askForName(run);
     if (name === null) return;
     await client.rename(run.path, name);
     announce(`${run.name} is called ${name} now.`);
@@ -104,7 +107,7 @@ export async function openStart({ client, view, signal }) {
   }
 
   async function remove(run) {
-    const name = await askToDelete(run.name);
+    const name = await askToDelete(run);
     if (name === null) return;
     await client.remove(run.path, name);
     announce(`${run.name} is deleted.`);
@@ -114,9 +117,17 @@ export async function openStart({ client, view, signal }) {
   view.replaceChildren(
     beginning(),
     element("section", { "aria-labelledby": "runs-title" },
-      element("h2", { id: "runs-title", text: "Your runs" }), table),
+      element("h2", { id: "runs-title", text: "Your runs" }), table, cut),
   );
   askNow = await keepAsking(client.runs, take, signal);
+}
+
+/** How far a run is, and why one cannot be read. */
+function stateOf(run) {
+  const state = element("span", {
+    class: `state ${run.state}`, text: STATES[run.state] ?? run.state,
+  });
+  return run.reason ? element("div", {}, state, element("p", { class: "hint", text: run.reason })) : state;
 }
 
 function beginning() {
