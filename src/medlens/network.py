@@ -44,7 +44,8 @@ from medlens.model.weights import Weights, find_weights
 from medlens.report.failures import draw_view_sheet
 from medlens.run_dir import RunDir
 from medlens.scale.cluster import LOCAL, NONE, connected
-from medlens.scale.features import SeenAs, extract_on_cluster, find_gpu_precision
+from medlens.scale.features import SeenAs, extract_on_cluster
+from medlens.scale.processor import find_gpu_precision
 from medlens.screen import Screen
 
 Networks = list[tuple[Backbone, Weights]]

@@ -18,7 +18,8 @@ from medlens.model.classifier import load_classifier
 from medlens.model.gpu import processor
 from medlens.run_dir import classifier_folder
 from medlens.scale.cluster import connected
-from medlens.scale.predict import find_processor, make_parts_on_cluster
+from medlens.scale.predict import make_parts_on_cluster
+from medlens.scale.processor import find_processor
 from medlens.screen import Screen
 from medlens.serve.explain import explain_to_folder
 from medlens.serve.explain_folder import check_folder
@@ -83,7 +84,7 @@ def run_predict(
                     processor=find_processor() if is_connected else processor(),
                 )
                 with _start("Predicting", inputs, screen)(work) as progress:
-                    if is_connected:
+                    if is_connected and work.missing:
                         retried = make_parts_on_cluster(folder, work, progress).lines
                     else:
                         make_parts(classifier, work, progress)

@@ -22,6 +22,7 @@ from medlens.errors import MedlensError
 from medlens.scale.cluster import Pool, choose_pool, connected, find_pool
 from medlens.scale.ledger import CAREFUL_AFTER, MOST_TRIES, Ledger
 from medlens.scale.parts import Patience, run_parts
+from medlens.scale.processor import find_processor
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -96,7 +97,7 @@ def inside(cluster: Cluster) -> Iterator[Cluster]:
 def test_one_worker_a_node_of_the_size_that_uses_most_cpus(
     cpus: list[float], pool: Pool | None
 ) -> None:
-    assert choose_pool([{"CPU": count} for count in cpus], network=False) == pool
+    assert choose_pool([{"CPU": count} for count in cpus], gpus=0) == pool
 
 
 @pytest.mark.parametrize(
@@ -106,18 +107,18 @@ def test_one_worker_a_node_of_the_size_that_uses_most_cpus(
         ([(2, 8)], Pool(2, 1, 1)),
         ([(64, 8), (2, 8)], Pool(8, 8, 1)),
         ([(8, 1), (16, 1), (64, 0)], Pool(2, 8, 1)),
-        ([(0, 4), (16, 0)], Pool(1, 16, 0)),
+        ([(0, 4), (16, 0)], None),
     ],
 )
 def test_one_worker_a_gpu_that_has_a_cpu_beside_it(
-    nodes: list[tuple[float, float]], pool: Pool
+    nodes: list[tuple[float, float]], pool: Pool | None
 ) -> None:
     resources = [{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes]
-    assert choose_pool(resources, network=True) == pool
+    assert choose_pool(resources, gpus=1) == pool
 
 
 def test_the_pool_of_the_cluster_is_a_worker_for_each_node(inside: Cluster) -> None:
-    pool = find_pool(network=True)
+    pool = find_pool(gpus=0)
     assert (pool.workers, pool.cpus, pool.gpus) == (2, 2, 0)
 
 
@@ -128,7 +129,7 @@ def test_a_worker_that_dies_is_replaced_and_what_kills_twice_is_done_with_care(
         if part == 14 and not careful:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    retried = run_parts(np.arange(3, 30), Making(hurt), results.take, network=False)
+    retried = run_parts(np.arange(3, 30), Making(hurt), results.take, gpus=0)
     assert results.parts == dict.fromkeys(range(3, 30), 1)
     # What ran beside it in the same process died with it, and may have gone with care as well.
     assert 14 in results.careful
@@ -148,7 +149,7 @@ def test_a_worker_that_stands_still_is_ended_and_its_part_begun_again(
 
     patience = Patience(stuck=8)
     make = Making(hurt)
-    retried = run_parts(np.arange(8), make, results.take, network=False, patience=patience)
+    retried = run_parts(np.arange(8), make, results.take, gpus=0, patience=patience)
     assert results.parts == dict.fromkeys(range(8), 1)
     assert 5 in results.careful
     assert sum(retried.nodes.values()) >= CAREFUL_AFTER
@@ -159,7 +160,7 @@ def test_an_error_to_mend_on_a_node_is_one_here(inside: Cluster, results: Result
         raise MedlensError("No.", got="this", expected="that", fix="Do.", names=["a.png"])
 
     with pytest.raises(MedlensError, match="No") as raised:
-        run_parts(np.arange(3), Making(hurt), results.take, network=False)
+        run_parts(np.arange(3), Making(hurt), results.take, gpus=0)
     assert raised.value.names == ("a.png",)
 
 
@@ -177,9 +178,30 @@ def test_an_error_that_nobody_foresaw_is_said_without_names(
         raise error
 
     with pytest.raises(MedlensError, match=what) as raised:
-        run_parts(np.arange(3), Making(hurt), results.take, network=False)
+        run_parts(np.arange(3), Making(hurt), results.take, gpus=0)
     assert got in raised.value.got
     assert "P-4711" not in str(raised.value)
+
+
+def test_a_job_for_gpus_waits_for_one_and_does_not_run_on_processors(
+    inside: Cluster, results: Results
+) -> None:
+    make, patience = Making(lambda part, careful: None), Patience(room=1)
+    with pytest.raises(MedlensError, match="no room") as raised:
+        run_parts(np.arange(3), make, results.take, gpus=1, patience=patience)
+    assert raised.value.got == "no node with a GPU and a CPU for 1 s"
+    assert not results.parts
+
+
+@pytest.mark.slow
+def test_gpus_that_keras_cannot_use_are_an_error_and_not_a_slow_job(inside: Cluster) -> None:
+    assert find_processor() == "CPU"
+    node = inside.add_node(num_cpus=1, num_gpus=1)  # Ray believes it
+    try:
+        with pytest.raises(MedlensError, match="cannot use the GPUs"):
+            find_processor()
+    finally:
+        inside.remove_node(node)
 
 
 @pytest.mark.slow
@@ -190,11 +212,11 @@ def test_a_cluster_that_has_no_node_yet_is_waited_for(results: Results) -> None:
     growing = Cluster(initialize_head=True, head_node_args=head)
     try:
         with connected(growing.address), pytest.raises(MedlensError, match="no room"):
-            find_pool(network=False, patience=1)
+            find_pool(gpus=0, patience=1)
         with connected(growing.address), ThreadPoolExecutor() as beside:
             beside.submit(lambda: (time.sleep(5), growing.add_node(num_cpus=2)))
             make = Making(lambda part, careful: None)
-            run_parts(np.arange(3), make, results.take, network=False)
+            run_parts(np.arange(3), make, results.take, gpus=0)
     finally:
         growing.shutdown()
     assert results.parts == dict.fromkeys(range(3), 1)
@@ -214,7 +236,7 @@ def test_a_cluster_whose_cpus_are_taken_is_an_error_and_no_endless_wait(
     patience = Patience(room=8, lost=8)
     make = Making(lambda part, careful: None)
     with pytest.raises(MedlensError, match="no room") as raised:
-        run_parts(np.arange(3), make, results.take, network=False, patience=patience)
+        run_parts(np.arange(3), make, results.take, gpus=0, patience=patience)
     assert "0 CPUs and 0 GPUs free" in raised.value.got
     for one in others:
         ray.kill(one)
@@ -235,7 +257,7 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(
             inside.remove_node(lost, allow_graceful=False)
 
     patience = Patience(room=60, lost=10)
-    run_parts(np.arange(60), Making(hurt), take, network=False, patience=patience)
+    run_parts(np.arange(60), Making(hurt), take, gpus=0, patience=patience)
     assert results.parts == dict.fromkeys(range(60), 1)
 
 
@@ -265,7 +287,7 @@ def test_a_part_that_kills_everybody_ends_the_job(inside: Cluster, results: Resu
             os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(MedlensError, match="ends every worker") as raised:
-        run_parts(np.arange(1), Making(hurt), results.take, network=False)
+        run_parts(np.arange(1), Making(hurt), results.take, gpus=0)
     assert raised.value.got.startswith(f"{MOST_TRIES} workers")
 
 

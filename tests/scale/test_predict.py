@@ -113,9 +113,22 @@ def begin(run: medlens.Run, many: Path, out: Path) -> None:
     """Make the first part of a result on this machine."""
     classifier, inputs = run.classifier(), list_inputs([many])
     digest = digest_of(run.path / "classifier" / CHECKSUMS_FILE)
-    work = open_work(inputs, out, result_columns(classifier, inputs.columns), digest)
+    work = open_work(inputs, out, result_columns(classifier, inputs.columns), digest, "CPU")
     others = frozenset(work.result.numbers) - {0}
     make_parts(classifier, dataclasses.replace(work, finished=others), lambda _: None)
+
+
+def test_a_result_whose_parts_are_all_there_is_put_together_without_the_cluster(
+    finished_run: medlens.Run, small: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
+    medlens.predict(finished_run.path, small, out=whole, quiet=True)
+    classifier, inputs = finished_run.classifier(), list_inputs([small])
+    digest = digest_of(finished_run.path / "classifier" / CHECKSUMS_FILE)
+    columns = result_columns(classifier, inputs.columns)
+    make_parts(classifier, open_work(inputs, out, columns, digest, "CPU"), lambda _: None)
+    medlens.predict(finished_run.path, small, out=out, ray=cluster.address, quiet=True)
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_a_node_that_does_not_see_the_images_says_so(

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pydicom.data
 import pytest
 
 import medlens
 from medlens.cli import main
+from medlens.data.csv_file import ROWS_AT_A_TIME
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
 from medlens.model.prediction_sets import name_sets
@@ -185,6 +188,22 @@ def test_json_has_null_where_there_is_no_number(
     assert record["prob_mass"] is record["distance"] is record["unfamiliar"] is None
     assert record["prediction_set"] == []
     assert record["predicted"] == ""
+
+
+def test_a_whole_number_of_a_list_keeps_its_digits_where_others_are_missing(
+    tmp_path: Path,
+) -> None:
+    """With one missing in the second batch that is read."""
+    rows = ROWS_AT_A_TIME + 9
+    study: list[int | None] = [2**53 + 1] * rows
+    study[-1] = None
+    paths = [f"{number}.png" for number in range(rows)]
+    table = pa.table({"path": paths, "study": pa.array(study, pa.int64())})
+    pq.write_table(table, tmp_path / "list.parquet")
+    tables = list(list_inputs([tmp_path / "list.parquet"]).tables())
+    texts = pd.concat(tables)["study"]
+    assert set(texts.iloc[:-1]) == {"9007199254740993"}
+    assert texts.iloc[-1] == ""
 
 
 def test_a_csv_brings_its_columns_and_its_own_folder(

@@ -23,18 +23,20 @@ def is_manifest(file: Path) -> bool:
 
 
 def manifest_batches(
-    file: Path, *, needed: Sequence[str], known: Sequence[str] = ()
+    file: Path, *, needed: Sequence[str], known: Sequence[str] = (), keep_numbers: bool = True
 ) -> Iterator[pd.DataFrame]:
     """The rows of a list of images, some thousands at a time; at least one table.
 
     The names of needed and known columns may be in any case, with spaces around them, and a column
-    `file` is taken for `path`. All values are text, and one that is missing is ""; only numbers of
-    a Parquet file in further columns stay numbers. Memory does not grow with the file.
+    `file` is taken for `path`. All values are text, and one that is missing is "". Memory does not
+    grow with the file.
 
     Args:
         file: A .csv or a .parquet file.
         needed: The columns that must be there.
         known: Further columns whose names are read as freely.
+        keep_numbers: Whether numbers of a Parquet file in further columns stay numbers. Whole ones
+            turn into fractions in a batch that lacks some, and lose digits past 2**53.
 
     Raises:
         MedlensError: If the file cannot be read, lacks a needed column, has one twice, or holds in
@@ -49,10 +51,14 @@ def manifest_batches(
             parquet = pq.ParquetFile(stream)
             schema = parquet.schema_arrow
             # An empty table first, so that columns are checked where there is no row.
-            yield _as_text(schema.empty_table(), file, needed=needed, known=known)
+            own = {*needed, *known, "file"}
+            names = frozenset(
+                name for name in schema.names if keep_numbers and _plain(name) not in own
+            )
+            yield _as_text(schema.empty_table(), file, names, needed=needed, known=known)
             for batch in parquet.iter_batches(ROWS_AT_A_TIME):
                 table = pa.Table.from_batches([batch])
-                yield _as_text(table, file, needed=needed, known=known)
+                yield _as_text(table, file, names, needed=needed, known=known)
     except (OSError, pa.ArrowException) as error:
         raise MedlensError(
             f"{called} cannot be read.",
@@ -79,15 +85,22 @@ def place_of(row: int, file: Path) -> str:
     return f"row {row + 1}" if kind_of(file) == "Parquet file" else f"line {row + 2}"
 
 
+def _plain(name: str) -> str:
+    return name.strip().lower()
+
+
 def _as_text(
-    table: pa.Table, file: Path, *, needed: Sequence[str], known: Sequence[str]
+    table: pa.Table,
+    file: Path,
+    numbers: frozenset[str],
+    *,
+    needed: Sequence[str],
+    known: Sequence[str],
 ) -> pd.DataFrame:
-    """A batch of a Parquet file as texts; numbers in further columns stay what they are."""
-    names = [str(name).strip().lower() for name in table.column_names]
-    own = {*needed, *known, "file"}
+    """A batch of a Parquet file as texts; in the columns named numbers stay what they are."""
     columns = [
-        _column_as_text(column, name, file, keep_numbers=name not in own)
-        for name, column in zip(names, table.columns, strict=True)
+        _column_as_text(column, _plain(name), file, keep_numbers=name in numbers)
+        for name, column in zip(table.column_names, table.columns, strict=True)
     ]
     frame = pd.concat(columns, axis="columns").set_axis(table.column_names, axis="columns")
     return name_plainly(frame, file, called="The Parquet file", needed=needed, known=known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from upath.extensions import ProxyUPath
@@ -60,7 +61,7 @@ class RemotePath(ProxyUPath):
         return self.read_bytes().decode(encoding or "utf-8")
 
     def write_bytes(self, data: bytes | memoryview) -> int:
-        """Write the file so that a reader sees the old content or the new one, never a part."""
+        """Write the file so that a reader never sees a part of it."""
         content = bytes(data)
         self._put(lambda path: self.fs.pipe_file(path, content))
         return len(content)
@@ -171,9 +172,13 @@ class RemotePath(ProxyUPath):
             ) from None
 
     def _replace_by(self, part: str) -> None:
-        """Move a file to this place; what stood here goes first, as not every storage replaces."""
+        """Move a file to this place; what stood here goes first, as not every storage replaces.
+
+        For a moment there is neither the old file nor the new one. Another process may write the
+        same file meanwhile.
+        """
         size = self.fs.info(part)["size"]
-        if self.fs.exists(self.path):
+        with suppress(FileNotFoundError):
             self.fs.rm_file(self.path)
         self.fs.mv(part, self.path)
         # Some say nothing when they have not moved it.

@@ -33,16 +33,24 @@ class Store:
     keys are missing and can be added again. Several processes may add at the same time; a row
     added twice is the same row.
 
-    Shards on other storage are copied to this machine when their rows are first read.
+    Shards on other storage are copied to this machine when their rows are first read, or kept in
+    memory for as long as the store.
 
     Args:
         folder: Where the shards lie; made with the first row.
         places: The shard and row of the keys that will be asked for, as another store told them
             by `places`; None to look for all that are in the folder.
+        is_brief: Whether it is read for a moment by a machine that will not ask again; then nothing
+            is left on its disk.
     """
 
-    def __init__(self, folder: Path, places: Mapping[str, Place] | None = None) -> None:
+    def __init__(
+        self, folder: Path, places: Mapping[str, Place] | None = None, *, is_brief: bool = False
+    ) -> None:
         self.folder = folder
+        self._in_memory: dict[str, NDArray[Any]] | None = (
+            {} if is_brief and is_remote(folder) else None
+        )
         self._copies = local_side(folder)
         self._places: dict[str, Place] = dict(places or {})
         if places is not None:
@@ -91,7 +99,7 @@ class Store:
             content = path.read_bytes()
             if _name_shard(content) != path.stem:
                 return None
-            rows = self._open(path.stem)
+            rows = np.lib.format.open_memmap(path.with_suffix(".npy"), mode="r")
             whole = rows.offset + rows.nbytes == (self.folder / f"{path.stem}.npy").stat().st_size
         # NumPy's parser raises many things at a damaged header: OSError, ValueError, TypeError and
         # tokenize.TokenError were seen.
@@ -100,7 +108,12 @@ class Store:
         keys = content.decode("ascii").split()
         return keys if whole and rows.shape[:1] == (len(keys),) else None
 
-    def _open(self, shard: str) -> np.memmap[Any, Any]:
+    def _open(self, shard: str) -> NDArray[Any]:
+        if self._in_memory is not None:
+            if shard not in self._in_memory:
+                content = (self.folder / f"{shard}.npy").read_bytes()
+                self._in_memory[shard] = np.load(io.BytesIO(content), allow_pickle=False)
+            return self._in_memory[shard]
         path = self._copies / f"{shard}.npy"
         if is_remote(self.folder) and not path.exists():
             write_bytes(path, (self.folder / path.name).read_bytes())

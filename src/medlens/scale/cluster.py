@@ -78,7 +78,7 @@ def connected(address: str) -> Iterator[bool]:
             logging_level=logging.ERROR,
             configure_logging=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise _unreachable(address, type(error).__name__) from None
     try:
         yield True
@@ -121,13 +121,12 @@ def import_ray() -> Any:
     return ray
 
 
-def find_pool(*, network: bool, patience: float = SECONDS_FOR_A_NODE) -> Pool:
+def find_pool(*, gpus: int, patience: float = SECONDS_FOR_A_NODE) -> Pool:
     """The workers that the connected cluster has room for, were it free; see `choose_pool`.
 
     Args:
-        network: Whether the workers hold a network, which wants GPUs.
-        patience: Seconds to wait for a node that has a CPU: a cluster may have to grow, or to
-            come back.
+        gpus: Of each worker: 0 or 1.
+        patience: Seconds to wait for a node: a cluster may have to grow, or to come back.
 
     Raises:
         MedlensError: If there was none in that time.
@@ -136,11 +135,12 @@ def find_pool(*, network: bool, patience: float = SECONDS_FOR_A_NODE) -> Pool:
     end = time.monotonic() + patience
     while True:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        pool = choose_pool(nodes, network=network)
+        pool = choose_pool(nodes, gpus=gpus)
         if pool is not None:
             return pool
         if time.monotonic() > end:
-            raise no_room(f"no node with a CPU for {patience:g} s")
+            what = "a GPU and a CPU" if gpus else "a CPU"
+            raise no_room(f"no node with {what} for {patience:g} s")
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
@@ -155,27 +155,26 @@ def find_gpu_kinds() -> list[dict[str, float]]:
     return [{kind: TOUCH} if kind else {} for kind in sorted(kinds)]
 
 
-def choose_pool(nodes: Sequence[Mapping[str, float]], *, network: bool) -> Pool | None:
+def choose_pool(nodes: Sequence[Mapping[str, float]], *, gpus: int) -> Pool | None:
     """The workers for some nodes.
 
     A worker is what medlens is on one machine: it reads in threads while the network runs. So
-    there is one for each node; and where nodes have GPUs, the network has one for each of these.
+    there is one for each node, or, where the network runs on GPUs, one for each of these.
     All are of one size, that by which most CPUs are used: nodes much smaller than the others are
     left out, rather than that all workers are as small. Parts of a job are handed to workers
     without any task beside them that would need a CPU of its own: such a task could wait for ever.
 
     Args:
         nodes: The resources of each that is alive.
-        network: Whether the workers hold a network, which wants GPUs.
+        gpus: Of each worker: 0 or 1.
 
     Returns:
-        The workers; None where no node has a CPU.
+        The workers; None where no node has a CPU, and the GPU that may be wanted.
     """
     with_cpu = [node for node in nodes if node.get("CPU", 0) >= 1]
-    with_gpu = [node for node in with_cpu if node.get("GPU", 0) >= 1]
-    if network and with_gpu:
-        shares = [(int(node["CPU"]), int(node["GPU"])) for node in with_gpu]
-        return _largest(shares, gpus=1)
+    if gpus:
+        with_gpu = [node for node in with_cpu if node.get("GPU", 0) >= 1]
+        return _largest([(int(node["CPU"]), int(node["GPU"])) for node in with_gpu], gpus=1)
     return _largest([(int(node["CPU"]), 1) for node in with_cpu], gpus=0)
 
 
@@ -205,6 +204,7 @@ def _unreachable(address: str, got: str) -> MedlensError:
         got=got,
         expected="local, auto (on a machine of the cluster), or HOST:PORT of its head",
         fix="Start the command on a machine of the cluster, or by `ray job submit`, with --ray "
-        "auto; `ray status` shows whether it runs.",
+        "auto; `ray status` shows whether it runs, and `ray get-auth-token` the token of a cluster "
+        "with RAY_AUTH_MODE=token.",
         names=[address],
     )

@@ -19,18 +19,15 @@ from medlens.data.symmetries import ReadPictures
 from medlens.data.work_list import PART_ROWS, WorkList, write_work_list
 from medlens.errors import MedlensError
 from medlens.files import remove, write_bytes
-from medlens.model.engine import Forward, FrozenPass, check_ncnn, choose_precision
-from medlens.model.gpu import gpus
-from medlens.scale.cluster import find_gpu_kinds, find_pool, import_ray, no_room
+from medlens.model.engine import Forward, FrozenPass, check_ncnn
 from medlens.scale.parts import run_parts
+from medlens.scale.processor import check_processor, find_processor
 from medlens.scale.sight import not_seen
 from medlens.scale.worker import turn
 
 ROWS_AT_A_TIME = 65_536
 # Pictures that the engine is checked on, as on one machine.
 SAMPLED = 4
-# The more careful first.
-PRECISIONS = ("float32", "bfloat16")
 
 # What reads pictures as they are -> what reads them by the keys asked for (as views, or turned).
 SeenAs = Callable[[ReadPictures], ReadPictures]
@@ -83,6 +80,7 @@ class FeatureParts:
         pictures: The folder of the store of pictures.
         features: The folder of the store of features.
         carried: The network.
+        processor: "CPU" or "GPU": what all features are made with.
         seen_as: How pictures are seen.
     """
 
@@ -90,6 +88,7 @@ class FeatureParts:
     pictures: Path
     features: Path
     carried: CarriedPass
+    processor: str
     seen_as: SeenAs
 
     def __call__(self, cpus: int) -> PartExtractor:
@@ -99,9 +98,12 @@ class FeatureParts:
             cpus: How many of them the worker may use.
 
         Raises:
-            MedlensError: If this node does not see the pictures, or cannot run the engine.
+            MedlensError: If this node does not see the pictures, cannot run the engine, or
+                computes with something else.
         """
         keys, read = self.open(0)
+        if self.carried.frozen_pass.engine == "keras":
+            check_processor(self.processor)
         # Of the network nothing is left in files once it is loaded.
         with tempfile.TemporaryDirectory(prefix="medlens-", ignore_cleanup_errors=True) as folder:
             frozen_pass = self.carried.unpack(Path(folder))
@@ -120,7 +122,7 @@ class FeatureParts:
             raise not_seen("pictures", "a run folder", fix, str(self.pictures))
         places = zip(shards, rows["row"].to_pylist(), strict=True)
         by_key = dict(zip((_of_picture(key) for key in keys), places, strict=True))
-        return keys, self.seen_as(Store(self.pictures, by_key).read)
+        return keys, self.seen_as(Store(self.pictures, by_key, is_brief=True).read)
 
 
 class PartExtractor:
@@ -190,43 +192,16 @@ def extract_on_cluster(
         features.note(told["shard"][0].as_py(), done)
         progress(len(done))
 
-    make = FeatureParts(work, pictures.folder, features.folder, carry(frozen_pass), seen_as)
+    carried = carry(frozen_pass)
     try:
-        retried = run_parts(np.arange(work.parts), make, note, network=True)
+        made_with = find_processor() if frozen_pass.engine == "keras" else "CPU"
+        make = FeatureParts(work, pictures.folder, features.folder, carried, made_with, seen_as)
+        on_gpus = made_with == "GPU"
+        retried = run_parts(np.arange(work.parts), make, note, gpus=int(on_gpus))
     finally:
         remove(work.folder)
     for line in retried.lines:
         say(line)
-
-
-def find_gpu_precision(patience: float = 300.0) -> str | None:
-    """The precision of the network on the connected cluster: one that all its GPUs are fast in.
-
-    Args:
-        patience: Seconds to wait for a GPU of each kind.
-
-    Returns:
-        "bfloat16" or "float32"; None where neither the cluster nor this machine has a GPU, so that
-        the engine is chosen as on one machine.
-
-    Raises:
-        MedlensError: If other jobs hold the GPUs for so long.
-    """
-    pool = find_pool(network=True)
-    if not pool.gpus:
-        return "float32" if gpus() else None
-    ray = import_ray()
-    ask = ray.remote(choose_precision)
-    asked = [
-        ask.options(num_cpus=1, num_gpus=1, resources=kind).remote("keras")
-        for kind in find_gpu_kinds()
-    ]
-    answered, waiting = ray.wait(asked, num_returns=len(asked), timeout=patience)
-    for one in waiting:
-        ray.cancel(one)
-    if waiting:
-        raise no_room(f"no GPU free for {patience:g} s")
-    return min(map(str, ray.get(answered)), key=PRECISIONS.index)
 
 
 def _rows(keys: Sequence[str], pictures: Store) -> Iterator[pyarrow.Table]:

@@ -45,7 +45,7 @@ def run_parts(
     make: Make,
     on_result: Callable[[int, pyarrow.Table], None],
     *,
-    network: bool,
+    gpus: int,
     patience: Patience = Patience(),
 ) -> Retried:
     """Do parts of a work list on the connected cluster.
@@ -55,7 +55,7 @@ def run_parts(
         make: Makes the work on a worker, from the number of CPUs that it may use; it is sent
             there by Ray, with what it holds.
         on_result: Called here for every part, once, in whatever order they come.
-        network: Whether the workers hold a network, which wants GPUs.
+        gpus: Of each worker: 0 or 1. A job that began on GPUs waits for one where all are lost.
         patience: How long to wait for workers.
 
     Returns:
@@ -79,14 +79,8 @@ def run_parts(
     try:
         while left:
             wanted = np.array(sorted(left), np.int64)
-            _run_pipeline(
-                wanted,
-                find_pool(network=network, patience=patience.room),
-                ledger,
-                made,
-                note,
-                patience,
-            )
+            pool = find_pool(gpus=gpus, patience=patience.room)
+            _run_pipeline(wanted, pool, ledger, made, note, patience)
         retried: Retried = ray.get(ledger.retried.remote())
         return retried
     finally:

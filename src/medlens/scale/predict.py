@@ -15,16 +15,14 @@ import pyarrow
 
 from medlens.data.images import CANNOT_BE_OPENED
 from medlens.data.remote import is_url
-from medlens.errors import MedlensError
 from medlens.files import write_bytes
 from medlens.model.classifier import Classifier, load_classifier
-from medlens.model.gpu import processor
 from medlens.scale.careful import find_deadly
-from medlens.scale.cluster import find_pool
 from medlens.scale.ledger import Retried
 from medlens.scale.parts import beside_driver, run_parts
+from medlens.scale.processor import check_processor
 from medlens.scale.sight import Witness, check_sight, not_seen
-from medlens.scale.worker import this_node, turn
+from medlens.scale.worker import turn
 from medlens.serve.inputs import FILE
 from medlens.serve.predict import Work, tell
 
@@ -61,8 +59,7 @@ class PredictParts:
         if self.seen and not Path(self.seen).exists():
             fix = "Put them into a shared folder or a bucket, and name that as INPUT."
             raise not_seen("images", "images at a place", fix, self.seen)
-        if processor() != self.processor:
-            raise _other_processor(processor(), self.processor)
+        check_processor(self.processor)
         with tempfile.TemporaryDirectory(prefix="medlens-") as folder:
             for name, content in self.classifier.items():
                 write_bytes(Path(folder) / name, content)
@@ -103,7 +100,7 @@ class PartPredictor:
             for file, picture in found
             if isinstance(picture, str) and picture.startswith(CANNOT_BE_OPENED)
         }
-        check_sight(self._witness, Path(), unopened)
+        check_sight(self._witness, Path(), unopened, advance)
         with turn(self._network, advance):
             told = tell(self._classifier, images, found, lambda _: advance())
         # Written while the network runs for the other part.
@@ -131,27 +128,7 @@ def make_parts_on_cluster(classifier: Path, work: Work, progress: Callable[[int]
         np.array(work.missing, np.int64),
         PredictParts(files, work, made_with, _file_to_see(work), beside_driver(Witness).remote()),
         lambda _, rows: progress(sum(rows[ROWS].to_pylist())),
-        network=True,
-    )
-
-
-def find_processor() -> str:
-    """What the connected cluster runs networks on: "GPU" or "CPU".
-
-    Raises:
-        MedlensError: If no node has a CPU.
-    """
-    return "GPU" if find_pool(network=True).gpus else "CPU"
-
-
-def _other_processor(found: str, wanted: str) -> MedlensError:
-    return MedlensError(
-        "A node of the cluster would compute with something else than the other parts were made "
-        "with.",
-        got=f"on the node {this_node()}: {found}",
-        expected=f"{wanted}: the last digits depend on it",
-        fix="Tell Ray how many GPUs the node has (ray start --num-gpus), or hide them from it "
-        "(CUDA_VISIBLE_DEVICES=); then repeat the command.",
+        gpus=int(made_with == "GPU"),
     )
 
 

@@ -121,7 +121,7 @@ class PartScanner:
             dead = path in deadly
             scanned.append(Scanned(unreadable_facts("", 0, deadly[path])) if dead else next(found))
             advance()
-        check_sight(self._parts.witness, root, _unopened(paths, scanned))
+        check_sight(self._parts.witness, root, _unopened(paths, scanned), advance)
         pictures, shard = new_pictures(scanned), ""
         if pictures and self._parts.pictures is not None:
             rows = np.stack(list(pictures.values()))
@@ -189,7 +189,7 @@ def scan_on_cluster(
         beside_driver(Witness).remote(),
     )
     try:
-        retried = run_parts(np.arange(work.parts), make, keep, network=False)
+        retried = run_parts(np.arange(work.parts), make, keep, gpus=0)
     finally:
         remove(work.folder)
     for line in retried.lines:

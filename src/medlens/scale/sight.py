@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medlens.data.remote import join_path
+from medlens.data.remote import is_remote, join_path
 from medlens.errors import MedlensError
 from medlens.scale.cluster import import_ray
-from medlens.scale.worker import this_node
+from medlens.scale.worker import BEAT_SECONDS, this_node
+
+# Of a part, so that one witness is enough for many nodes. A folder that is not mounted hides all.
+MOST_ASKED = 8
 
 
 class Witness:
@@ -25,21 +28,29 @@ class Witness:
         return next((path for path in paths if _is_readable(join_path(root, path))), "")
 
 
-def check_sight(witness: Any, root: Path, unopened: Mapping[str, str]) -> None:
+def check_sight(
+    witness: Any, root: Path, unopened: Mapping[str, str], advance: Callable[[], None]
+) -> None:
     """Stop where this node cannot open what can be opened beside the driver.
 
     Args:
         witness: The actor.
         root: The folder that the paths are relative to.
-        unopened: Path -> why it could not be opened here.
+        unopened: Path -> why it could not be opened here; some of them are asked about.
+        advance: Called while the answer is waited for.
 
     Raises:
         MedlensError: If one of the files is there for the driver; names the node.
     """
-    if not unopened:
+    # Other storage is the same from every machine, and says itself when it refuses.
+    asked = [path for path in unopened if not is_remote(join_path(root, path))][:MOST_ASKED]
+    if not asked:
         return
     ray = import_ray()
-    first = str(ray.get(witness.find_first.remote(root, list(unopened))))
+    answer = witness.find_first.remote(root, asked)
+    while not ray.wait([answer], timeout=BEAT_SECONDS)[0]:
+        advance()
+    first = str(ray.get(answer))
     if first:
         raise MedlensError(
             "A node of the cluster cannot open images that the machine of the command can.",

@@ -248,7 +248,7 @@ def _in_pattern(
 
 def _in_list(file: Path, _: Counter[str]) -> Iterator[pd.DataFrame]:
     first, folder = 0, file.absolute().parent
-    for batch in manifest_batches(file, needed=("path",)):
+    for batch in manifest_batches(file, needed=("path",), keep_numbers=False):
         path = batch["path"].str.strip()
         if (path == "").any():
             place = place_of(first + int((path == "").argmax()), file)
@@ -272,7 +272,10 @@ def _columns_of(file: Path) -> tuple[str, ...]:
     Raises:
         MedlensError: If the list cannot be read, or two of its columns have the same name.
     """
-    names = [_carried(str(name)) for name in next(manifest_batches(file, needed=("path",)))]
+    names = [
+        _carried(str(name))
+        for name in next(manifest_batches(file, needed=("path",), keep_numbers=False))
+    ]
     others = [name for name in names if name != "path"]
     if len(set(others)) < len(others):
         raise MedlensError(
