@@ -25,9 +25,11 @@ from medlens.run_dir import RunDir
 from medlens.screen import Screen
 from medlens.serve.export import Compared, Exported, Wanted, check_wanted, export_classifier
 
-# So many pictures an export is compared on, and so many int8 is calibrated on.
+# So many pictures an export is compared on, so many int8 is calibrated on, and on so many at most
+# it is measured: they are in memory.
 COMPARED = 64
 CALIBRATED = 200
+MEASURED = 2000
 SYNTHETIC = 16
 
 
@@ -115,13 +117,14 @@ def choose_pictures(
         MedlensError: If the folder named has no image, or int8 has no labelled images.
     """
     named = _images_below(Path(images)) if images else None
-    own = None if named is not None and not wanted.int8 else run_images(run, cache)
+    most = MEASURED if wanted.int8 else COMPARED
+    own = None if named is not None and not wanted.int8 else run_images(run, cache, most)
     if wanted.int8:
         return _for_int8(classifier, named, own)
     if named is not None:
         return Compared(_read(classifier, _evenly(named, COMPARED)), "real images that were named")
     if own is not None:
-        pictures = _read(classifier, _evenly(own.tested, COMPARED))
+        pictures = _read(classifier, own.tested)
         return Compared(pictures, f"real images, of the run's {own.split} set")
     drawn = [
         draw_phantom(CLASSES[number % len(CLASSES)], size=64, patient=number + 1).pixels
@@ -137,8 +140,8 @@ class RunImages:
     """The images of a run that are still at their place, unchanged.
 
     Args:
-        tested: Those of `split`, with the columns file and label.
-        trained: Those of train.
+        tested: Of `split`, with the columns file and label.
+        trained: Of train.
         split: "test", or "val" where the run has no test set.
     """
 
@@ -147,8 +150,14 @@ class RunImages:
     split: str
 
 
-def run_images(run: RunDir, cache: str) -> RunImages | None:
-    """The images of a run, if its data is still where it was; None if not."""
+def run_images(run: RunDir, cache: str, most: int) -> RunImages | None:
+    """Images of a run, if its data is still where it was; None if not.
+
+    Args:
+        run: The run.
+        cache: Where the pictures of an .npz file are unpacked.
+        most: How many of those tested are taken, evenly.
+    """
     if not all(path.is_file() for path in (run.config, run.dataset, run.predictions)):
         return None
     data = open_path(read_config(run.config).get("data", ""))
@@ -164,17 +173,20 @@ def run_images(run: RunDir, cache: str) -> RunImages | None:
     files = pd.Series([join_path(root, path) for path in rows["path"]], rows.index, object)
     rows = rows.assign(file=files, sha256=rows["path"].map(known))
     tested, trained = (rows[rows["split"] == name] for name in (split, "train"))
-    tested, trained = _unchanged(tested), _unchanged(_evenly(trained, CALIBRATED))
+    tested, trained = _unchanged(_evenly(tested, most)), _unchanged(_evenly(trained, CALIBRATED))
     return RunImages(tested, trained, split) if len(tested) and len(trained) else None
 
 
 def _unchanged(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows whose file has the content that the run saw."""
-    is_same = [
-        file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == digest
-        for file, digest in zip(rows["file"], rows["sha256"], strict=True)
-    ]
-    return rows[is_same]
+    return rows[list(map(_has_content, rows["file"], rows["sha256"]))]
+
+
+def _has_content(file: Path, digest: str) -> bool:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest() == digest
+    except OSError:
+        return False
 
 
 def _for_int8(

@@ -21,6 +21,7 @@ from medlens.data.phantom import write_phantoms
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
 from medlens.model.checksums import CHECKSUMS_FILE, digest_of
+from medlens.scale.cluster import connected
 from medlens.scale.predict import PredictParts
 from medlens.serve.inputs import list_inputs
 from medlens.serve.predict import make_parts, open_work, result_columns
@@ -132,10 +133,10 @@ def test_a_result_whose_parts_are_all_there_is_put_together_without_the_cluster(
 
 
 def test_a_node_that_does_not_see_the_images_says_so(
-    finished_run: medlens.Run, many: Path, tmp_path: Path
+    finished_run: medlens.Run, many: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
     work = open_work(list_inputs([many]), tmp_path / "out.csv", ("path",), "", "CPU")
-    with pytest.raises(MedlensError, match="does not see the images"):
+    with connected(cluster.address), pytest.raises(MedlensError, match="does not see the images"):
         PredictParts({}, work, "CPU", str(tmp_path / "none.png"), None)(1)
 
 

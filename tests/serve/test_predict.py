@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydicom.data
 import pytest
+from PIL import Image
 
 import medlens
 from medlens.cli import main
@@ -30,6 +31,17 @@ from medlens.serve.result_file import ResultFile
 
 # Some parts of 256.
 MANY = 900
+# In a process that finds this, a BMP ends whoever decodes it.
+ABORTS_AT_BMP = """
+import os
+from PIL import BmpImagePlugin, Image
+
+def accept(prefix):
+    return prefix.startswith(b"BM") and os.abort()
+
+Image.preinit()
+Image.register_open("BMP", BmpImagePlugin.BmpImageFile, accept)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +349,34 @@ def test_after_kill_9_the_same_command_goes_on_to_the_same_bytes(
     assert out.read_bytes() == whole.read_bytes()
     assert not parts.exists()
     assert list(pd.read_csv(out)["number"]) == list(range(MANY))
+
+
+def test_a_file_that_ends_the_process_is_refused_when_the_command_is_repeated(
+    finished_run: medlens.Run, files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "path" / "sitecustomize.py").parent.mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(ABORTS_AT_BMP)
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, path in enumerate(files[:3]):
+        shutil.copy(path, images / f"{number}.png")
+    Image.new("RGB", (40, 30)).save(images / "1a.bmp")
+    out = tmp_path / "out.csv"
+    command = [sys.executable, "-m", "medlens", "predict", str(finished_run.path), str(images)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}/path:{os.environ.get('PYTHONPATH', '')}",
+    }
+    ended = [
+        subprocess.run([*command, "-o", str(out)], env=environment, check=False).returncode
+        for _ in range(2)
+    ]
+    assert ended == [-signal.SIGABRT, 2]
+    assert list(pd.read_csv(out, keep_default_na=False)["unreadable"]) == [
+        *("", ""),
+        "It broke the decoder.",
+        "",
+    ]
 
 
 def test_with_other_images_an_interrupted_run_begins_anew(

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -247,18 +248,23 @@ class Classifier:
         return self.rule.apply(read_image(source, frame=self.frame).pixels)
 
     def read_all(
-        self, paths: Iterable[str], *, threads: int | None = None
+        self,
+        paths: Iterable[str],
+        *,
+        threads: int | None = None,
+        refused: Mapping[str, str] = MappingProxyType({}),
     ) -> Generator[tuple[str, Picture], None, None]:
         """Files and what `read` gives of them, in order; memory does not grow with their number.
 
         Args:
             paths: Image files; they are asked for as they are needed.
             threads: How many read; None for one per core. More read from other storage.
+            refused: Files that are not to be read -> the reason; asked for each as it comes.
         """
         room = Room(PIXELS_UNDER_WAY)
 
         def read(path: str) -> tuple[str, Picture]:
-            return path, self.read(path, room)
+            return path, refused.get(path) or self.read(path, room)
 
         given = iter(paths)
         first = list(itertools.islice(given, 1))

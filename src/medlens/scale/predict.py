@@ -17,12 +17,12 @@ from medlens.data.images import CANNOT_BE_OPENED
 from medlens.data.remote import is_url
 from medlens.files import write_bytes
 from medlens.model.classifier import Classifier, load_classifier
-from medlens.scale.careful import find_deadly
 from medlens.scale.ledger import Retried
 from medlens.scale.parts import beside_driver, run_parts
 from medlens.scale.processor import check_processor
 from medlens.scale.sight import Witness, check_sight, not_seen
 from medlens.scale.worker import turn
+from medlens.serve.careful import find_deadly
 from medlens.serve.inputs import FILE
 from medlens.serve.predict import Work, tell
 
@@ -88,12 +88,10 @@ class PartPredictor:
         images = self._work.part(part)
         files = images[FILE].tolist()
         deadly = find_deadly(Path(), files, self._classifier.frame, advance) if careful else {}
-        safe = [file for file in files if file not in deadly]
-        with closing(self._classifier.read_all(safe, threads=self._cpus)) as read:
-            # In order: those that are left out say why at their place.
-            found = []
-            for file in files:
-                found.append((file, deadly[file]) if file in deadly else next(read))
+        found = []
+        with closing(self._classifier.read_all(files, threads=self._cpus, refused=deadly)) as read:
+            for one in read:
+                found.append(one)
                 advance()
         unopened = {
             file: picture

@@ -32,10 +32,10 @@ from medlens.data.scan import (
 from medlens.data.store import write_shard
 from medlens.data.work_list import WorkList, write_work_list
 from medlens.files import remove
-from medlens.scale.careful import find_deadly
 from medlens.scale.cluster import import_ray
 from medlens.scale.parts import beside_driver, run_parts
 from medlens.scale.sight import Witness, check_sight
+from medlens.serve.careful import find_deadly
 
 # Columns of what a worker tells beside the facts.
 THUMBNAIL, SHARD, HAS_PICTURE = "thumbnail", "shard", "has_picture"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from numpy.typing import NDArray
 
 from medlens.files import write_bytes
 from medlens.model.classifier import Classifier
+from medlens.model.gpu import processor
 from medlens.model.training_cases import MOST_SHOWN, SimilarCase
+from medlens.model.versions import deciding_versions
 from medlens.report.figure_style import short_names
 from medlens.report.saliency import heat_maps, overlay
 from medlens.serve.explain_folder import TABLE_FILE, check_folder, open_folder, page_name
@@ -27,7 +28,7 @@ from medlens.serve.predict import (
     Work,
     beside_given,
     list_work,
-    read_parts,
+    read_missing,
     result_columns,
 )
 from medlens.serve.result_file import ResultFile
@@ -109,7 +110,8 @@ def explain_to_folder(
             "class": class_name,
             "inputs": given,
             "classifier": digest,
-            "medlens": importlib.metadata.version("medlens"),
+            "processor": processor(),
+            "versions": deciding_versions(),
             "images": images.rows,
         }
         is_anew = open_folder(out, state)
@@ -136,9 +138,8 @@ def _explain_all(
     progress: Callable[[int], None],
 ) -> None:
     """Write the pages of the missing parts, and after those of a part its rows."""
-    missing = work.missing
-    with closing(read_parts(classifier, map(work.part, missing))) as read:
-        for part_number, (part, found) in zip(missing, read, strict=True):
+    with closing(read_missing(classifier, work)) as read:
+        for part_number, part, found in read:
             rows = []
             for number, (path, picture) in enumerate(found, part_number * PART_PAGES):
                 said = classifier.tell([path], [picture])

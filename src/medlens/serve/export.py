@@ -332,7 +332,7 @@ def _place(parts: Path, folder: Path, *, last: str) -> None:
                 (folder / name).rename(replaced / name)
             (parts / name).rename(folder / name)
             placed.append(name)
-    except OSError:
+    except BaseException:  # also Ctrl-C
         for name in placed:
             _remove(folder / name)
         for earlier in replaced.iterdir():

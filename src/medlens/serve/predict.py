@@ -19,6 +19,7 @@ from medlens.files import remove, write_text
 from medlens.model.classifier import Classifier, Picture
 from medlens.model.prediction_sets import write_set
 from medlens.model.versions import deciding_versions
+from medlens.serve.careful import find_deadly
 from medlens.serve.inputs import FILE, Digest, Inputs
 from medlens.serve.result_file import ResultFile, parts_folder
 
@@ -85,30 +86,38 @@ class Tally:
         return Outcome(out, self._images, self._refused, self._unfamiliar, predicted)
 
 
-def read_parts(
-    classifier: Classifier, parts: Iterable[pd.DataFrame]
-) -> Generator[tuple[pd.DataFrame, Iterator[tuple[str, Picture]]], None, None]:
-    """Read the images of some parts; while one is worked on, the first of the next are read.
+def read_missing(
+    classifier: Classifier, work: Work
+) -> Generator[tuple[int, pd.DataFrame, Iterator[tuple[str, Picture]]], None, None]:
+    """Read the images of the missing parts; while one is worked on, the next are read.
+
+    A part that an earlier process began and did not finish may hold a file that ends whoever
+    decodes it: of such a part each file is first decoded in a process of its own.
 
     Args:
         classifier: Says how pictures are made.
-        parts: Rows of a work list; they are asked for as they are needed.
+        work: What is to be made.
 
     Yields:
-        Each part, and its files with their pictures, or with the reasons why there are none. All
-        of them must be taken before the next part is.
+        The number of each part, its rows of the work list, and its files with their pictures, or
+        with the reasons why there are none. All of them must be taken before the next part is.
     """
-    ahead: deque[pd.DataFrame] = deque()
+    ahead: deque[tuple[int, pd.DataFrame]] = deque()
+    deadly: dict[str, str] = {}
 
     def files() -> Iterator[str]:
-        for part in parts:
-            ahead.append(part)
-            yield from part[FILE]
+        for number in work.missing:
+            part = work.part(number)
+            paths = part[FILE].tolist()
+            if work.result.begin(number):
+                deadly.update(find_deadly(Path(), paths, classifier.frame, lambda: None))
+            ahead.append((number, part))
+            yield from paths
 
-    with closing(classifier.read_all(files())) as found:
+    with closing(classifier.read_all(files(), refused=deadly)) as found:
         for first in found:
-            part = ahead.popleft()
-            yield part, itertools.chain([first], itertools.islice(found, len(part) - 1))
+            number, part = ahead.popleft()
+            yield number, part, itertools.chain([first], itertools.islice(found, len(part) - 1))
 
 
 def tell(
@@ -262,9 +271,8 @@ def make_parts(classifier: Classifier, work: Work, progress: Callable[[int], Non
         work: What is to be made.
         progress: Called with the number of images done since the last call.
     """
-    missing = work.missing
-    with closing(read_parts(classifier, map(work.part, missing))) as read:
-        for number, (part, found) in zip(missing, read, strict=True):
+    with closing(read_missing(classifier, work)) as read:
+        for number, part, found in read:
             work.result.add(number, tell(classifier, part, found, progress))
 
 

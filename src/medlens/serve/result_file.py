@@ -28,6 +28,7 @@ from medlens.model.prediction_sets import write_set
 
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
 STATE_FILE = "state.json"
+NOTE = ".begun"
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,14 @@ class ResultFile:
         known = self._read_state()
         is_other = known is not None and known != self.state
         own = {self.part(number).name: number for number in self.numbers}
+        notes = {self._note(number).name for number in self.numbers}
         finished, left = [], []
         with suppress(FileNotFoundError):
             for path in self.parts.iterdir():
                 if path.name in own:
                     finished.append(own[path.name])
                 # Of another state, or by a process that was killed while it wrote.
-                elif path.suffix in (".parquet", ".part"):
+                elif path.suffix in (".parquet", ".part", NOTE) and path.name not in notes:
                     left.append(path)
         remove_files(left)
         write_json(self.parts / STATE_FILE, self.state)
@@ -90,6 +92,20 @@ class ResultFile:
     def part(self, number: int) -> Path:
         """The file of a part, which is named by its first row and the digest of the state."""
         return self.parts / f"{number * self.part_rows:012d}-{self._mark}.parquet"
+
+    def begin(self, number: int) -> bool:
+        """Note that a part is begun, until it is added.
+
+        Returns:
+            Whether it was begun before: then that process was ended meanwhile, perhaps by what is
+            in the part. On other storage nothing is noted.
+        """
+        if is_remote(self.path):
+            return False
+        note = self._note(number)
+        was_begun = note.exists()
+        write_bytes(note, b"", is_lasting=False)
+        return was_begun
 
     def add(self, number: int, table: pd.DataFrame) -> None:
         """Keep a finished part.
@@ -101,6 +117,11 @@ class ResultFile:
         stream = io.BytesIO()
         parquet.write_table(self._to_arrow(table), stream)
         write_bytes(self.part(number), stream.getbuffer())
+        if not is_remote(self.path):
+            self._note(number).unlink(missing_ok=True)
+
+    def _note(self, number: int) -> Path:
+        return self.part(number).with_suffix(NOTE)
 
     def read(self, number: int) -> pd.DataFrame:
         """The rows of a finished part."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from medlens.scale.careful import find_memory
+from medlens.serve.careful import find_memory
 
 
 def test_the_memory_is_that_of_the_container_where_it_has_a_limit(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def find_deadly(
         Path -> reason, of those that end the process that decodes them, hold it for two minutes,
         or want more than half of the node's memory.
     """
-    return asyncio.run(_try_each(root, paths, frame, advance))
+    # In a thread: where this runs, in a notebook, there may be an event loop already.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, _try_each(root, paths, frame, advance)).result()
 
 
 def find_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> int:
