@@ -82,6 +82,21 @@ def test_all_nodes_have_one_version_of_ray() -> None:
     assert {*versions, base.group(1)} == {pinned("ray")}
 
 
+def test_workers_with_gpus_have_the_image_with_the_libraries_for_them() -> None:
+    dockerfile = (DEPLOY / "kuberay/Dockerfile").read_text(encoding="utf-8")
+    builds = dict(re.findall(r"(PACKAGES=\S+) .*?--tag (\S+) ", dockerfile, re.DOTALL))
+    (with_libraries,) = builds.values()
+    assert list(builds) == ["PACKAGES='tensorflow[and-cuda]'"]
+    images = set()
+    for path in JOBS:
+        for group in read(path)["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+            (container,) = group["template"]["spec"]["containers"]
+            has_gpu = "nvidia.com/gpu" in container["resources"]["limits"]
+            assert (container["image"] == with_libraries) is has_gpu
+            images.add(has_gpu)
+    assert images == {False, True}
+
+
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
     """What a Slurm job sees on its first node, with programs that only write down what they do."""
