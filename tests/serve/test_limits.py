@@ -18,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from medlens.serve.limits import Full, Limits, Room
+from medlens.serve.limits import KIB, MIB, Full, Limits, Room
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,38 @@ def test_connections_without_a_request_are_bounded(small: Any) -> None:
         assert is_closed(opened[0])  # after its time
         small.wait_until(lambda: psutil.Process(small.process.pid).num_fds() < 100)
     assert httpx.get(f"{small.url}/health", timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /",
+        b"GET /health HTTP/1.1\r\nHost: ",
+        b"GET /health HTTP/1.1\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        b"Content-Type: multipart/form-data; boundary=x\r\n\r\n1\r\n-\r\n0\r\n",
+    ],
+    ids=["address", "value", "lines", "lines after the body"],
+)
+def test_a_head_without_end_is_given_up(small: Any, begun: bytes) -> None:
+    part = b"name: value\r\n" if begun.endswith(b"\n") else b"x" * 13
+    before = psutil.Process(small.process.pid).memory_info().rss
+    with connect(small) as connection:
+        connection.sendall(begun)
+        with pytest.raises(ConnectionError):
+            for _ in range(64):
+                connection.sendall(part * 80_000)
+    assert psutil.Process(small.process.pid).memory_info().rss - before < 16 * MIB
+    assert httpx.get(f"{small.url}/health", timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(("length", "status"), [(60 * KIB, b"200"), (80 * KIB, b"400")])
+def test_a_head_may_be_so_large(small: Any, length: int, status: bytes) -> None:
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nname: " + b"x" * length + b"\r\n\r\n"
+    with connect(small) as connection:
+        for _ in range(2 if status == b"200" else 1):  # also the next one over it
+            connection.sendall(head)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 " + status)
 
 
 def test_a_client_that_goes_away_is_no_failure(small: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+KIB = 1 << 10
 MIB = 1 << 20
 
 
@@ -23,6 +24,7 @@ class Limits:
         decode_seconds: For making pixels of one file.
         connections: Open at a time, whether or not a request comes over them.
         head_seconds: For the head of a request to arrive.
+        head: Bytes of the head of a request.
     """
 
     body: int = 100 * MIB
@@ -34,6 +36,7 @@ class Limits:
     decode_seconds: float = 8.0
     connections: int = 512
     head_seconds: float = 10.0
+    head: int = 64 * KIB
 
 
 class Full(Exception):  # noqa: N818 - it says what is the matter
