@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import select
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -20,12 +21,14 @@ from PIL import Image
 
 from medlens.serve.limits import KIB, MIB, Full, Limits, Room
 
+SMALL_SECONDS = 4
+
 
 @pytest.fixture(scope="module")
 def small(start: Any, finished_run: Any) -> Iterator[Any]:
     """A server that takes little."""
-    limits = "--queue 2 --max-images 2 --max-body 0.25 --max-pixels 0.01 --time-limit 4"
-    with start(finished_run.path, *limits.split()) as server:
+    limits = "--queue 2 --max-images 2 --max-body 0.25 --max-pixels 0.01 --time-limit"
+    with start(finished_run.path, *limits.split(), SMALL_SECONDS) as server:
         yield server
 
 
@@ -151,6 +154,32 @@ def test_a_head_may_be_so_large(small: Any, length: int, status: bytes) -> None:
         for _ in range(2 if status == b"200" else 1):  # also the next one over it
             connection.sendall(head)
             assert connection.recv(4096).startswith(b"HTTP/1.1 " + status)
+
+
+PAGES = 1200
+ASKED = b"GET /static/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * PAGES
+
+
+def test_a_client_that_takes_no_answer_is_given_up(small: Any) -> None:
+    process = psutil.Process(small.process.pid)
+    before = process.num_fds()
+    with ExitStack() as stack:
+        late, *others = [stack.enter_context(connect(small)) for _ in range(9)]
+        for one in others:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for one in (late, *others):
+            one.sendall(ASKED)
+        until = time.monotonic() + 3 * SMALL_SECONDS
+        time.sleep(SMALL_SECONDS / 2)
+        answers, end = 0, b""
+        while answers < PAGES:
+            part = late.recv(1 << 20)
+            assert part
+            answers += (end + part).count(b"HTTP/1.1 200 ")
+            end = part[-12:]
+        late.close()
+        time.sleep(max(0, until - time.monotonic()))
+        assert process.num_fds() <= before
 
 
 def test_a_client_that_goes_away_is_no_failure(small: Any) -> None:

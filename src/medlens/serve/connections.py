@@ -18,11 +18,13 @@ def bounded_protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
     Args:
         limits: How many connections there may be, and how long and how large the head of a request
-            may be, the first one of a connection and every further one.
+            may be, the first one of a connection and every further one; and how long an answer
+            may wait to be taken.
     """
 
     class Bounded(HttpToolsProtocol):
         _deadline: asyncio.TimerHandle | None = None
+        _taking: asyncio.TimerHandle | None = None
         # Bytes since the last ones of a body, or since the end of a head or of a request.
         _head = 0
 
@@ -35,6 +37,7 @@ def bounded_protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
+            self._stop_taking()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -63,6 +66,19 @@ def bounded_protocol(limits: Limits) -> type[HttpToolsProtocol]:
             super().on_response_complete()
             self._await_head()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._taking = self.loop.call_later(limits.seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._stop_taking()
+            super().resume_writing()
+            self._await_head()
+
+        def _stop_taking(self) -> None:
+            if self._taking is not None:
+                self._taking.cancel()
+
         def _await_head(self) -> None:
             self._stop_waiting()
             self._deadline = self.loop.call_later(limits.head_seconds, self._close_if_idle)
@@ -72,8 +88,10 @@ def bounded_protocol(limits: Limits) -> type[HttpToolsProtocol]:
                 self._deadline.cancel()
 
         def _close_if_idle(self) -> None:
-            # A request that has come whole or in part has its own limit of time.
-            if self.cycle is None or self.cycle.response_complete:
+            # A request that has come whole or in part has its own limit of time, and so has an
+            # answer that is not taken.
+            is_answered = self.cycle is None or self.cycle.response_complete
+            if is_answered and not self.flow.write_paused:
                 self.transport.abort()
 
     return Bounded

@@ -20,7 +20,8 @@ class Limits:
         images: Images of one request.
         pixels: Width x height of one image.
         queue: Images of all requests that are under way.
-        seconds: For a request to arrive, and once more for its answer.
+        seconds: For a request to arrive, once more for its answer, and once more for the client to
+            take what waits of that.
         decode_seconds: For making pixels of one file.
         connections: Open at a time, whether or not a request comes over them.
         head_seconds: For the head of a request to arrive.
