@@ -189,6 +189,10 @@ def test_an_image_that_fails_costs_no_other_its_answer(
             good = [Upload(path.name, path.read_bytes()) for path in files[:2]]
             first, failed, last = await service.predict(model, [good[0], broken, good[1]])
             assert (first.unreadable, failed.unreadable, last.unreadable) == (None, FAILED, None)
+            assert (first.failed, failed.failed, last.failed) == (False, True, False)
+            count = service.metrics.registry.get_sample_value
+            assert count("medlens_images_total", {"outcome": "failed"}) == 1
+            assert count("medlens_images_total", {"outcome": "unreadable"}) is None
             with pytest.raises(NotAvailable):
                 await service.predict(model, [broken])
             left = [one.get_coro().__qualname__ for one in asyncio.all_tasks()]
