@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,3 +141,23 @@ def test_memory_is_flat_under_load(finished_run: Any, tmp_path: Path, seconds: i
     # Caches fill in the first half.
     grown = memory["growth_per_minute"] * seconds / 120
     assert grown < 0.05 * memory["first_tenth"]
+
+
+def test_the_end_waits_for_a_request_that_takes_all_its_time(
+    start: Any, finished_run: Any, files: list[Path]
+) -> None:
+    seconds = 8
+    with start(finished_run.path, "--time-limit", seconds) as server:
+        held = server.child("classifier_process")
+        held.suspend()
+
+        def body() -> Iterator[bytes]:
+            yield b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
+            server.process.terminate()
+            time.sleep(seconds - 1)
+            yield files[0].read_bytes() + b"\r\n--x--\r\n"
+
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        answer = httpx.post(f"{server.url}/predict", content=body(), headers=kind, timeout=60)
+        assert answer.status_code == 504
+        assert server.process.wait(60) == 0

@@ -74,7 +74,7 @@ class Decoders:
         await asyncio.gather(self._usual.start(), self._large.start())
 
     async def stop(self) -> None:
-        """End the processes."""
+        """End the processes; whoever still waits is told."""
         await asyncio.gather(self._usual.stop(), self._large.stop())
 
     async def decode(self, head: dict[str, Any], data: bytes) -> Answer:
@@ -127,6 +127,8 @@ class _Group:
         await asyncio.gather(*self._runs, return_exceptions=True)
         for child in self._children:
             child.kill()
+        while not self._waiting.empty():
+            _refuse(self._waiting.get_nowait())
 
     async def decode(self, task: _Task) -> Answer:
         self._waiting.put_nowait(task)
@@ -143,11 +145,13 @@ class _Group:
                         task.done.set_result(found)
                 elif not child.is_ready:
                     await child.start()
+            except asyncio.CancelledError:  # the end of the server
+                _refuse(task)
+                raise
             except Exception as error:  # no process to be had, or ours; the next file may be read
                 LOG.error("A process that decodes failed:\n%s", describe_failure(error))
                 child.kill()
-                if task is not None and not task.done.done():
-                    task.done.set_exception(NotAvailable())
+                _refuse(task)
                 await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
     async def _next_task(self) -> _Task | None:
@@ -176,3 +180,8 @@ class _Group:
             finally:
                 task.seconds -= time.monotonic() - started
         return {"unreadable": TOO_MUCH}, b""
+
+
+def _refuse(task: _Task | None) -> None:
+    if task is not None and not task.done.done():
+        task.done.set_exception(NotAvailable())

@@ -111,7 +111,8 @@ async def _serve(
             server_header=False,
             proxy_headers=False,
             lifespan="off",
-            timeout_graceful_shutdown=int(settings.limits.seconds) + SECONDS_TO_FINISH_MORE,
+            # A request may arrive for the one half of it, and be answered for the other.
+            timeout_graceful_shutdown=int(2 * settings.limits.seconds) + SECONDS_TO_FINISH_MORE,
         )
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
