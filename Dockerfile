@@ -21,6 +21,7 @@ USER medlens
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 
+# At the port below; another one for the outside is given by `docker run -p 9000:8000`, not by --port.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=180s --retries=3 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/ready', timeout=4)"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import select
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -18,14 +19,16 @@ import psutil
 import pytest
 from PIL import Image
 
-from medlens.serve.limits import Full, Limits, Room
+from medlens.serve.limits import KIB, MIB, Full, Limits, Room
+
+SMALL_SECONDS = 4
 
 
 @pytest.fixture(scope="module")
 def small(start: Any, finished_run: Any) -> Iterator[Any]:
     """A server that takes little."""
-    limits = "--queue 2 --max-images 2 --max-body 0.25 --max-pixels 0.01 --time-limit 4"
-    with start(finished_run.path, *limits.split()) as server:
+    limits = "--queue 2 --max-images 2 --max-body 0.25 --max-pixels 0.01 --time-limit"
+    with start(finished_run.path, *limits.split(), SMALL_SECONDS) as server:
         yield server
 
 
@@ -119,6 +122,64 @@ def test_connections_without_a_request_are_bounded(small: Any) -> None:
         assert is_closed(opened[0])  # after its time
         small.wait_until(lambda: psutil.Process(small.process.pid).num_fds() < 100)
     assert httpx.get(f"{small.url}/health", timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /",
+        b"GET /health HTTP/1.1\r\nHost: ",
+        b"GET /health HTTP/1.1\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        b"Content-Type: multipart/form-data; boundary=x\r\n\r\n1\r\n-\r\n0\r\n",
+    ],
+    ids=["address", "value", "lines", "lines after the body"],
+)
+def test_a_head_without_end_is_given_up(small: Any, begun: bytes) -> None:
+    part = b"name: value\r\n" if begun.endswith(b"\n") else b"x" * 13
+    before = psutil.Process(small.process.pid).memory_info().rss
+    with connect(small) as connection:
+        connection.sendall(begun)
+        with pytest.raises(ConnectionError):
+            for _ in range(64):
+                connection.sendall(part * 80_000)
+    assert psutil.Process(small.process.pid).memory_info().rss - before < 16 * MIB
+    assert httpx.get(f"{small.url}/health", timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(("length", "status"), [(60 * KIB, b"200"), (80 * KIB, b"400")])
+def test_a_head_may_be_so_large(small: Any, length: int, status: bytes) -> None:
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nname: " + b"x" * length + b"\r\n\r\n"
+    with connect(small) as connection:
+        for _ in range(2 if status == b"200" else 1):  # also the next one over it
+            connection.sendall(head)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 " + status)
+
+
+PAGES = 1200
+ASKED = b"GET /static/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * PAGES
+
+
+def test_a_client_that_takes_no_answer_is_given_up(small: Any) -> None:
+    process = psutil.Process(small.process.pid)
+    before = process.num_fds()
+    with ExitStack() as stack:
+        late, *others = [stack.enter_context(connect(small)) for _ in range(9)]
+        for one in others:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for one in (late, *others):
+            one.sendall(ASKED)
+        until = time.monotonic() + 3 * SMALL_SECONDS
+        time.sleep(SMALL_SECONDS / 2)
+        answers, end = 0, b""
+        while answers < PAGES:
+            part = late.recv(1 << 20)
+            assert part
+            answers += (end + part).count(b"HTTP/1.1 200 ")
+            end = part[-12:]
+        late.close()
+        time.sleep(max(0, until - time.monotonic()))
+        assert process.num_fds() <= before
 
 
 def test_a_client_that_goes_away_is_no_failure(small: Any) -> None:

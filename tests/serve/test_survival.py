@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,8 @@ import pytest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CLASSIFIER = "medlens.serve.classifier_process"
 
 
 def ask(server: Any, path: Path) -> httpx.Response:
@@ -139,3 +144,41 @@ def test_memory_is_flat_under_load(finished_run: Any, tmp_path: Path, seconds: i
     # Caches fill in the first half.
     grown = memory["growth_per_minute"] * seconds / 120
     assert grown < 0.05 * memory["first_tenth"]
+
+
+def test_the_end_waits_for_a_request_that_takes_all_its_time(
+    start: Any, finished_run: Any, files: list[Path]
+) -> None:
+    seconds = 8
+    with start(finished_run.path, "--time-limit", seconds) as server:
+        held = server.child("classifier_process")
+        held.suspend()
+
+        def body() -> Iterator[bytes]:
+            yield b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
+            server.process.terminate()
+            time.sleep(seconds - 1)
+            yield files[0].read_bytes() + b"\r\n--x--\r\n"
+
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        answer = httpx.post(f"{server.url}/predict", content=body(), headers=kind, timeout=60)
+        assert answer.status_code == 504
+        assert server.process.wait(60) == 0
+
+
+def test_a_process_that_ends_while_it_starts_is_told_of(finished_run: Any) -> None:
+    command = [sys.executable, "-m", "medlens", "serve", finished_run.path, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as started:
+        found: list[psutil.Process] = []
+        while not found:
+            assert started.poll() is None
+            children = psutil.Process(started.pid).children()
+            with suppress(psutil.Error):  # one that just ended
+                found = [one for one in children if CLASSIFIER in one.cmdline()]
+            time.sleep(0.01)
+        found[0].kill()  # as the system does for want of memory
+        _, said = started.communicate(timeout=60)
+    assert started.returncode == 2
+    assert b"signal 9" in said
+    assert b"memory" in said
+    assert b"log.txt" not in said

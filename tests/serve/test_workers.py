@@ -178,6 +178,31 @@ def test_one_picture_that_fails_costs_no_other_its_answer(
     run(story())
 
 
+def test_who_waits_when_the_processes_are_ended_is_told(
+    finished_run: Any, files: list[Path], classifier: Classifier
+) -> None:
+    picture = classifier.picture(files[0]).tobytes()
+
+    async def story() -> None:
+        batcher = Batcher(finished_run.path / "classifier", lambda _: None)
+        decoders = Decoders(1, SECONDS, 1 << 20)
+        await asyncio.gather(batcher.start(), decoders.start())
+        try:
+            for pid in (batcher.pid, *decoders.pids):
+                psutil.Process(pid).suspend()
+            asked = [batcher.predict(picture) for _ in range(2)]
+            looked = [decoders.decode(LOOK, files[0].read_bytes()) for _ in range(2)]
+            waiting = [asyncio.create_task(one) for one in (*asked, *looked)]
+            await asyncio.sleep(0.5)  # the first of each is under way
+        finally:
+            await asyncio.gather(batcher.stop(), decoders.stop())
+        async with asyncio.timeout(SECONDS / 4):
+            told = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(one) for one in told] == [NotAvailable] * 4
+
+    run(story())
+
+
 def test_an_image_that_fails_costs_no_other_its_answer(
     finished_run: Any, files: list[Path]
 ) -> None:
@@ -189,6 +214,10 @@ def test_an_image_that_fails_costs_no_other_its_answer(
             good = [Upload(path.name, path.read_bytes()) for path in files[:2]]
             first, failed, last = await service.predict(model, [good[0], broken, good[1]])
             assert (first.unreadable, failed.unreadable, last.unreadable) == (None, FAILED, None)
+            assert (first.failed, failed.failed, last.failed) == (False, True, False)
+            count = service.metrics.registry.get_sample_value
+            assert count("medlens_images_total", {"outcome": "failed"}) == 1
+            assert count("medlens_images_total", {"outcome": "unreadable"}) is None
             with pytest.raises(NotAvailable):
                 await service.predict(model, [broken])
             left = [one.get_coro().__qualname__ for one in asyncio.all_tasks()]

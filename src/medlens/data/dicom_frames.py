@@ -55,6 +55,8 @@ _PLUGINS = {
     HTJ2K: "pylibjpeg",
     RLELossless: "pydicom",
 }
+# Why a frame is refused over which its decoder was ended.
+TOO_LONG = "Its compressed frame is damaged: it holds the decoder."
 # Far more than a sound frame takes on a slow and busy computer.
 _SECONDS_AT_LEAST = 6.0
 _SECONDS_PER_PIXEL = 2e-6
@@ -195,7 +197,13 @@ def _ask(
     worker: subprocess.Popen[bytes], request: dict[str, Any], body: bytes, seconds: float
 ) -> tuple[dict[str, Any], bytes]:
     """Send a message and wait for the answer; the process is ended if none comes."""
-    alarm = threading.Timer(seconds, worker.kill)
+    is_over = threading.Event()
+
+    def end() -> None:
+        is_over.set()
+        worker.kill()
+
+    alarm = threading.Timer(seconds, end)
     alarm.start()
     try:
         if worker.stdin is None or worker.stdout is None:
@@ -205,9 +213,8 @@ def _ask(
     except BaseException as error:
         _stop(worker)
         if isinstance(error, (OSError, EOFError)):
-            raise UnreadableImage(
-                "Its compressed frame is damaged: it broke the decoder."
-            ) from None
+            broke = "Its compressed frame is damaged: it broke the decoder."
+            raise UnreadableImage(TOO_LONG if is_over.is_set() else broke) from None
         raise
     finally:
         alarm.cancel()

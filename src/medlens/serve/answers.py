@@ -75,7 +75,13 @@ class Prediction(BaseModel):
         description="From the training images; null where it is not a finite number."
     )
     limit: float = Field(description="Images at a larger distance are unfamiliar.")
-    unreadable: str | None = Field(description="Why the image cannot be read; null if it can.")
+    unreadable: str | None = Field(
+        description="Why nothing is said of the image; null where something is."
+    )
+    failed: bool = Field(
+        description="Whether it was the server that failed over the image, so that it is worth "
+        "sending again; what is wrong is then no fault of the file."
+    )
 
 
 class Predictions(BaseModel):

@@ -128,6 +128,9 @@ class Batcher:
                     await self._start_again()
                 elif jobs := await self._next_jobs():
                     await self._answer(jobs)
+            except asyncio.CancelledError:  # the end of the server
+                self._refuse(jobs)
+                raise
             except Exception as error:  # ours; whoever comes next may be answered
                 LOG.error("A batch failed:\n%s", describe_failure(error))
                 self._child.kill()

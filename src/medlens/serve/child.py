@@ -24,7 +24,15 @@ TOKEN_VARIABLE = "MEDLENS_TOKEN"  # noqa: S105 - its name
 
 
 class ChildDied(Exception):  # noqa: N818 - it says what happened
-    """The process ended before it answered."""
+    """The process ended before it answered.
+
+    Args:
+        status: Its exit status, below 0 for the signal that ended it; None where it was gone.
+    """
+
+    def __init__(self, status: int | None = None) -> None:
+        super().__init__()
+        self.status = status
 
 
 class ChildTooSlow(Exception):  # noqa: N818 - it says what happened
@@ -133,7 +141,7 @@ class Child:
             return exchange.result()
         except (OSError, EOFError, ValueError):
             self.kill()
-            raise ChildDied from None
+            raise ChildDied(process.returncode) from None
 
 
 def _look_at(exchange: asyncio.Future[Answer]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any
 
+from medlens.data.dicom_frames import TOO_LONG
 from medlens.log import describe_failure
 from medlens.serve.child import (
     SECONDS_BETWEEN_LOOKS,
@@ -27,10 +29,13 @@ USUAL_BYTES = 512 * MIB
 BYTES_PER_PIXEL = 64
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Task:
+    """A file, who waits for it, and the seconds that processes may still work on it."""
+
     head: dict[str, Any]
     data: bytes
+    seconds: float
     done: asyncio.Future[Answer]
 
 
@@ -41,13 +46,14 @@ class Decoders:
 
     Args:
         count: How many for usual files.
-        seconds: What one file may take.
+        seconds: What one file may take, however often it is tried.
         pixels: The largest image.
     """
 
     def __init__(self, count: int, seconds: float, pixels: int) -> None:
-        self._usual = _Group(count, seconds, USUAL_BYTES)
-        self._large = _Group(1, seconds, max(USUAL_BYTES, BYTES_PER_PIXEL * pixels))
+        self._seconds = seconds
+        self._usual = _Group(count, USUAL_BYTES)
+        self._large = _Group(1, max(USUAL_BYTES, BYTES_PER_PIXEL * pixels))
 
     @property
     def is_ready(self) -> bool:
@@ -68,7 +74,7 @@ class Decoders:
         await asyncio.gather(self._usual.start(), self._large.start())
 
     async def stop(self) -> None:
-        """End the processes."""
+        """End the processes; whoever still waits is told."""
         await asyncio.gather(self._usual.stop(), self._large.stop())
 
     async def decode(self, head: dict[str, Any], data: bytes) -> Answer:
@@ -80,10 +86,12 @@ class Decoders:
         Raises:
             NotAvailable: If no process can be started for it.
         """
-        facts, body = await self._usual.decode(head, data)
+        task = _Task(head, data, self._seconds, asyncio.get_running_loop().create_future())
+        facts, body = await self._usual.decode(task)
         # Decoders in C do not say whether it was for want of memory that they failed.
-        if facts.get("unreadable", TOO_SLOW) != TOO_SLOW:
-            facts, body = await self._large.decode(head, data)
+        if "unreadable" in facts and facts["unreadable"] not in (TOO_SLOW, TOO_LONG):
+            task.done = asyncio.get_running_loop().create_future()
+            facts, body = await self._large.decode(task)
         return facts, body
 
 
@@ -92,13 +100,11 @@ class _Group:
 
     Args:
         count: How many.
-        seconds: What one file may take.
         memory: What one process may take for it, in bytes.
     """
 
-    def __init__(self, count: int, seconds: float, memory: int) -> None:
+    def __init__(self, count: int, memory: int) -> None:
         self._children = [Child(MODULE, [str(memory)]) for _ in range(count)]
-        self._seconds = seconds
         self._waiting: asyncio.Queue[_Task] = asyncio.Queue()
         self._runs: list[asyncio.Task[None]] = []
 
@@ -121,11 +127,12 @@ class _Group:
         await asyncio.gather(*self._runs, return_exceptions=True)
         for child in self._children:
             child.kill()
+        while not self._waiting.empty():
+            _refuse(self._waiting.get_nowait())
 
-    async def decode(self, head: dict[str, Any], data: bytes) -> Answer:
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.put_nowait(_Task(head, data, done))
-        return await done
+    async def decode(self, task: _Task) -> Answer:
+        self._waiting.put_nowait(task)
+        return await task.done
 
     async def _run(self, child: Child) -> None:
         while True:
@@ -138,11 +145,13 @@ class _Group:
                         task.done.set_result(found)
                 elif not child.is_ready:
                     await child.start()
+            except asyncio.CancelledError:  # the end of the server
+                _refuse(task)
+                raise
             except Exception as error:  # no process to be had, or ours; the next file may be read
                 LOG.error("A process that decodes failed:\n%s", describe_failure(error))
                 child.kill()
-                if task is not None and not task.done.done():
-                    task.done.set_exception(NotAvailable())
+                _refuse(task)
                 await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
     async def _next_task(self) -> _Task | None:
@@ -158,13 +167,21 @@ class _Group:
     async def _decode(self, child: Child, task: _Task) -> Answer:
         # Once more where the process ended: something else may have ended it.
         for _ in range(2):
+            if not child.is_ready:
+                await child.start()
+            started = time.monotonic()
             try:
-                if not child.is_ready:
-                    await child.start()
-                return await child.ask(task.head, task.data, seconds=self._seconds)
+                return await child.ask(task.head, task.data, seconds=max(0, task.seconds))
             except ChildTooSlow:
-                LOG.warning("A file was given up: it took more than %g s.", self._seconds)
+                LOG.warning("A file was given up: it took too long.")
                 return {"unreadable": TOO_SLOW}, b""
             except ChildDied:
                 LOG.warning("A process that decodes ended; it is started anew.")
+            finally:
+                task.seconds -= time.monotonic() - started
         return {"unreadable": TOO_MUCH}, b""
+
+
+def _refuse(task: _Task | None) -> None:
+    if task is not None and not task.done.done():
+        task.done.set_exception(NotAvailable())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medlens.errors import MedlensError, in_words
-from medlens.serve.child import TOKEN_VARIABLE
+from medlens.serve.child import SECONDS_TO_START, TOKEN_VARIABLE, ChildDied, ChildTooSlow
 from medlens.serve.limits import Limits
 from medlens.serve.run_zip import opened_run
 
@@ -61,8 +61,8 @@ def serve(runs: Sequence[Path], settings: Settings, say: Callable[[str], None]) 
         say: Told where the server is, and its token.
 
     Raises:
-        MedlensError: If a package is missing, a run has no whole classifier, or the address
-            cannot be used.
+        MedlensError: If a package is missing, a run has no whole classifier, the address cannot be
+            used, or a process of the server does not start.
     """
     require_packages("serve")
     listener = listen(settings.host, settings.port)
@@ -111,7 +111,8 @@ async def _serve(
             server_header=False,
             proxy_headers=False,
             lifespan="off",
-            timeout_graceful_shutdown=int(settings.limits.seconds) + SECONDS_TO_FINISH_MORE,
+            # A request may arrive for the one half of it, and be answered for the other.
+            timeout_graceful_shutdown=int(2 * settings.limits.seconds) + SECONDS_TO_FINISH_MORE,
         )
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -121,8 +122,25 @@ async def _serve(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         await uvicorn.Server(config).serve([listener])
+    except (ChildDied, ChildTooSlow) as error:
+        raise _not_started(error) from None
     finally:
         await service.stop()
+
+
+def _not_started(error: ChildDied | ChildTooSlow) -> MedlensError:
+    """What to tell of a process that ends, or says nothing, while it starts."""
+    got = f"nothing from it for {SECONDS_TO_START:g} s"
+    if isinstance(error, ChildDied):
+        status = error.status or 0
+        got = f"signal {-status} ended it" if status < 0 else f"it ended with status {status}"
+    return MedlensError(
+        "A process of the server does not start.",
+        got=got,
+        expected="one process for each run, and one for each core that makes pixels of files",
+        fix="Most often memory is short: serve fewer runs, or give the computer or the container "
+        "more. Else `medlens predict RUN IMAGE` loads the same classifier and says what is wrong.",
+    )
 
 
 def choose_access(settings: Settings, environment: Mapping[str, str]) -> Access:

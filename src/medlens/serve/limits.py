@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+KIB = 1 << 10
 MIB = 1 << 20
 
 
@@ -19,10 +20,12 @@ class Limits:
         images: Images of one request.
         pixels: Width x height of one image.
         queue: Images of all requests that are under way.
-        seconds: For a request to arrive, and once more for its answer.
+        seconds: For a request to arrive, once more for its answer, and once more for the client to
+            take what waits of that.
         decode_seconds: For making pixels of one file.
         connections: Open at a time, whether or not a request comes over them.
         head_seconds: For the head of a request to arrive.
+        head: Bytes of the head of a request.
     """
 
     body: int = 100 * MIB
@@ -34,6 +37,7 @@ class Limits:
     decode_seconds: float = 8.0
     connections: int = 512
     head_seconds: float = 10.0
+    head: int = 64 * KIB
 
 
 class Full(Exception):  # noqa: N818 - it says what is the matter

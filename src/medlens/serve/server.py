@@ -184,7 +184,7 @@ def _image_routes(service: Service) -> APIRouter:
         async with receive(request, "images", limits.images) as uploads, _bounded(service):
             results = await service.predict(chosen, uploads)
         answer = Predictions(model=chosen.name, results=results)
-        status = 200 if any(one.unreadable is None for one in results) else 422
+        status = 200 if any(one.unreadable is None or one.failed for one in results) else 422
         return Response(answer.model_dump_json(), status, media_type="application/json")
 
     @router.post(

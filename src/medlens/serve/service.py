@@ -104,7 +104,7 @@ class Service:
         return min(max(1, math.ceil(slowest * self.images.taken)), MOST_SECONDS_TO_WAIT)
 
     async def predict(self, model: Served, uploads: Sequence[Upload]) -> list[Prediction]:
-        """What a classifier says of each upload, in their order; unreadable ones have a reason.
+        """What a classifier says of each upload, in their order; others have a reason.
 
         Raises:
             Full: If too many images are under way.
@@ -120,10 +120,10 @@ class Service:
         answers = []
         for upload, one in zip(uploads, found, strict=True):
             if isinstance(one, NotAvailable):
-                one = _prediction(upload.name, {"unreadable": FAILED}, model)
+                one = _prediction(upload.name, {"unreadable": FAILED, "failed": True}, model)
             if isinstance(one, BaseException):
                 raise one
-            self.metrics.images.labels("unreadable" if one.unreadable else "answered").inc()
+            self.metrics.images.labels(_outcome(one)).inc()
             answers.append(one)
         return answers
 
@@ -211,7 +211,15 @@ def _prediction(name: str, row: Mapping[str, Any], model: Served) -> Prediction:
         distance=row.get("distance"),
         limit=model.facts["limit"],
         unreadable=row.get("unreadable"),
+        failed=row.get("failed", False),
     )
+
+
+def _outcome(one: Prediction) -> str:
+    """What came of an image, as it is counted."""
+    if one.failed:
+        return "failed"
+    return "unreadable" if one.unreadable else "answered"
 
 
 def _is_ready(batcher: Batcher) -> float:

@@ -6,6 +6,7 @@ const MOST_IMAGES = 8;
 const MOST_BYTES = 16 * 2 ** 20;
 // While the network works on one request, the next is on its way.
 const LANES = 2;
+const FAILED = "The server failed over some images. Go on sends them again.";
 
 /**
  * Sends every item that has no answer yet.
@@ -15,10 +16,11 @@ const LANES = 2;
  * @param {object[]} items Each with `file` and `answer`, which is set here.
  * @param {AbortSignal} signal
  * @param {function(object[])} onAnswered Is given the items of each request that was answered.
- * @throws {ServerError} If the server fails or cannot be reached; what was answered stays so.
+ * @throws {ServerError} If the server fails, over all or some, or cannot be reached; what was
+ *   answered stays so, and the others have no answer.
  */
 export async function sendAll(client, model, items, signal, onAnswered) {
-  const queue = { items: items.filter((item) => !item.answer), most: MOST_IMAGES };
+  const queue = { items: items.filter((item) => !item.answer), most: MOST_IMAGES, failed: 0 };
 
   async function drain() {
     while (queue.items.length > 0 && !signal.aborted) {
@@ -30,6 +32,7 @@ export async function sendAll(client, model, items, signal, onAnswered) {
   const ended = await Promise.allSettled(Array.from({ length: LANES }, drain));
   const failed = ended.find((lane) => lane.status === "rejected");
   if (failed && !signal.aborted) throw failed.reason;
+  if (queue.failed > 0 && !signal.aborted) throw new ServerError(500, FAILED);
 }
 
 /** The next items that one request may hold, one at least. */
@@ -46,8 +49,11 @@ function takeSome(queue) {
 async function sendSome(client, model, some, signal, queue) {
   try {
     const answers = await client.predict(model, some.map((item) => item.file), signal);
-    some.forEach((item, place) => { item.answer = answers[place]; });
-    return some;
+    // What the server failed over has no answer: the file may be as good as the others.
+    const answered = some.filter((_, place) => !answers[place].failed);
+    queue.failed += some.length - answered.length;
+    some.forEach((item, place) => { if (!answers[place].failed) item.answer = answers[place]; });
+    return answered;
   } catch (error) {
     if (signal.aborted || !(error instanceof ServerError)) throw error;
     if (error.status === 413) return divide(some, error, queue);
