@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 
+import medlens
+from medlens.run_dir import RunDir
 from medlens.serve.run_zip import opened_run
+from medlens.ui.choices import choices_file
 from medlens.ui.folders import MOST_COUNTED
+from medlens.ui.jobs import errors_file, job_file
 
 RUNS = "medlens-runs"
 NOTICE = "Not a medical device."
@@ -24,6 +32,9 @@ DROPPED = """async ([text, names]) => {
   const { droppedBy } = await import("/static/step_audit.js");
   return [...droppedBy(text, names)];
 }"""
+FOCUSED = "() => document.activeElement.ariaLabel ?? document.activeElement.textContent"
+FINDING = "() => document.activeElement.closest('.finding')?.getAttribute('aria-labelledby')"
+IDS = "() => [...document.querySelectorAll('[id]')].map((one) => one.id)"
 
 Visits = Callable[..., Any]
 
@@ -37,6 +48,24 @@ def go(page: Page, place: str, **query: str) -> None:
 def row_of(page: Page, name: str) -> Any:
     """The row of a run in the table."""
     return page.locator("#runs tbody tr", has=page.get_by_role("link", name=name, exact=True))
+
+
+def press(page: Page, name: str, place: int = 0) -> None:
+    """Press a button by the keyboard."""
+    page.get_by_role("button", name=name, exact=True).nth(place).focus()
+    page.keyboard.press("Enter")
+
+
+def wait_for_focus(page: Page, name: str) -> None:
+    """Wait until the keyboard is on what has this name."""
+    page.wait_for_function(f"name => ({FOCUSED})() === name", arg=name)
+
+
+def wait_to_hear(page: Page, text: str) -> None:
+    """Wait until a screen reader is told of something."""
+    page.wait_for_function(
+        "text => document.getElementById('status').textContent === text", arg=text
+    )
 
 
 @pytest.mark.parametrize("path", ["..", "../elsewhere", "tidy/../..", "/etc", "out"])
@@ -115,6 +144,35 @@ def test_a_run_is_renamed_and_deleted_when_asked_twice(visit: Visits, ui: Any) -
     page.click("#question-go")
     row_of(page, "renamed").wait_for(state="detached")
     assert not (ui.root / RUNS / "renamed").exists()
+
+
+def test_the_keyboard_stays_with_its_run_in_the_table(visit: Visits, ui: Any) -> None:
+    shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / "passing")
+    page = visit(ui.address).page
+    row_of(page, "passing").wait_for()
+    last = page.locator("#runs tbody th a").last.inner_text()
+    page.get_by_role("button", name=f"Delete {last}", exact=True).focus()
+    (ui.root / RUNS / last / "report.html").touch()
+    page.wait_for_function(
+        "name => document.querySelector('#runs tbody th a').textContent === name", arg=last
+    )
+    assert page.evaluate(FOCUSED) == f"Delete {last}"
+    press(page, "Rename passing")
+    os.utime(ui.root / RUNS / last / "report.html", (time.time() + 100, time.time() + 100))
+    with page.expect_response(lambda one: one.url.endswith("/api/runs")):
+        pass  # drawn anew below the question
+    page.keyboard.press("Escape")
+    wait_for_focus(page, "Rename passing")
+    page.keyboard.press("Enter")
+    page.fill("#question-answer", "renamed")
+    page.keyboard.press("Enter")
+    wait_to_hear(page, "passing is called renamed now.")
+    wait_for_focus(page, "Rename renamed")
+    press(page, "Delete renamed")
+    page.fill("#question-answer", "renamed")
+    page.keyboard.press("Enter")
+    wait_to_hear(page, "renamed is deleted.")
+    wait_for_focus(page, "Your runs")
 
 
 def test_the_lines_of_the_table_are_straight(visit: Visits, ui: Any) -> None:
@@ -247,6 +305,50 @@ def test_a_failed_audit_is_shown_where_it_failed(visit: Visits, ui: Any) -> None
     page.wait_for_selector("#train")
     assert not page.locator("#resume").count()
     shutil.rmtree(ui.root / run)
+
+
+def test_the_keyboard_keeps_its_place_when_something_is_left_out(visit: Visits, ui: Any) -> None:
+    folder = shutil.copytree(ui.root / "messy", ui.root / "places")
+    (folder / "rare").mkdir()
+    shutil.move(next((folder / "microcalcification").iterdir()), folder / "rare")
+    for number in range(20):
+        (folder / "mass" / f"broken-{number:02}.png").write_bytes(b"no picture")
+    page = visit(ui.address).page
+    go(page, "/data", path="places")
+    page.click("#use")
+    page.click("#start-audit")
+    page.wait_for_selector(".verdict.bad")
+    names = page.evaluate(IDS)
+    assert len(set(names)) == len(names)
+
+    press(page, "Leave out rare")
+    wait_to_hear(page, "rare is left out.")
+    wait_for_focus(page, "Take rare back in")
+    page.keyboard.press("Enter")
+    wait_to_hear(page, "rare is taken back in.")
+    wait_for_focus(page, "Leave out rare")
+    press(page, "Leave out class rare")
+    wait_for_focus(page, "Take class rare back in")
+
+    press(page, "Leave all 21 out")
+    wait_to_hear(page, "21 images are left out.")
+    wait_for_focus(page, "Take all 21 back in")
+    page.get_by_text("Show 5 more images").click()
+    press(page, "Leave out mass/broken.png")
+    wait_to_hear(page, "mass/broken.png is taken back in.")
+    wait_for_focus(page, "Leave out mass/broken.png")
+
+    twice = page.get_by_role("button", name="Leave out mass/the-same.png", exact=True)
+    twice.nth(1).focus()
+    finding = page.evaluate(FINDING)
+    page.keyboard.press("Enter")
+    wait_to_hear(page, "mass/the-same.png is left out.")
+    page.wait_for_selector("text=Take back in")
+    wait_for_focus(page, "Leave out mass/the-same.png")
+    assert page.evaluate(FINDING) == finding
+
+    press(page, "Take image mass/the-same.png back in")
+    wait_for_focus(page, "What is wrong with the images?")
 
 
 def test_the_keyboard_alone_is_enough(visit: Visits, ui: Any) -> None:

@@ -32,6 +32,12 @@ export function doing(work) {
   };
 }
 
+/** Gives the focus to what was drawn anew; to a heading where that is gone or cannot have it. */
+export function focusOn(id, heading) {
+  const again = byId(id);
+  (again && !again.disabled ? again : byId(heading))?.focus({ preventScroll: true });
+}
+
 /** A link within the page, by its route. */
 export function link(text, route, properties = {}) {
   return element("a", { href: route, text, ...properties });
