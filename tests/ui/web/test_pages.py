@@ -175,6 +175,17 @@ def test_the_keyboard_stays_with_its_run_in_the_table(visit: Visits, ui: Any) ->
     wait_for_focus(page, "Your runs")
 
 
+def test_a_damaged_run_has_a_row(visit: Visits, ui: Any) -> None:
+    run = RunDir(Path(shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / "damaged")))
+    choices_file(run).parent.mkdir(exist_ok=True)
+    choices_file(run).write_text("{", encoding="utf-8")
+    page = visit(ui.address).page
+    row = row_of(page, "damaged")
+    assert "cannot be read" in row.inner_text()
+    assert row.locator("td[data-title=Changed]").inner_text() == "\N{EN DASH}"
+    shutil.rmtree(run.root)
+
+
 def test_the_lines_of_the_table_are_straight(visit: Visits, ui: Any) -> None:
     page = visit(ui.address).page
     page.wait_for_selector("#runs tbody a")

@@ -55,9 +55,9 @@ export function intervalOf(measured) {
   return ci95 ? `${inThree(measured.value)} (${inThree(ci95[0])} to ${inThree(ci95[1])})` : inThree(measured?.value);
 }
 
-/** When something was changed, in the reader's own time. */
+/** When something was changed, in the reader's own time; a dash where nobody knows. */
 export function moment(text) {
-  return new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+  return text === "" ? "–" : new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
 }
 
 /** With a capital letter at the beginning. */
