@@ -241,6 +241,23 @@ def test_command_lines_can_be_pasted(visit: Visits, ui: Any, tmp_path: Path) -> 
     shutil.rmtree(ui.root / RUNS / name)
 
 
+@pytest.mark.parametrize(("step", "is_shown"), [("export", True), ("train", False)])
+def test_only_what_went_wrong_in_an_export_is_shown_with_the_exports(
+    visit: Visits, ui: Any, step: str, is_shown: bool
+) -> None:
+    run = RunDir(Path(shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / "failed")))
+    job_file(run).parent.mkdir(exist_ok=True)
+    words = ["medlens", step, str(run.root), "--format", "onnx", "-o", "first.onnx"]
+    job = {"step": step, "command": words, "pid": 1, "started": 1.0}
+    job_file(run).write_text(json.dumps(job), encoding="utf-8")
+    errors_file(run).write_text("medlens: The disk is full.\n", encoding="utf-8")
+    page = visit(ui.address).page
+    go(page, "/run", path=f"{RUNS}/failed", step="hand-over")
+    page.wait_for_selector("#formats-title")
+    assert ("The disk is full." in page.inner_text("#step")) is is_shown
+    shutil.rmtree(run.root)
+
+
 def test_an_option_that_cannot_be_is_refused_in_words(visit: Visits, ui: Any) -> None:
     page = visit(ui.address).page
     go(page, "/data", path="tidy")

@@ -29,7 +29,7 @@ export async function drawHandOver({ client, run, path, again, go }) {
     element("section", { class: "card", "aria-labelledby": "formats-title" },
       element("h4", { id: "formats-title", text: "The network alone, for other programs" }),
       ...formats(extras?.export ?? [], { client, run, path, again })),
-    run.error && failure(run.error),
+    run.failed_step === "export" && failure(run.error),
   ];
 }
 
