@@ -186,6 +186,23 @@ def test_a_damaged_run_has_a_row(visit: Visits, ui: Any) -> None:
     shutil.rmtree(run.root)
 
 
+def test_each_page_has_a_title(visit: Visits, ui: Any) -> None:
+    page = visit(ui.address).page
+    both = {"first": f"{RUNS}/first", "second": f"{RUNS}/second"}
+    for place, query, title in (
+        ("/", {}, "Your runs"),
+        ("/run", {"path": f"{RUNS}/first", "step": "report"}, "Report · first"),
+        ("/run", {"path": f"{RUNS}/first", "step": "try"}, "Try · first"),
+        ("/data", {"path": "tidy"}, "Choose a folder of images"),
+        ("/run", {"path": "gone"}, "A run"),
+        ("/compare", both, "Which is better?"),
+        ("/run", {"path": f"{RUNS}/second", "step": "plan"}, "Plan · second"),
+        ("/", {}, "Your runs"),
+    ):
+        go(page, place, **query)
+        page.wait_for_function("title => document.title === title", arg=f"{title} · medlens")
+
+
 def test_the_lines_of_the_table_are_straight(visit: Visits, ui: Any) -> None:
     page = visit(ui.address).page
     page.wait_for_selector("#runs tbody a")
