@@ -203,6 +203,43 @@ def test_each_page_has_a_title(visit: Visits, ui: Any) -> None:
         page.wait_for_function("title => document.title === title", arg=f"{title} · medlens")
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_question_for_the_token_is_accessible(
+    visit: Visits, ui: Any, width: int, scheme: str
+) -> None:
+    shown = visit(ui.address.partition("#")[0], width=width, scheme=scheme)
+    shown.page.wait_for_selector("#token-dialog[open]")
+    assert shown.has_in_sight(NOTICE, "#token-dialog")
+    assert shown.overhang() <= 0
+    assert shown.violations() == []
+
+
+def test_the_question_for_the_token_stays_closed_until_something_is_asked(
+    visit: Visits, ui: Any
+) -> None:
+    page = visit(ui.address).page
+    page.wait_for_selector("#runs tbody a")
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=401)
+
+    page.route("**/api/**", refuse)
+    page.wait_for_selector("#token-dialog[open]")
+    page.keyboard.press("Escape")
+    for _ in range(2):  # the page goes on asking by itself
+        with page.expect_response("**/api/runs"):
+            pass
+        assert page.locator("#token-dialog").is_hidden()
+    assert "wants a token" in page.inner_text("#away")
+    page.click("#choose")
+    page.wait_for_selector("#token-dialog[open]")
+    page.unroute("**/api/**", refuse)
+    page.fill("#token", ui.token)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".entries")
+
+
 def test_the_lines_of_the_table_are_straight(visit: Visits, ui: Any) -> None:
     page = visit(ui.address).page
     page.wait_for_selector("#runs tbody a")

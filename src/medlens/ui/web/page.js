@@ -60,6 +60,7 @@ async function start() {
     complain(error.message);
   }
   addEventListener("hashchange", () => {
+    client.askAgain();
     open();
     byId("main").focus({ preventScroll: true });
     scrollTo(0, 0);
