@@ -283,13 +283,20 @@ def test_command_lines_can_be_pasted(visit: Visits, ui: Any, tmp_path: Path) -> 
     page = visit(ui.address).page
     go(page, "/run", path=f"{RUNS}/{name}", step="hand-over")
     page.wait_for_selector("#format")
-    with page.expect_download() as saved:
-        page.get_by_role("button", name="Save the classifier alone").click()
-    use, export = (shlex.split(line) for line in page.locator(".command code").all_inner_texts())
-    assert use[:3] == ["medlens", "predict", saved.value.suggested_filename]
-    saved.value.save_as(tmp_path / use[2])
+    lines = page.locator(".command code").all_inner_texts()
+    *packing, use, export = (shlex.split(line) for line in lines)
+    for pressed, (python, *words) in zip(("classifier alone", "whole run"), packing, strict=True):
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=f"Save the {pressed}").click()
+        assert python == "python"
+        subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
+        made = tmp_path / saved.value.suggested_filename
+        assert made.read_bytes() == Path(saved.value.path()).read_bytes()
+        assert medlens.load(made).classes == ("healthy", "mass", "microcalcification")
+    assert use[:3] == ["medlens", "predict", f"{name}-classifier.zip"]
     with opened_run(tmp_path / use[2]) as run:
         assert (run / "classifier").is_dir()
+        assert not (run / "dataset.csv").exists()
     assert export[:3] == ["medlens", "export", str(ui.root / RUNS / name)]
     assert export[export.index("--format") + 1] == page.input_value("#format")
     shutil.rmtree(ui.root / RUNS / name)

@@ -24,7 +24,9 @@ export async function drawHandOver({ client, run, path, again, go }) {
       }), { id: "save-classifier", kind: "main" }),
       button("Save the whole run", doing(async () => {
         save(await client.zip("zip", path), `${run.name}.zip`);
-      }))),
+      }), { id: "save-run" })),
+    commandLine(run.commands.zip_classifier, "Saving the classifier alone, on the command line"),
+    commandLine(run.commands.zip_run, "Saving the whole run, on the command line"),
     commandLine(run.commands.use, "What the other person types for the classifier alone"),
     element("section", { class: "card", "aria-labelledby": "formats-title" },
       element("h4", { id: "formats-title", text: "The network alone, for other programs" }),
