@@ -33,6 +33,7 @@ DROPPED = """async ([text, names]) => {
   return [...droppedBy(text, names)];
 }"""
 FOCUSED = "() => document.activeElement.ariaLabel ?? document.activeElement.textContent"
+HIDDEN_BESIDE = "one => one.scrollWidth - one.clientWidth"
 FINDING = "() => document.activeElement.closest('.finding')?.getAttribute('aria-labelledby')"
 IDS = "() => [...document.querySelectorAll('[id]')].map((one) => one.id)"
 
@@ -89,6 +90,9 @@ def test_a_path_outside_the_root_is_refused(visit: Visits, ui: Any, path: str) -
 def test_only_what_can_be_trained_on_is_offered(visit: Visits, ui: Any) -> None:
     page = visit(ui.address).page
     page.click("#choose")
+    page.wait_for_selector(".entries")
+    runs = page.locator(".entries li", has=page.get_by_role("link", name=RUNS, exact=True))
+    assert runs.locator(".what").inner_text() == "Folder of runs"
     page.get_by_role("link", name="notes", exact=True).click()
     page.wait_for_selector("text=Not yet a folder of images")
     assert not page.locator("#use").count()
@@ -212,6 +216,7 @@ def test_the_question_for_the_token_is_accessible(
     shown.page.wait_for_selector("#token-dialog[open]")
     assert shown.has_in_sight(NOTICE, "#token-dialog")
     assert shown.overhang() <= 0
+    assert shown.page.locator("#token-dialog").evaluate(HIDDEN_BESIDE) == 0
     assert shown.violations() == []
 
 
@@ -490,6 +495,8 @@ def test_every_page_fits_the_screen_and_is_accessible(
     audited(page, ui.root)
     go(page, "/data", path="")
     look(".entries")
+    go(page, "/phantoms")
+    look("#use")
     go(page, "/data", path="tidy")
     look("#use")
     go(page, "/run", path=f"{RUNS}/messy", step="audit")
@@ -513,6 +520,7 @@ def test_every_page_fits_the_screen_and_is_accessible(
     page.wait_for_selector("#question[open]")  # over everything else, so it has its own notice
     assert shown.has_in_sight(NOTICE, "#question")
     assert shown.overhang() <= 0
+    assert page.locator("#question").evaluate(HIDDEN_BESIDE) == 0
     assert shown.violations() == []
 
 

@@ -42,11 +42,11 @@ export function duration(seconds) {
 /** A number in three decimals; a dash where there is none. */
 export const inThree = (value) => (Number.isFinite(value) ? value.toFixed(3) : "–");
 
-/** "0.59 (0.46 to 0.72)": a number with its 95 % interval. */
+/** "0.59 (0.46 to 0.72)": a number with its 95 % interval, which stays in one line. */
 export function withInterval(measured) {
   if (!measured || !Number.isFinite(measured.value)) return "–";
   const { value, ci95 } = measured;
-  return ci95 ? `${value.toFixed(2)} (${ci95[0].toFixed(2)} to ${ci95[1].toFixed(2)})` : value.toFixed(2);
+  return ci95 ? `${value.toFixed(2)} (${ci95[0].toFixed(2)}\u00a0to\u00a0${ci95[1].toFixed(2)})` : value.toFixed(2);
 }
 
 /** "0.587 (0.461 to 0.723)": the same in three decimals. */
