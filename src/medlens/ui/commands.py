@@ -44,6 +44,18 @@ def draw_phantoms(folder: Path) -> list[str]:
     ]
 
 
+def pack_run(run: RunDir, name: str, *, only_classifier: bool) -> list[str]:
+    """The words of a command that writes the .zip that the page saves, in the current folder."""
+    what = ", only_classifier=True" if only_classifier else ""
+    modules = (
+        "import pathlib, sys",
+        "from medlens.run_dir import RunDir",
+        "from medlens.serve.run_zip import write_run_zip",
+    )
+    code = f'write_run_zip(RunDir(pathlib.Path(sys.argv[1])), open(sys.argv[2], "wb"){what})'
+    return ["python", "-c", "; ".join([*modules, code]), str(run.root), name]
+
+
 def name_commands(run: RunDir) -> dict[str, str]:
     """What renames a run in a shell, once the new name is added, and what deletes it."""
     place = shown([str(run.root.parent)])

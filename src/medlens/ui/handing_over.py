@@ -14,7 +14,7 @@ from typing import IO, Any
 from medlens.run_dir import RunDir
 from medlens.serve.export_formats import FORMATS, find_format, missing_packages
 from medlens.serve.run_zip import write_run_zip
-from medlens.ui.commands import shown
+from medlens.ui.commands import pack_run, shown
 from medlens.ui.jobs import process_words, read_job, start_job
 from medlens.ui.root import Refused, Root
 
@@ -77,9 +77,11 @@ def _export_command(run: RunDir, name: str, *, int8: bool) -> list[str]:
 
 
 def hand_over_commands(run: RunDir) -> dict[str, Any]:
-    """The command lines of the last step: the exports by format, and how a classifier is used."""
+    """The command lines of the last step: what is saved, the exports by format, how it is used."""
     packed = f"{run.root.name}{ONLY_CLASSIFIER}.zip"
     return {
+        "zip_classifier": shown(pack_run(run, packed, only_classifier=True)),
+        "zip_run": shown(pack_run(run, f"{run.root.name}.zip", only_classifier=False)),
         "use": shown(["medlens", "predict", packed, "IMAGES", "-o", "predictions.csv"]),
         "export": {name: shown(_export_command(run, name, int8=False)) for name in FORMATS},
         "export_int8": {name: shown(_export_command(run, name, int8=True)) for name in FORMATS},

@@ -222,6 +222,7 @@ def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
     return {
         **row,
         "options": options,
+        "excluded": choices.excluded,
         "commands": commands,
         "is_fixed": has_begun(run),
         "current": {

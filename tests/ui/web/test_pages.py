@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 
+import medlens
+from medlens.run_dir import RunDir
 from medlens.serve.run_zip import opened_run
+from medlens.ui.choices import choices_file
 from medlens.ui.folders import MOST_COUNTED
+from medlens.ui.jobs import errors_file, job_file
 
 RUNS = "medlens-runs"
 NOTICE = "Not a medical device."
@@ -24,6 +32,10 @@ DROPPED = """async ([text, names]) => {
   const { droppedBy } = await import("/static/step_audit.js");
   return [...droppedBy(text, names)];
 }"""
+FOCUSED = "() => document.activeElement.ariaLabel ?? document.activeElement.textContent"
+HIDDEN_BESIDE = "one => one.scrollWidth - one.clientWidth"
+FINDING = "() => document.activeElement.closest('.finding')?.getAttribute('aria-labelledby')"
+IDS = "() => [...document.querySelectorAll('[id]')].map((one) => one.id)"
 
 Visits = Callable[..., Any]
 
@@ -37,6 +49,24 @@ def go(page: Page, place: str, **query: str) -> None:
 def row_of(page: Page, name: str) -> Any:
     """The row of a run in the table."""
     return page.locator("#runs tbody tr", has=page.get_by_role("link", name=name, exact=True))
+
+
+def press(page: Page, name: str, place: int = 0) -> None:
+    """Press a button by the keyboard."""
+    page.get_by_role("button", name=name, exact=True).nth(place).focus()
+    page.keyboard.press("Enter")
+
+
+def wait_for_focus(page: Page, name: str) -> None:
+    """Wait until the keyboard is on what has this name."""
+    page.wait_for_function(f"name => ({FOCUSED})() === name", arg=name)
+
+
+def wait_to_hear(page: Page, text: str) -> None:
+    """Wait until a screen reader is told of something."""
+    page.wait_for_function(
+        "text => document.getElementById('status').textContent === text", arg=text
+    )
 
 
 @pytest.mark.parametrize("path", ["..", "../elsewhere", "tidy/../..", "/etc", "out"])
@@ -60,6 +90,9 @@ def test_a_path_outside_the_root_is_refused(visit: Visits, ui: Any, path: str) -
 def test_only_what_can_be_trained_on_is_offered(visit: Visits, ui: Any) -> None:
     page = visit(ui.address).page
     page.click("#choose")
+    page.wait_for_selector(".entries")
+    runs = page.locator(".entries li", has=page.get_by_role("link", name=RUNS, exact=True))
+    assert runs.locator(".what").inner_text() == "Folder of runs"
     page.get_by_role("link", name="notes", exact=True).click()
     page.wait_for_selector("text=Not yet a folder of images")
     assert not page.locator("#use").count()
@@ -117,6 +150,101 @@ def test_a_run_is_renamed_and_deleted_when_asked_twice(visit: Visits, ui: Any) -
     assert not (ui.root / RUNS / "renamed").exists()
 
 
+def test_the_keyboard_stays_with_its_run_in_the_table(visit: Visits, ui: Any) -> None:
+    shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / "passing")
+    page = visit(ui.address).page
+    row_of(page, "passing").wait_for()
+    last = page.locator("#runs tbody th a").last.inner_text()
+    page.get_by_role("button", name=f"Delete {last}", exact=True).focus()
+    (ui.root / RUNS / last / "report.html").touch()
+    page.wait_for_function(
+        "name => document.querySelector('#runs tbody th a').textContent === name", arg=last
+    )
+    assert page.evaluate(FOCUSED) == f"Delete {last}"
+    press(page, "Rename passing")
+    os.utime(ui.root / RUNS / last / "report.html", (time.time() + 100, time.time() + 100))
+    with page.expect_response(lambda one: one.url.endswith("/api/runs")):
+        pass  # drawn anew below the question
+    page.keyboard.press("Escape")
+    wait_for_focus(page, "Rename passing")
+    page.keyboard.press("Enter")
+    page.fill("#question-answer", "renamed")
+    page.keyboard.press("Enter")
+    wait_to_hear(page, "passing is called renamed now.")
+    wait_for_focus(page, "Rename renamed")
+    press(page, "Delete renamed")
+    page.fill("#question-answer", "renamed")
+    page.keyboard.press("Enter")
+    wait_to_hear(page, "renamed is deleted.")
+    wait_for_focus(page, "Your runs")
+
+
+def test_a_damaged_run_has_a_row(visit: Visits, ui: Any) -> None:
+    run = RunDir(Path(shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / "damaged")))
+    choices_file(run).parent.mkdir(exist_ok=True)
+    choices_file(run).write_text("{", encoding="utf-8")
+    page = visit(ui.address).page
+    row = row_of(page, "damaged")
+    assert "cannot be read" in row.inner_text()
+    assert row.locator("td[data-title=Changed]").inner_text() == "\N{EN DASH}"
+    shutil.rmtree(run.root)
+
+
+def test_each_page_has_a_title(visit: Visits, ui: Any) -> None:
+    page = visit(ui.address).page
+    both = {"first": f"{RUNS}/first", "second": f"{RUNS}/second"}
+    for place, query, title in (
+        ("/", {}, "Your runs"),
+        ("/run", {"path": f"{RUNS}/first", "step": "report"}, "Report · first"),
+        ("/run", {"path": f"{RUNS}/first", "step": "try"}, "Try · first"),
+        ("/data", {"path": "tidy"}, "Choose a folder of images"),
+        ("/run", {"path": "gone"}, "A run"),
+        ("/compare", both, "Which is better?"),
+        ("/run", {"path": f"{RUNS}/second", "step": "plan"}, "Plan · second"),
+        ("/", {}, "Your runs"),
+    ):
+        go(page, place, **query)
+        page.wait_for_function("title => document.title === title", arg=f"{title} · medlens")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_question_for_the_token_is_accessible(
+    visit: Visits, ui: Any, width: int, scheme: str
+) -> None:
+    shown = visit(ui.address.partition("#")[0], width=width, scheme=scheme)
+    shown.page.wait_for_selector("#token-dialog[open]")
+    assert shown.has_in_sight(NOTICE, "#token-dialog")
+    assert shown.overhang() <= 0
+    assert shown.page.locator("#token-dialog").evaluate(HIDDEN_BESIDE) == 0
+    assert shown.violations() == []
+
+
+def test_the_question_for_the_token_stays_closed_until_something_is_asked(
+    visit: Visits, ui: Any
+) -> None:
+    page = visit(ui.address).page
+    page.wait_for_selector("#runs tbody a")
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=401)
+
+    page.route("**/api/**", refuse)
+    page.wait_for_selector("#token-dialog[open]")
+    page.keyboard.press("Escape")
+    for _ in range(2):  # the page goes on asking by itself
+        with page.expect_response("**/api/runs"):
+            pass
+        assert page.locator("#token-dialog").is_hidden()
+    assert "wants a token" in page.inner_text("#away")
+    page.click("#choose")
+    page.wait_for_selector("#token-dialog[open]")
+    page.unroute("**/api/**", refuse)
+    page.fill("#token", ui.token)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".entries")
+
+
 def test_the_lines_of_the_table_are_straight(visit: Visits, ui: Any) -> None:
     page = visit(ui.address).page
     page.wait_for_selector("#runs tbody a")
@@ -160,16 +288,40 @@ def test_command_lines_can_be_pasted(visit: Visits, ui: Any, tmp_path: Path) -> 
     page = visit(ui.address).page
     go(page, "/run", path=f"{RUNS}/{name}", step="hand-over")
     page.wait_for_selector("#format")
-    with page.expect_download() as saved:
-        page.get_by_role("button", name="Save the classifier alone").click()
-    use, export = (shlex.split(line) for line in page.locator(".command code").all_inner_texts())
-    assert use[:3] == ["medlens", "predict", saved.value.suggested_filename]
-    saved.value.save_as(tmp_path / use[2])
+    lines = page.locator(".command code").all_inner_texts()
+    *packing, use, export = (shlex.split(line) for line in lines)
+    for pressed, (python, *words) in zip(("classifier alone", "whole run"), packing, strict=True):
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=f"Save the {pressed}").click()
+        assert python == "python"
+        subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
+        made = tmp_path / saved.value.suggested_filename
+        assert made.read_bytes() == Path(saved.value.path()).read_bytes()
+        assert medlens.load(made).classes == ("healthy", "mass", "microcalcification")
+    assert use[:3] == ["medlens", "predict", f"{name}-classifier.zip"]
     with opened_run(tmp_path / use[2]) as run:
         assert (run / "classifier").is_dir()
+        assert not (run / "dataset.csv").exists()
     assert export[:3] == ["medlens", "export", str(ui.root / RUNS / name)]
     assert export[export.index("--format") + 1] == page.input_value("#format")
     shutil.rmtree(ui.root / RUNS / name)
+
+
+@pytest.mark.parametrize(("step", "is_shown"), [("export", True), ("train", False)])
+def test_only_what_went_wrong_in_an_export_is_shown_with_the_exports(
+    visit: Visits, ui: Any, step: str, is_shown: bool
+) -> None:
+    run = RunDir(Path(shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / "failed")))
+    job_file(run).parent.mkdir(exist_ok=True)
+    words = ["medlens", step, str(run.root), "--format", "onnx", "-o", "first.onnx"]
+    job = {"step": step, "command": words, "pid": 1, "started": 1.0}
+    job_file(run).write_text(json.dumps(job), encoding="utf-8")
+    errors_file(run).write_text("medlens: The disk is full.\n", encoding="utf-8")
+    page = visit(ui.address).page
+    go(page, "/run", path=f"{RUNS}/failed", step="hand-over")
+    page.wait_for_selector("#formats-title")
+    assert ("The disk is full." in page.inner_text("#step")) is is_shown
+    shutil.rmtree(run.root)
 
 
 def test_an_option_that_cannot_be_is_refused_in_words(visit: Visits, ui: Any) -> None:
@@ -249,6 +401,50 @@ def test_a_failed_audit_is_shown_where_it_failed(visit: Visits, ui: Any) -> None
     shutil.rmtree(ui.root / run)
 
 
+def test_the_keyboard_keeps_its_place_when_something_is_left_out(visit: Visits, ui: Any) -> None:
+    folder = shutil.copytree(ui.root / "messy", ui.root / "places")
+    (folder / "rare").mkdir()
+    shutil.move(next((folder / "microcalcification").iterdir()), folder / "rare")
+    for number in range(20):
+        (folder / "mass" / f"broken-{number:02}.png").write_bytes(b"no picture")
+    page = visit(ui.address).page
+    go(page, "/data", path="places")
+    page.click("#use")
+    page.click("#start-audit")
+    page.wait_for_selector(".verdict.bad")
+    names = page.evaluate(IDS)
+    assert len(set(names)) == len(names)
+
+    press(page, "Leave out rare")
+    wait_to_hear(page, "rare is left out.")
+    wait_for_focus(page, "Take rare back in")
+    page.keyboard.press("Enter")
+    wait_to_hear(page, "rare is taken back in.")
+    wait_for_focus(page, "Leave out rare")
+    press(page, "Leave out class rare")
+    wait_for_focus(page, "Take class rare back in")
+
+    press(page, "Leave all 21 out")
+    wait_to_hear(page, "21 images are left out.")
+    wait_for_focus(page, "Take all 21 back in")
+    page.get_by_text("Show 5 more images").click()
+    press(page, "Leave out mass/broken.png")
+    wait_to_hear(page, "mass/broken.png is taken back in.")
+    wait_for_focus(page, "Leave out mass/broken.png")
+
+    twice = page.get_by_role("button", name="Leave out mass/the-same.png", exact=True)
+    twice.nth(1).focus()
+    finding = page.evaluate(FINDING)
+    page.keyboard.press("Enter")
+    wait_to_hear(page, "mass/the-same.png is left out.")
+    page.wait_for_selector("text=Take back in")
+    wait_for_focus(page, "Leave out mass/the-same.png")
+    assert page.evaluate(FINDING) == finding
+
+    press(page, "Take image mass/the-same.png back in")
+    wait_for_focus(page, "What is wrong with the images?")
+
+
 def test_the_keyboard_alone_is_enough(visit: Visits, ui: Any) -> None:
     visited = visit(ui.address)
     page = visited.page
@@ -299,6 +495,8 @@ def test_every_page_fits_the_screen_and_is_accessible(
     audited(page, ui.root)
     go(page, "/data", path="")
     look(".entries")
+    go(page, "/phantoms")
+    look("#use")
     go(page, "/data", path="tidy")
     look("#use")
     go(page, "/run", path=f"{RUNS}/messy", step="audit")
@@ -322,6 +520,7 @@ def test_every_page_fits_the_screen_and_is_accessible(
     page.wait_for_selector("#question[open]")  # over everything else, so it has its own notice
     assert shown.has_in_sight(NOTICE, "#question")
     assert shown.overhang() <= 0
+    assert page.locator("#question").evaluate(HIDDEN_BESIDE) == 0
     assert shown.violations() == []
 
 

@@ -19,8 +19,15 @@ export function takeToken() {
   return true;
 }
 
+// What was said when the question for the token was closed without an answer.
+let closed = null;
+
 async function renewToken(wasRefused) {
-  const given = await askForToken(wasRefused);
+  if (closed) throw closed; // what the page asks by itself does not open it again
+  const given = await askForToken(wasRefused).catch((error) => {
+    closed = error;
+    throw error;
+  });
   const token = given.includes("#") ? given.slice(given.indexOf("#") + 1) : given;
   sessionStorage.setItem(PLACE, token);
   return token;
@@ -40,13 +47,17 @@ export function createClient() {
   const get = async (route, parameters, signal) => (
     (await ask(`api/${route}`, { parameters, signal })).json()
   );
+  const askAgain = () => { closed = null; };
   const send = async (method, route, parameters, content = {}) => {
+    askAgain();
     const headers = { "Content-Type": "application/json" };
     const body = JSON.stringify(content);
     return (await ask(`api/${route}`, { method, parameters, headers, body })).json();
   };
 
   return {
+    /** To be told when the reader wants something, so that the token may be asked for again. */
+    askAgain,
     about: () => get("about"),
     folders: (path, signal) => get("folders", { path }, signal),
     writePhantoms: () => send("POST", "phantom"),
@@ -71,9 +82,10 @@ export function createClient() {
     tryImages: (path) => send("POST", "run/try", { path }),
     exportTo: (path, format, int8) => send("POST", "run/export", { path }, { format, int8 }),
     /** A run or an export as a .zip; no link, since only who has the token may have them. */
-    zip: async (name, path, parameters = {}) => (
-      (await ask(`runs/${name}`, { parameters: { path, ...parameters } })).blob()
-    ),
+    zip: async (name, path, parameters = {}) => {
+      askAgain();
+      return (await ask(`runs/${name}`, { parameters: { path, ...parameters } })).blob();
+    },
     compare: (first, second, signal) => get("compare", { first, second }, signal),
   };
 }

@@ -2,12 +2,13 @@
 
 import { element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
-import { button, classBars, commandLine, doing, link } from "./parts.js";
+import { button, classBars, commandLine, doing, link, withFlags } from "./parts.js";
 import { imagesInWords, lastPart, sumOf } from "./words.js";
 
 const KINDS = {
   folder: "Folder", csv: "Table of images (CSV)", npz: "MedMNIST file", run: "Run", zip: "Zip file",
 };
+const RUNS = "medlens-runs"; // where the page puts its runs; nothing in it is counted
 
 const route = (path) => `#/data?${new URLSearchParams({ path })}`;
 
@@ -72,6 +73,7 @@ function listOf(folder) {
 }
 
 function inWords(entry) {
+  if (entry.name === RUNS) return "Folder of runs";
   const parts = [];
   if (entry.kind !== "folder") parts.push(KINDS[entry.kind]);
   if (entry.kind === "folder" && entry.images !== undefined) parts.push(imagesInWords(entry.images));
@@ -84,7 +86,8 @@ function chosenFolder(client, folder, { name, options = {} }) {
   if (!folder.can_be_data) {
     return element("aside", { class: "card choice", "aria-labelledby": "choice-title" },
       element("h3", { id: "choice-title", text: "Not yet a folder of images to train on" }),
-      element("p", { text: folder.why_not ?? "Open a folder that has one sub-folder for each class." }),
+      element("p", {}, ...withFlags(folder.why_not
+        ?? "Open a folder that has one sub-folder for each class.")),
       element("p", { class: "hint", text: "A table (CSV) with the columns path and label can be "
         + "chosen as well; a column patient keeps the images of a patient together." }));
   }

@@ -8,8 +8,11 @@ import { openRun } from "./run.js";
 import { openStart } from "./start.js";
 
 const PAGES = {
-  "/": openStart, "/data": openFolders, "/phantoms": openPhantoms, "/run": openRun,
-  "/compare": openCompare,
+  "/": { open: openStart, title: "Your runs" },
+  "/data": { open: openFolders, title: "Choose a folder of images" },
+  "/phantoms": { open: openPhantoms, title: "Phantoms" },
+  "/run": { open: openRun, title: "A run" }, // until its name is there
+  "/compare": { open: openCompare, title: "Which is better?" },
 };
 
 let shown = null; // stops what the page that is shown does by itself
@@ -23,7 +26,7 @@ async function open() {
   }
   const [path, query = ""] = location.hash.slice(1).split("?");
   const parameters = new URLSearchParams(query);
-  const openPage = PAGES[path] ?? openStart;
+  const { open: openPage, title } = PAGES[path] ?? PAGES["/"];
   const key = openPage === openRun ? `${path}?${parameters.get("path")}` : location.hash;
   if (shown?.key === key) { // another step of the same run
     shown.change?.(parameters);
@@ -33,6 +36,7 @@ async function open() {
   const stop = new AbortController();
   shown = { stop, key };
   complain("");
+  document.title = `${title} · medlens`;
   document.body.dataset.page = path.slice(1) || "start";
   byId("view").replaceChildren(element("p", { class: "hint", text: "One moment …" }));
   try {
@@ -56,6 +60,7 @@ async function start() {
     complain(error.message);
   }
   addEventListener("hashchange", () => {
+    client.askAgain();
     open();
     byId("main").focus({ preventScroll: true });
     scrollTo(0, 0);

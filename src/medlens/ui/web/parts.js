@@ -32,6 +32,12 @@ export function doing(work) {
   };
 }
 
+/** Gives the focus to what was drawn anew; to a heading where that is gone or cannot have it. */
+export function focusOn(id, heading) {
+  const again = byId(id);
+  (again && !again.disabled ? again : byId(heading))?.focus({ preventScroll: true });
+}
+
 /** A link within the page, by its route. */
 export function link(text, route, properties = {}) {
   return element("a", { href: route, text, ...properties });
@@ -63,11 +69,12 @@ export function commandLine(command, title = "The same on the command line") {
   );
 }
 
-/** A sentence in which options stand out, and are not broken at their dashes. */
+/** A sentence in which options and `commands` stand out; options are not broken at their dashes. */
 export function withFlags(text) {
-  return text.split(/(--[a-z][a-z-]*)/).map((part) => (
-    part.startsWith("--") ? element("code", { class: "flag", text: part }) : part
-  ));
+  return text.split(/(--[a-z][a-z-]*|`[^`]+`)/).map((part) => {
+    if (part.startsWith("--")) return element("code", { class: "flag", text: part });
+    return part.startsWith("`") ? element("code", { text: part.slice(1, -1) }) : part;
+  });
 }
 
 /** How many images each class has, as bars. `extra` gives something more for a class. */

@@ -1,6 +1,7 @@
 // A run: its steps as a rail, and the step that the address names.
 
 import { byId, element } from "./serve/dom.js";
+import { focusOn } from "./parts.js";
 import { createProgress } from "./progress.js";
 import { keepAsking } from "./polling.js";
 import { drawAudit } from "./step_audit.js";
@@ -87,7 +88,6 @@ export async function openRun({ client, parameters, view, signal }) {
   }
 
   async function drawBody(step) {
-    const focused = byId("step")?.contains(document.activeElement) && document.activeElement.id;
     drawing?.abort();
     drawing = new AbortController();
     const own = AbortSignal.any([signal, drawing.signal]);
@@ -104,6 +104,7 @@ export async function openRun({ client, parameters, view, signal }) {
       content = [element("p", { class: "alert", text: error.message })];
     }
     if (own.aborted) return;
+    const focused = body.contains(document.activeElement) ? document.activeElement : null;
     const open = openDetails();
     const typed = typedFields();
     const number = STEPS.indexOf(step) + 1;
@@ -112,8 +113,8 @@ export async function openRun({ client, parameters, view, signal }) {
       element("h3", { id: "step-title", class: "step-title", tabindex: "-1", text: step.title }),
       ...content.filter(Boolean),
     );
-    for (const id of open) if (byId(id)) byId(id).open = true;
-    if (focused) (byId(focused) ?? byId("step-title")).focus({ preventScroll: true });
+    for (const id of open) openAgain(byId(id));
+    if (focused) focusOn(focused.id, "step-title");
     for (const field of typed) putBack(field);
     progress.update(run);
   }
@@ -136,6 +137,13 @@ export async function openRun({ client, parameters, view, signal }) {
     asked = changed.get("step");
     draw();
   };
+}
+
+/** Opens a part that the reader had opened. */
+function openAgain(details) {
+  if (!details) return;
+  details.open = true;
+  details.dispatchEvent(new Event("toggle")); // filled at once: what has the focus may be in it
 }
 
 /** Puts what was typed into the field that stands in the place of the one before. */

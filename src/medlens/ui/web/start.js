@@ -4,10 +4,11 @@ import { announce, element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
 import { askForName, askToDelete } from "./dialogs.js";
 import { keepAsking } from "./polling.js";
-import { button, doing, link } from "./parts.js";
+import { button, doing, focusOn, link } from "./parts.js";
 import { isWorking, moment, STATES, withInterval } from "./words.js";
 
 const HEADS = ["Run", "State", "Images", "Accuracy", "ROC AUC", "Backbone", "Changed", ""];
+const TITLE = "runs-title";
 
 /** Opens the page. */
 export async function openStart({ client, view, signal }) {
@@ -30,11 +31,11 @@ export async function openStart({ client, view, signal }) {
   }
 
   function draw(runs) {
-    const focused = document.activeElement?.id;
+    const focused = table.contains(document.activeElement) ? document.activeElement : null;
     table.replaceChildren(runs.length > 0 ? tableOf(runs) : element("p", {
       class: "empty", text: "No run yet. The first one will stand here.",
     }));
-    if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    if (focused) focusOn(focused.id, TITLE);
   }
 
   function tableOf(runs) {
@@ -51,7 +52,7 @@ export async function openStart({ client, view, signal }) {
         box.disabled = !box.checked && chosen.size === 2;
       }
     };
-    const rows = runs.map((run, place) => rowOf(run, place, showChosen));
+    const rows = runs.map((run) => rowOf(run, showChosen));
     const heads = HEADS.map((text) => (text
       ? element("th", { scope: "col", text })
       : element("td", {}, element("span", { class: "unseen", text: "What to do" }))));
@@ -65,12 +66,14 @@ export async function openStart({ client, view, signal }) {
     return made;
   }
 
-  function rowOf(run, place, showChosen) {
-    const name = link(run.name, `#/run?${new URLSearchParams({ path: run.path })}`);
+  function rowOf(run, showChosen) {
+    const name = link(run.name, `#/run?${new URLSearchParams({ path: run.path })}`, {
+      id: `open-${run.path}`,
+    });
     const head = element("th", { scope: "row" });
     if (run.state === "done") {
       const box = element("input", {
-        type: "checkbox", id: `compare-${place}`, "aria-label": `Compare ${run.name}`,
+        type: "checkbox", id: `compare-${run.path}`, "aria-label": `Compare ${run.name}`,
       });
       box.checked = chosen.has(run.path);
       box.addEventListener("change", () => {
@@ -91,23 +94,26 @@ export async function openStart({ client, view, signal }) {
     ].map((content, column) => element("td", { "data-title": HEADS[column + 1] }, content));
     return element("tr", {}, head, ...cells, element("td", { class: "acts" },
       button("Rename", doing(() => rename(run)), {
-        id: `rename-${place}`, kind: "quiet", label: `Rename ${run.name}`, disabled: isWorking(run),
+        id: `rename-${run.path}`, kind: "quiet", label: `Rename ${run.name}`, disabled: isWorking(run),
       }),
       button("Delete", doing(() => remove(run)), {
-        id: `delete-${place}`, kind: "quiet", label: `Delete ${run.name}`, disabled: isWorking(run),
+        id: `delete-${run.path}`, kind: "quiet", label: `Delete ${run.name}`, disabled: isWorking(run),
       })));
   }
 
   async function rename(run) {
     const name = await askForName(run);
+    focusOn(`rename-${run.path}`, TITLE);
     if (name === null) return;
-    await client.rename(run.path, name);
+    const { path } = await client.rename(run.path, name);
     announce(`${run.name} is called ${name} now.`);
     await askNow();
+    focusOn(`rename-${path}`, TITLE);
   }
 
   async function remove(run) {
     const name = await askToDelete(run);
+    focusOn(`delete-${run.path}`, TITLE);
     if (name === null) return;
     await client.remove(run.path, name);
     announce(`${run.name} is deleted.`);
@@ -116,8 +122,8 @@ export async function openStart({ client, view, signal }) {
 
   view.replaceChildren(
     beginning(),
-    element("section", { "aria-labelledby": "runs-title" },
-      element("h2", { id: "runs-title", text: "Your runs" }), table, cut),
+    element("section", { "aria-labelledby": TITLE },
+      element("h2", { id: TITLE, tabindex: "-1", text: "Your runs" }), table, cut),
   );
   askNow = await keepAsking(client.runs, take, signal);
 }

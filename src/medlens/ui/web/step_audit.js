@@ -1,6 +1,6 @@
 // Step 2: the findings, with their images, and what is left out because of them.
 
-import { element } from "./serve/dom.js";
+import { announce, element } from "./serve/dom.js";
 import { count } from "./serve/words.js";
 import { thumbnail } from "./thumbnails.js";
 import { button, classBars, commandLine, doing, link, withFlags } from "./parts.js";
@@ -37,6 +37,7 @@ export async function drawAudit(context) {
   }
   const change = async (content) => {
     await client.exclude(path, content);
+    announce(changeInWords(content));
     await again();
   };
   return [
@@ -50,6 +51,13 @@ export async function drawAudit(context) {
         leftOut(audit, run, change))),
     line,
   ];
+}
+
+/** "mass is left out.", "12 images are taken back in.": said once it is so. */
+function changeInWords(content) {
+  const [[what, names]] = Object.entries(content); // one list at a time
+  const subject = names.length === 1 ? `${names[0]} is` : `${count(names.length, "image")} are`;
+  return `${subject} ${what.startsWith("include") ? "taken back in" : "left out"}.`;
 }
 
 async function auditOf(client, path, signal) {
@@ -101,23 +109,24 @@ function findingsOf(audit, change, context) {
         titleOf(finding)),
       element("p", {}, ...withFlags(finding.message)),
       element("p", { class: "fix" }, element("b", { text: "What to do: " }), ...withFlags(finding.fix)),
-      ...(context.run.is_fixed ? [] : classesOf(finding, audit, change)),
-      imagesOf(finding, place, audit, change, context));
+      ...(context.run.is_fixed ? [] : classesOf(finding, name, audit, change)),
+      imagesOf(finding, name, audit, change, context));
   });
 }
 
 const titleOf = ({ code }) => capital(code.replaceAll("_", " "));
 
 /** A button for each class that the finding asks to leave out. */
-function classesOf({ fix }, audit, change) {
+function classesOf({ fix }, place, audit, change) {
   const dropped = droppedBy(fix, audit.classes.map(({ name }) => name));
   const named = audit.classes.filter(({ name }) => dropped.has(name));
   if (named.length === 0) return [];
-  return [element("div", { class: "buttons" }, ...named.map(({ name }) => (
-    audit.dropped.includes(name)
-      ? button(`Take ${name} back in`, doing(() => change({ include_classes: [name] })))
-      : button(`Leave out ${name}`, doing(() => change({ classes: [name] })), { kind: "main" })
-  )))];
+  return [element("div", { class: "buttons" }, ...named.map(({ name }) => {
+    const id = `${place}-class-${name}`;
+    return audit.dropped.includes(name)
+      ? button(`Take ${name} back in`, doing(() => change({ include_classes: [name] })), { id })
+      : button(`Leave out ${name}`, doing(() => change({ classes: [name] })), { id, kind: "main" });
+  }))];
 }
 
 /** The classes that a sentence names after --drop-class: of "mass" and "mass_large" the longer. */
@@ -132,12 +141,13 @@ const isWhole = (text, name) => text.startsWith(name) && /^($|[\s,;)]|[.](\s|$))
 
 function classButton({ name }, audit, change) {
   const isOut = audit.dropped.includes(name);
+  const id = `class-${name}`;
   return isOut
     ? button("Take back in", doing(() => change({ include_classes: [name] })), {
-      kind: "quiet", label: `Take class ${name} back in`,
+      id, kind: "quiet", label: `Take class ${name} back in`,
     })
     : button("Leave out", doing(() => change({ classes: [name] })), {
-      kind: "quiet", label: `Leave out class ${name}`,
+      id, kind: "quiet", label: `Leave out class ${name}`,
     });
 }
 
@@ -149,7 +159,7 @@ function imagesOf(finding, place, audit, change, context) {
   const most = single ? FIRST_IMAGES : FIRST_GROUPS;
   const drawImages = (images) => element("ul", { class: "group" }, ...images.map((image) => (
     element("li", {}, thumbnail(context, image),
-      context.run.is_fixed ? "" : imageButton(image, audit, change))
+      context.run.is_fixed ? "" : imageButton(image, place, audit, change))
   )));
   const drawGroup = (group) => (single || group.length <= MOST_IN_GROUP ? drawImages(group)
     : element("div", {}, drawImages(group.slice(0, MOST_IN_GROUP)),
@@ -161,11 +171,11 @@ function imagesOf(finding, place, audit, change, context) {
     part.prepend(element("p", { class: "hint all", text: `${groups.length} of ${count(finding.sets, what.slice(0, -1))} `
       + "are shown. The file audit.json in the folder of the run names all." }));
   } else if (single && groups.length > 1 && !context.run.is_fixed) {
-    part.prepend(wholeButton(groups.flat(), audit, change));
+    part.prepend(wholeButton(groups.flat(), place, audit, change));
   }
   if (groups.length <= most) return part;
   const rest = groups.slice(most);
-  const more = element("details", { id: `more-${place}` },
+  const more = element("details", { id: `${place}-more` },
     element("summary", { text: `Show ${count(rest.length, single ? "more image" : "more group")}` }));
   more.addEventListener("toggle", () => {
     if (more.open && more.childElementCount === 1) {
@@ -177,18 +187,20 @@ function imagesOf(finding, place, audit, change, context) {
 }
 
 /** Leaves all images of a finding out at once, or takes them back in. */
-function wholeButton(images, audit, change) {
+function wholeButton(images, place, audit, change) {
   const areOut = images.every((image) => audit.excluded.includes(image));
   const content = areOut ? { include_images: images } : { images };
   const name = areOut ? `Take all ${images.length} back in` : `Leave all ${images.length} out`;
-  return element("div", { class: "all" }, button(name, doing(() => change(content)), { kind: "quiet" }));
+  return element("div", { class: "all" }, button(name, doing(() => change(content)), {
+    id: `${place}-all`, kind: "quiet",
+  }));
 }
 
-function imageButton(image, audit, change) {
+function imageButton(image, place, audit, change) {
   const isOut = audit.excluded.includes(image);
   return button(isOut ? "Left out" : "Leave out", doing(() => change(
     isOut ? { include_images: [image] } : { images: [image] },
-  )), { id: `image-${image}`, kind: "quiet", pressed: isOut, label: `Leave out ${image}` });
+  )), { id: `${place}-image-${image}`, kind: "quiet", pressed: isOut, label: `Leave out ${image}` });
 }
 
 /** What is left out, and the way back. */
@@ -197,7 +209,7 @@ function leftOut({ dropped, excluded }, { is_fixed: isFixed }, change) {
   const line = (name, what, content) => element("li", {},
     element("span", { text: name }),
     isFixed ? "" : button("Take back in", doing(() => change(content)), {
-      kind: "quiet", label: `Take ${what} ${name} back in`,
+      id: `left-out-${what}-${name}`, kind: "quiet", label: `Take ${what} ${name} back in`,
     }));
   return element("div", { class: "left-out" },
     element("h4", { text: "Left out" }),

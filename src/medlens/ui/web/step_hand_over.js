@@ -21,15 +21,17 @@ export async function drawHandOver({ client, run, path, again, go }) {
     element("div", { class: "buttons" },
       button("Save the classifier alone", doing(async () => {
         save(await client.zip("zip", path, { only_classifier: true }), `${run.name}-classifier.zip`);
-      }), { kind: "main" }),
+      }), { id: "save-classifier", kind: "main" }),
       button("Save the whole run", doing(async () => {
         save(await client.zip("zip", path), `${run.name}.zip`);
-      }))),
+      }), { id: "save-run" })),
+    commandLine(run.commands.zip_classifier, "Saving the classifier alone, on the command line"),
+    commandLine(run.commands.zip_run, "Saving the whole run, on the command line"),
     commandLine(run.commands.use, "What the other person types for the classifier alone"),
     element("section", { class: "card", "aria-labelledby": "formats-title" },
       element("h4", { id: "formats-title", text: "The network alone, for other programs" }),
       ...formats(extras?.export ?? [], { client, run, path, again })),
-    run.error && failure(run.error),
+    run.failed_step === "export" && failure(run.error),
   ];
 }
 
@@ -58,7 +60,7 @@ function formats(available, { client, run, path, again }) {
   const made = run.exports.map(({ format, state }) => element("li", {}, state === "ready"
     ? button(`Save ${format}`, doing(async () => {
       save(await client.zip("export", path, { format }), `${run.name}-${format}.zip`);
-    }))
+    }), { id: `save-${format}` })
     : element("span", { role: "status", text: `${format} is being made and tried …` })));
   return [
     element("p", { class: "hint", text: "After the export medlens runs both networks on the same images and "

@@ -127,5 +127,5 @@ function otherOptions(options, shown, context) {
       ...members.map((one) => element("div", { class: "option" },
         element("label", { for: `option-${one.name}`, text: one.name.replaceAll("_", " ") }),
         optionField(one, context),
-        element("p", { class: "hint", id: `about-${one.name}`, text: one.help }))))));
+        element("p", { class: "hint", id: `about-${one.name}` }, ...withFlags(one.help)))))));
 }

@@ -1,6 +1,6 @@
 // Small pictures of images; each is asked for once it comes into sight, a few at a time.
 
-import { byId, element } from "./serve/dom.js";
+import { element } from "./serve/dom.js";
 import { lastPart } from "./words.js";
 
 const SIZE = 160;
@@ -45,7 +45,8 @@ async function load(client, path, image, picture, signal) {
     picture.alt = `The image ${lastPart(image)}`;
   } catch (error) {
     if (signal.aborted) return;
-    picture.parentElement.replaceChildren(element("p", { text: "No picture" }));
-    byId("status").textContent = error.message;
+    // Not announced: of many images, that would drown what the reader has just done.
+    picture.parentElement.replaceChildren(element("p", { title: error.message }, "No picture",
+      element("span", { class: "unseen", text: `: ${error.message}` })));
   }
 }

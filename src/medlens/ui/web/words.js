@@ -42,11 +42,11 @@ export function duration(seconds) {
 /** A number in three decimals; a dash where there is none. */
 export const inThree = (value) => (Number.isFinite(value) ? value.toFixed(3) : "–");
 
-/** "0.59 (0.46 to 0.72)": a number with its 95 % interval. */
+/** "0.59 (0.46 to 0.72)": a number with its 95 % interval, which stays in one line. */
 export function withInterval(measured) {
   if (!measured || !Number.isFinite(measured.value)) return "–";
   const { value, ci95 } = measured;
-  return ci95 ? `${value.toFixed(2)} (${ci95[0].toFixed(2)} to ${ci95[1].toFixed(2)})` : value.toFixed(2);
+  return ci95 ? `${value.toFixed(2)} (${ci95[0].toFixed(2)}\u00a0to\u00a0${ci95[1].toFixed(2)})` : value.toFixed(2);
 }
 
 /** "0.587 (0.461 to 0.723)": the same in three decimals. */
@@ -55,9 +55,9 @@ export function intervalOf(measured) {
   return ci95 ? `${inThree(measured.value)} (${inThree(ci95[0])} to ${inThree(ci95[1])})` : inThree(measured?.value);
 }
 
-/** When something was changed, in the reader's own time. */
+/** When something was changed, in the reader's own time; a dash where nobody knows. */
 export function moment(text) {
-  return new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+  return text === "" ? "–" : new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
 }
 
 /** With a capital letter at the beginning. */
