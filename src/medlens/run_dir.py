@@ -401,6 +401,20 @@ def _clear(run: RunDir, entries: list[Path], options: Options) -> None:
         remove(path)
 
 
+def list_left_out(run: RunDir, exclude: str) -> str:
+    """The file that --exclude names, also after the run with its own excluded.csv was moved.
+
+    Args:
+        run: The run.
+        exclude: The value in its config.toml.
+    """
+    before = Path(exclude)
+    if before.name != run.excluded.name or not run.excluded.is_file():
+        return exclude
+    is_other = before.is_file() and before.read_bytes() != run.excluded.read_bytes()
+    return exclude if is_other else str(run.excluded)
+
+
 def _check_same_options(run: RunDir, options: Options) -> None:
     if not run.config.exists():
         raise MedlensError(
@@ -410,7 +424,9 @@ def _check_same_options(run: RunDir, options: Options) -> None:
             fix="Name another --out.",
             names=[str(run.root)],
         )
-    changed = differences(read_config(run.config), options)
+    before = read_config(run.config)
+    before["exclude"] = list_left_out(run, str(before.get("exclude", "")))
+    changed = differences(before, options)
     if changed:
         raise MedlensError(
             "--resume needs the options of the interrupted run.",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import io
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from medlens.run_dir import RunDir
+from medlens.serve.run_zip import write_run_zip
 from medlens.ui.root import Refused, Root
 
 OUTSIDE = "That lies outside of the folder given with --root."
@@ -106,6 +110,46 @@ def test_a_link_that_leads_out_is_not_listed(page: Any) -> None:
     assert names == ["healthy", "labels.csv", "mass", "microcalcification"]
 
 
+@pytest.mark.parametrize("name", ["report.html", "log.txt", "audit.json", ".ui/output.txt", ".ui"])
+def test_a_run_with_links_is_neither_shown_nor_written_to(
+    page: Any, tmp_path: Path, name: str
+) -> None:
+    run = page.new_run("linked")
+    secret = tmp_path / "secret"
+    link = page.root / run / name
+    if name == ".ui":
+        link.rename(secret)
+        (secret / "output.txt").write_text("secret")
+    else:
+        secret.write_text("secret")
+    link.symlink_to(secret)
+    asked = {"path": run}
+    try:
+        for route in ("/runs/report", "/api/run/log", "/api/run"):
+            answer = page.client.get(route, params=asked)
+            assert (answer.status_code, "secret" in answer.text) == (403, False)
+        for route in ("/api/run/audit", "/api/run/exclude"):
+            assert page.client.post(route, params=asked, json={}).status_code == 403
+        (row,) = [one for one in page.get("/api/runs")["runs"] if one["path"] == run]
+        assert (row["state"], "is a link" in row["reason"]) == ("cannot be read", True)
+        assert (secret / "output.txt" if name == ".ui" else secret).read_text() == "secret"
+    finally:
+        shutil.rmtree(page.root / run)
+
+
+def test_links_are_not_packed(own_run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    for link in (own_run.dataset, own_run.classifier / "classifier.json"):
+        link.unlink()
+        link.symlink_to(tmp_path / "secret")
+    stream = io.BytesIO()
+    write_run_zip(own_run, stream)
+    with zipfile.ZipFile(stream) as packed:
+        names = {name.partition("/")[2] for name in packed.namelist()}
+    assert "report.html" in names
+    assert not {"dataset.csv", "classifier/classifier.json"} & names
+
+
 def test_a_thumbnail_is_of_the_data_and_of_nothing_else(page: Any) -> None:
     run = page.new_run("thumbnails")
     image = next((page.root / "phantoms" / "mass").glob("*.png")).name
@@ -118,6 +162,8 @@ def test_a_thumbnail_is_of_the_data_and_of_nothing_else(page: Any) -> None:
     assert found.content[:2] == b"\xff\xd8"
     assert ask("../../../../etc/passwd").status_code == 403
     assert ask("/etc/passwd").status_code == 403
+    assert ask("mass/\0.png").status_code == 403
+    assert ask("mass/" + 1000 * "x" + ".png").status_code in (403, 422)
     assert ask("mass/none.png").status_code == 422
     assert ask("labels.csv").status_code == 422
     shutil.rmtree(page.root / run)

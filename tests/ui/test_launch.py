@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from medlens.config import UiOptions
+from medlens.errors import MedlensError
+from medlens.run_dir import RunDir
+from medlens.ui.choices import Choices, write_choices
+from medlens.ui.launch import run_ui
+
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/#\S+")
 
 
@@ -44,3 +50,10 @@ def test_the_browser_is_led_to_the_address_or_its_lack_is_said(
             process.send_signal(signal.SIGINT)
             process.wait(60)
     assert not page.exists()
+
+
+def test_a_run_is_no_folder_to_open_the_page_for(tmp_path: Path) -> None:
+    write_choices(RunDir(tmp_path / "run"), Choices({"data": "x"}))
+    with pytest.raises(MedlensError, match="is a run itself") as caught:
+        run_ui(UiOptions(root=str(tmp_path / "run"), port=0, no_browser=True), print)
+    assert "folder that the run lies in" in caught.value.fix

@@ -19,6 +19,8 @@ import pytest
 import medlens
 from medlens.run_dir import RunDir
 from medlens.serve.run_zip import opened_run
+from medlens.ui.own_files import foreign_files
+from medlens.ui.trial import key_of
 
 # What two runs with the same options must have in common, to the last byte.
 SAME = ("splits.csv", "predictions.csv", "evaluation.json", "plan.json", "label_suspects.csv")
@@ -255,6 +257,41 @@ def test_a_page_that_is_still_open_never_gets_the_answers_of_another_run(
 
 
 @pytest.mark.slow
+def test_a_run_that_takes_the_name_of_another_is_not_answered_by_its_classifier(
+    page: Any, trained: str
+) -> None:
+    first = page.root / "swapped" / "first"
+    for name in ("first", "second"):
+        shutil.copytree(page.root / trained, first.with_name(name))
+    before = page.post("/api/run/try", path="swapped/first")
+    page.post("/api/run/rename", {"name": "old"}, path="swapped/first")
+    page.post("/api/run/rename", {"name": "first"}, path="swapped/second")
+    after = page.post("/api/run/try", path="swapped/first")
+    assert after["address"] != before["address"]
+    with trial(page, before) as client:
+        assert client.get(before["address"] + "models").status_code == 404
+    with trial(page, after) as client:
+        assert client.get(after["address"] + "models").status_code == 200
+    shutil.rmtree(first.parent)
+
+
+@pytest.mark.parametrize("way", ["swap", "delete"])
+def test_each_classifier_that_has_the_name_of_a_run_has_a_key_of_its_own(
+    own_run: RunDir, way: str
+) -> None:
+    place, other = own_run.root, own_run.root.with_name("other")
+    shutil.copytree(place, other)
+    key = key_of(own_run)
+    assert key_of(own_run) == key
+    if way == "swap":
+        place.rename(place.with_name("old"))
+    else:
+        shutil.rmtree(place)
+    other.rename(place)
+    assert key_of(own_run) != key
+
+
+@pytest.mark.slow
 def test_an_export_is_made_and_handed_over(page: Any, trained: str) -> None:
     asked = {"path": trained, "format": "onnx"}
     page.post("/api/run/export", {"format": "onnx", "int8": True}, path=trained)
@@ -266,4 +303,5 @@ def test_an_export_is_made_and_handed_over(page: Any, trained: str) -> None:
     page.wait(trained, lambda one: one["exports"] == ready)
     answer = page.client.get("/runs/export", params=asked)
     with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
-        assert packed.namelist() == ["whole.onnx", "whole.onnx.json"]
+        assert packed.namelist() == ["classifier.onnx", "classifier.onnx.json"]
+    assert foreign_files(RunDir(page.root / trained)) == []

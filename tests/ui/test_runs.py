@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,8 +21,12 @@ import medlens
 from medlens.cli import _parser
 from medlens.config import AUDIT_OPTIONS, FIELDS, config_toml, make_options
 from medlens.data.dataset import read_dataset
+from medlens.errors import MedlensError
+from medlens.external import WRITTEN
 from medlens.intake import made_with
-from medlens.run_dir import RunDir
+from medlens.model.checksums import CHECKSUMS_FILE
+from medlens.model.classifier import FILES, PICTURES_FILE
+from medlens.run_dir import RunDir, open_run
 from medlens.ui import jobs, runs
 from medlens.ui.choices import (
     Choices,
@@ -33,6 +38,8 @@ from medlens.ui.choices import (
     write_choices,
 )
 from medlens.ui.commands import command_line
+from medlens.ui.folders import draw_phantoms, look_at_data
+from medlens.ui.handing_over import hand_over_commands, start_export
 from medlens.ui.jobs import (
     Job,
     exit_file,
@@ -42,9 +49,20 @@ from medlens.ui.jobs import (
     step_at_work,
     stop_job,
 )
+from medlens.ui.own_files import CLASSIFIER, EXTERNAL, foreign_files
 from medlens.ui.root import Refused, Root
-from medlens.ui.runs import find_runs, is_current, new_run, rename, state_of
+from medlens.ui.runs import (
+    delete,
+    describe_run,
+    find_runs,
+    is_current,
+    new_run,
+    rename,
+    state_of,
+)
 from medlens.ui.steps import start_step
+from medlens.ui.thumbnails import Thumbnails
+from medlens.ui.turns import own_turn
 
 
 def test_a_folder_says_whether_it_can_be_data(page: Any) -> None:
@@ -118,6 +136,218 @@ def test_what_is_left_out_stays_so_under_another_name(tmp_path: Path) -> None:
     included = exclude(after, include_images=["a/1.png", "b/ü,2.png"])
     assert "exclude" not in included.options
     assert not after.excluded.exists()
+
+
+def test_a_run_is_moved_by_a_shell_as_by_the_page(page: Any) -> None:
+    run, taken = page.new_run("from here"), page.new_run("taken")
+    image = next((page.root / "phantoms" / "healthy").glob("*.png"))
+    left_out = image.relative_to(page.root / "phantoms").as_posix()
+    said = page.post("/api/run/exclude", {"images": [left_out]}, path=run)
+
+    def move(name: str) -> None:
+        command = "".join(part + shlex.quote(name) for part in said["commands"]["rename"])
+        subprocess.run(["sh", "-c", command], check=True)
+
+    move("taken")  # never into a folder that is there
+    assert (page.root / run).is_dir()
+    assert [path.name for path in (page.root / taken).iterdir()] == [".ui"]
+    move("to there")
+    moved = "medlens-runs/to there"
+    assert not (page.root / run).exists()
+    command = page.post("/api/run/audit", path=moved)["command"]
+    assert f"--exclude={page.root / moved / 'excluded.csv'}" in shlex.split(command)
+    assert page.finish(moved)["state"] == "audited"
+    found = page.get("/api/run/audit", path=moved)
+    assert (found["excluded"], found["current"]) == ([left_out], True)
+    assert found["counts"]["classes"]["healthy"] == 49
+    for one in (moved, taken):
+        deletes = page.get("/api/run", path=one)["commands"]["delete"]
+        subprocess.run(["sh", "-c", deletes], check=True)
+        assert not (page.root / one).exists()
+
+
+def test_a_run_that_was_moved_is_gone_on_with(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "before")
+    write_choices(run, Choices({"data": "x"}))
+    options = exclude(run, images=["a/1.png"]).options
+    run.config.write_text(config_toml(make_options(options)))
+    for path in (run.log, run.splits):
+        path.touch()
+    moved = RunDir(tmp_path / "after")
+    subprocess.run(["mv", str(run.root), str(moved.root)], check=True)
+    chosen = read_choices(moved).options
+    again = {**chosen, "out": str(moved.root), "resume": True}
+    open_run(make_options(again))
+    # As of a run that a terminal began, whose own words say what it was.
+    shutil.rmtree(moved.page)
+    assert read_choices(moved).options == chosen
+    moved.config.write_text(config_toml(make_options(options)))
+    assert read_choices(moved).options == chosen
+    words = command_line("train", moved, chosen, resume=True)
+    assert f"--exclude={moved.excluded}" in words
+    open_run(make_options(again))
+
+    other = tmp_path / "excluded.csv"
+    other.write_text("path\nb/2.png\n")
+    moved.config.write_text(config_toml(make_options({**options, "exclude": str(other)})))
+    with pytest.raises(MedlensError, match="--resume needs the options"):
+        open_run(make_options(again))
+
+
+def wait_for_end(run: RunDir) -> None:
+    while not exit_file(run).exists():
+        time.sleep(0.05)
+
+
+def test_what_training_begins_with_is_not_changed_meanwhile(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    write_choices(run, Choices({"data": "x", "epochs": 5}))
+    # Before it has a split of its own.
+    job = start_job(run, "train", ["http.server", "--bind", "127.0.0.1", "0"], tmp_path)
+    try:
+        for change in (
+            lambda: change_options(run, {"epochs": 7}),
+            lambda: exclude(run, images=["a/1.png"]),
+            lambda: exclude(run, classes=["a"]),
+        ):
+            with pytest.raises(Refused, match="Training is at work") as caught:
+                change()
+            assert caught.value.status == 409
+    finally:
+        psutil.Process(job.pid).kill()
+    wait_for_end(run)
+    assert read_choices(run) == Choices({"data": "x", "epochs": 5})
+    assert change_options(run, {"epochs": 7}).options["epochs"] == 7
+
+
+def test_an_error_that_was_made_good_elsewhere_is_forgotten(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    write_choices(run, Choices({"data": "x"}))
+    for step, result in (("audit", run.audit), ("train", run.report)):
+        for _ in range(2):
+            start_job(run, step, ["no_such_module"], tmp_path)
+            wait_for_end(run)
+            assert "No module named" in (last_error(run) or "")
+            result.write_text("{}")
+            assert last_error(run) is None
+            assert state_of(run, read_choices(run)) != "failed"
+            os.utime(result, (0, 0))  # of long before the next job
+
+
+def test_an_export_waits_for_its_turn_and_makes_no_folder_anew(own_run: RunDir) -> None:
+    write_choices(own_run, Choices({"data": "x"}))
+    root = Root(own_run.root.parent)
+    with ThreadPoolExecutor(1) as pool:
+        with own_turn(own_run):
+            export = pool.submit(start_export, root, own_run, "savedmodel", int8=False)
+            time.sleep(0.5)
+            assert not export.done()
+            own_run.root.rename(own_run.root.with_name("other"))
+        with pytest.raises(Refused) as caught:
+            export.result()
+    assert caught.value.status == 404
+    assert not own_run.root.exists()
+
+
+def test_an_export_is_called_the_same_whatever_the_run_is_called(own_run: RunDir) -> None:
+    (words,) = {
+        shlex.split(hand_over_commands(RunDir(place))["export"]["onnx"])[6].removeprefix(str(place))
+        for place in (own_run.root, own_run.root.with_name("other"))
+    }
+    assert words.endswith("/classifier.onnx")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "external/hospital-b/notes.docx",
+        "external/predictions.csv",
+        "classifier/notes.docx",
+        "figures/notes.docx",
+        "heat_maps/notes.csv",
+        "tensorboard/head/notes.docx",
+        "mlflow/notes.docx",
+        ".ui/notes.docx",
+        ".ui/exports/onnx/notes.docx",
+        ".tuned/notes.docx",
+        ".pictures/notes.docx",
+        "notes/notes.docx",
+    ],
+)
+def test_files_of_others_are_never_deleted_with_a_run(own_run: RunDir, name: str) -> None:
+    foreign = own_run.root / name
+    foreign.parent.mkdir(parents=True, exist_ok=True)
+    foreign.touch()
+    with pytest.raises(Refused, match="not of medlens") as caught:
+        delete(own_run, own_run.root.name)
+    assert caught.value.status == 409
+    assert foreign.exists()
+    foreign.unlink()
+    if not any(foreign.parent.iterdir()) and name.startswith("notes"):
+        foreign.parent.rmdir()
+    delete(own_run, own_run.root.name)
+    assert not own_run.root.exists()
+
+
+def test_all_that_medlens_writes_is_known_as_its_own(
+    finished_run: medlens.Run, tmp_path: Path
+) -> None:
+    assert foreign_files(RunDir(finished_run.path)) == []
+    assert EXTERNAL == WRITTEN
+    assert set(CLASSIFIER) == {*FILES, PICTURES_FILE, CHECKSUMS_FILE}
+    run = RunDir(shutil.copytree(finished_run.path, tmp_path / "run"))
+    mine = tmp_path / "mine.png"
+    mine.touch()
+    (run.figures / "link.png").symlink_to(mine)
+    assert foreign_files(run) == [run.figures / "link.png"]
+
+
+def test_phantoms_are_drawn_once_and_take_the_place_of_nothing(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    (tmp_path / "phantom-data").mkdir()
+    with ThreadPoolExecutor(3) as pool:
+        (labels,) = {one.result() for one in [pool.submit(draw_phantoms, root) for _ in range(3)]}
+    assert [path.name for path in tmp_path.iterdir()] == ["phantom-data"]
+    assert sum(look_at_data(labels, tmp_path).classes.values()) == 360
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert draw_phantoms(root) == labels
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    lines = labels.read_text().splitlines(keepends=True)
+    labels.write_text("".join(lines[:-1]))  # someone took an image out
+    with pytest.raises(Refused) as caught:
+        draw_phantoms(root)
+    assert caught.value.status == 409
+    assert labels.read_text() == "".join(lines[:-1])
+
+
+def test_a_folder_of_others_is_not_taken_for_that_of_the_phantoms(tmp_path: Path) -> None:
+    labels = tmp_path / "phantom-data" / "labels.csv"
+    labels.parent.mkdir()
+    labels.write_text("path,label\nscan.dcm,mass\n")
+    (labels.parent / "scan.dcm").touch()
+    with pytest.raises(Refused) as caught:
+        draw_phantoms(Root(tmp_path))
+    assert caught.value.status == 409
+    assert labels.read_text() == "path,label\nscan.dcm,mass\n"
+    assert {path.name for path in tmp_path.rglob("*")} == {"phantom-data", "labels.csv", "scan.dcm"}
+
+
+@pytest.mark.parametrize("data", ["elsewhere/scans", "scans", "s3://bucket/scans"])
+def test_data_outside_are_not_taken_for_a_folder_of_the_same_name(
+    tmp_path: Path, data: str
+) -> None:
+    root = Root(tmp_path / "root")
+    (root.folder / "scans" / "cats").mkdir(parents=True)
+    run = RunDir(root.folder / "run")
+    run.root.mkdir()
+    place = str(tmp_path / data) if data.startswith("elsewhere") else data
+    run.config.write_text(config_toml(make_options({"data": place})))
+    run.log.touch()
+    said = describe_run(root, run)
+    assert (said["data"], said["data_name"]) == (None, "scans")
+    (root.folder / "scans" / "cats" / "1.png").touch()
+    with pytest.raises(Refused, match="outside"):
+        Thumbnails(root, tmp_path).make(run, "cats/1.png", 64)
 
 
 def test_of_many_changes_at_once_none_is_lost(tmp_path: Path) -> None:
@@ -222,18 +452,14 @@ def test_one_damaged_run_and_a_link_in_a_circle_leave_the_others_shown(
 ) -> None:
     kept, damaged, job = (page.new_run(name) for name in ("kept", "damaged", "job"))
     (page.root / damaged / ".ui" / "choices.json").write_text("{")
-    (page.root / job / ".ui" / "job.json").write_text("{")
+    (page.root / job / ".ui" / "job.json").write_text('{"step": "export"')
     (page.root / "circle.csv").symlink_to("circle.csv")
     try:
         answer = page.get("/api/runs")
         states = {one["path"]: one["state"] for one in answer["runs"]}
         reasons = {one["path"]: one.get("reason") for one in answer["runs"]}
-        assert reasons[damaged] == "a file of the run is damaged"
-        assert (states[kept], states[damaged], states[job]) == (
-            "new",
-            "cannot be read",
-            "cannot be read",
-        )
+        assert reasons[damaged] == "A file of the run is damaged."
+        assert (states[kept], states[damaged], states[job]) == ("new", "cannot be read", "new")
         assert not answer["search_cut_short"]
         names = [one["name"] for one in page.get("/api/folders")["entries"]]
         assert "phantoms" in names
@@ -242,6 +468,35 @@ def test_one_damaged_run_and_a_link_in_a_circle_leave_the_others_shown(
         (page.root / "circle.csv").unlink()
         for run in (kept, damaged, job):
             shutil.rmtree(page.root / run)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "status"),
+    [
+        (".ui/choices.json", b"{", 422),
+        (".ui/choices.json", b'{"options": 3}', 422),
+        (".ui/job.json", b"[1]", 200),
+        (".ui/job.json", b'{"step": "export", "command": ["medlens"]}', 200),
+        ("evaluation.json", b"[1]", 422),
+        ("evaluation.json", b"{", 422),
+        ("excluded.csv", b"\xff", 422),
+        ("history.csv", b"\xff\x00", 422),
+    ],
+)
+def test_a_damaged_run_says_so_and_can_be_renamed_and_deleted(
+    page: Any, file: str, content: bytes, status: int
+) -> None:
+    run = page.new_run("whole name")
+    (page.root / run / file).write_bytes(content)
+    answer = page.client.get("/api/run", params={"path": run})
+    assert answer.status_code == status, answer.text
+    if status == 422:
+        assert "cannot be read" in answer.text or "damaged" in answer.text
+    named = page.post("/api/run/rename", {"name": "damaged name"}, path=run)["path"]
+    assert not (page.root / run).exists()
+    asked = {"path": named, "confirm": "damaged name"}
+    assert page.client.delete("/api/run", params=asked).status_code == 200
+    assert not (page.root / named).exists()
 
 
 def test_many_other_folders_do_not_hide_the_runs(

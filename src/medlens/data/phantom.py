@@ -121,6 +121,22 @@ def write_phantoms(
     return labels_file
 
 
+def holds_phantoms(folder: Path, images: int = 360) -> bool:
+    """Whether a folder holds a set that `write_phantoms` wrote, with all its pictures.
+
+    Args:
+        folder: The folder.
+        images: Number of images of the set.
+    """
+    try:
+        with (folder / "labels.csv").open(encoding="utf-8", newline="") as stream:
+            header, *rows = csv.reader(stream)
+    except (OSError, ValueError, csv.Error):  # no such file, an empty one, or no text
+        return False
+    is_own = tuple(header) == COLUMNS and len(rows) == images
+    return is_own and all((folder / row[0]).is_file() for row in rows if row)
+
+
 def draw_phantom(
     label: str,
     *,

@@ -117,6 +117,9 @@ def write_run_zip(run: RunDir, stream: IO[bytes], *, only_classifier: bool = Fal
 
 
 def _files(path: Path) -> list[Path]:
+    """The files of a part of a run; none that a link leads to, wherever that is."""
+    if path.is_symlink():
+        return []
     if path.is_file():
         return [path]
     return sorted(one for one in path.rglob("*") if one.is_file() and not one.is_symlink())

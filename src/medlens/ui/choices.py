@@ -15,16 +15,18 @@ from medlens.config import (
     AUDIT_OPTIONS,
     FIELDS,
     PLAN_OPTIONS,
-    config_toml,
     make_options,
     read_config,
 )
 from medlens.errors import MedlensError
 from medlens.files import write_json, write_text
-from medlens.run_dir import RunDir, has_begun
+from medlens.run_dir import RunDir, has_begun, list_left_out
+from medlens.ui.jobs import step_at_work
+from medlens.ui.root import Refused
 from medlens.ui.turns import own_turn
 
 Values = Mapping[str, Any]
+DAMAGED = "A file of the run is damaged."
 STEPS = ("audit", "plan", "train")
 TAKES: Mapping[str, tuple[str, ...]] = {
     "audit": AUDIT_OPTIONS,
@@ -66,16 +68,37 @@ def choices_file(run: RunDir) -> Path:
 
 
 def read_choices(run: RunDir) -> Choices:
-    """The choices of a run; of one begun in a terminal, what its config.toml says."""
-    if choices_file(run).is_file():
+    """The choices of a run; of one begun in a terminal, what its config.toml says.
+
+    Raises:
+        MedlensError: If the file that holds them is damaged.
+    """
+    if not choices_file(run).is_file():
+        options = own_values(read_config(run.config))
+        if "exclude" in options:
+            options["exclude"] = list_left_out(run, options["exclude"])
+        return Choices(options)
+    try:
         content = json.loads(choices_file(run).read_text(encoding="utf-8"))
-        return Choices(content["options"], read_excluded(run))
-    return Choices(own_values(read_config(run.config)))
+        options = dict(content["options"])
+        excluded = read_excluded(run)
+    except (ValueError, KeyError, TypeError):
+        raise MedlensError(
+            DAMAGED,
+            got="choices.json or excluded.csv in another shape",
+            expected="the files as medlens wrote them",
+            fix="Make a new run; this one can be renamed and deleted.",
+        ) from None
+    if excluded:
+        options["exclude"] = str(run.excluded)
+    return Choices(options, excluded)
 
 
 def write_choices(run: RunDir, choices: Choices) -> None:
-    """Keep the options."""
-    write_json(choices_file(run), {"options": choices.options})
+    """Keep the options; where the run's own excluded.csv is follows from where the run is."""
+    own = ("exclude", str(run.excluded))
+    kept = {name: value for name, value in choices.options.items() if (name, value) != own}
+    write_json(choices_file(run), {"options": kept})
 
 
 def own_values(given: Values) -> dict[str, Any]:
@@ -98,6 +121,7 @@ def change_options(run: RunDir, changes: Values) -> Choices:
 
     Raises:
         MedlensError: If a value is not allowed, or the run has begun with its options.
+        Refused: If training is at work in it.
     """
     with own_turn(run):
         _require_free(run)
@@ -121,23 +145,6 @@ def read_excluded(run: RunDir) -> tuple[str, ...]:
     return tuple(row["path"] for row in csv.DictReader(io.StringIO(text)))
 
 
-def follow(before: RunDir, run: RunDir) -> None:
-    """Write the new place of excluded.csv wherever the old one stood, after a run was renamed.
-
-    Args:
-        before: The run's names as they were.
-        run: As they are now.
-    """
-    old, new = str(before.excluded), str(run.excluded)
-    if choices_file(run).is_file():
-        text = choices_file(run).read_text(encoding="utf-8")
-        write_text(choices_file(run), text.replace(json.dumps(old), json.dumps(new)))
-    if run.config.is_file():
-        options = make_options(read_config(run.config))
-        if options.exclude == old:
-            write_text(run.config, config_toml(dataclasses.replace(options, exclude=new)))
-
-
 def exclude(
     run: RunDir,
     *,
@@ -150,6 +157,7 @@ def exclude(
 
     Raises:
         MedlensError: If the run has begun.
+        Refused: If training is at work in it.
     """
     with own_turn(run):
         _require_free(run)
@@ -164,16 +172,13 @@ def exclude(
             write_text(run.excluded, text.getvalue())
         else:
             run.excluded.unlink(missing_ok=True)
-        return _change(
-            run,
-            {
-                "exclude": str(run.excluded) if left else None,
-                "drop_class": sorted(dropped) or None,
-            },
-        )
+        return _change(run, {"drop_class": sorted(dropped) or None})
 
 
 def _require_free(run: RunDir) -> None:
+    # Asked first: training that has just begun has no split yet, but its options already.
+    if step_at_work(run) == "train":
+        raise Refused(409, "Training is at work with the options as they are. Stop it first.")
     if has_begun(run):
         raise MedlensError(
             "This run has begun training with its options.",

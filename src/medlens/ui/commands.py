@@ -24,7 +24,8 @@ def command_line(step: str, run: RunDir, options: Values, *, resume: bool = Fals
     if resume and not choices_file(run).is_file():
         # Begun in a terminal: its own options, to the letter.
         config = ["--config", str(run.config)]
-        return ["medlens", step, *config, "--out", str(run.root), "--resume"]
+        own = [f"--exclude={run.excluded}"] * (options.get("exclude") == str(run.excluded))
+        return ["medlens", step, *config, *own, "--out", str(run.root), "--resume"]
     words = ["medlens", step, str(options["data"]), "--out", str(run.root)]
     for name, value in for_step(step, options).items():
         if name not in ("data", "out"):
@@ -34,7 +35,7 @@ def command_line(step: str, run: RunDir, options: Values, *, resume: bool = Fals
     return [*words, "--resume"] if resume else words
 
 
-def draw_phantoms(folder: Path) -> list[str]:
+def phantoms_command(folder: Path) -> list[str]:
     """The words of a command that draws the phantoms into a folder."""
     code = f"write_phantoms(pathlib.Path({str(folder)!r}))"
     return [
@@ -56,11 +57,15 @@ def pack_run(run: RunDir, name: str, *, only_classifier: bool) -> list[str]:
     return ["python", "-c", "; ".join([*modules, code]), str(run.root), name]
 
 
-def name_commands(run: RunDir) -> dict[str, str]:
-    """What renames a run in a shell, once the new name is added, and what deletes it."""
-    place = shown([str(run.root.parent)])
+def name_commands(run: RunDir) -> dict[str, Any]:
+    """What renames and what deletes a run in a shell.
+
+    The page puts the new name behind each of the parts of "rename". `mv` alone would move the run
+    into a folder that has the new name already.
+    """
+    place = f"{shown([str(run.root.parent)])}/"
     return {
-        "rename": f"{shown(['mv', str(run.root)])} {place}/",
+        "rename": [f"test -e {place}", f" || mv {shown([str(run.root)])} {place}"],
         "delete": shown(["rm", "-r", str(run.root)]),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from medlens.data.dataset import read_dataset
 from medlens.data.images import is_image_name
+from medlens.data.phantom import holds_phantoms, write_phantoms
 from medlens.errors import MedlensError
 from medlens.ui.choices import is_run
 from medlens.ui.root import Refused, Root
@@ -60,6 +62,35 @@ def list_folder(root: Root, name: str, cache: Path) -> dict[str, Any]:
         "why_not": data.why_not or None,
         "classes": [{"name": one, "images": count} for one, count in data.classes.items()],
     }
+
+
+def draw_phantoms(root: Root) -> Path:
+    """Draw the phantoms below the root, where they are not there; nothing else gives way to them.
+
+    Returns:
+        The path of their labels.csv.
+
+    Raises:
+        Refused: If other files lie in their place.
+    """
+    folder = root.path(PHANTOMS)
+    labels = folder / "labels.csv"
+    if holds_phantoms(folder):
+        return labels
+    with tempfile.TemporaryDirectory(prefix=f".{PHANTOMS}-", dir=root.folder) as scratch:
+        drawn = write_phantoms(Path(scratch, PHANTOMS)).parent
+        try:
+            if folder.is_dir():
+                folder.rmdir()  # only an empty folder goes
+            drawn.rename(folder)
+        except OSError:
+            if not holds_phantoms(folder):  # another request has not just drawn them, either
+                raise Refused(
+                    409,
+                    f"There is something else in the place of {PHANTOMS}. Give it another name "
+                    "first.",
+                ) from None
+    return labels
 
 
 def look_at_data(path: Path, cache: Path) -> Data:

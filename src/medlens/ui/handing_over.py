@@ -17,11 +17,14 @@ from medlens.serve.run_zip import write_run_zip
 from medlens.ui.commands import pack_run, shown
 from medlens.ui.jobs import process_words, read_job, start_job
 from medlens.ui.root import Refused, Root
+from medlens.ui.turns import own_turn
 
 SECONDS_TO_COMPARE = 300
 CHUNK = 1 << 20
 # After the name of a run, where a .zip holds its classifier alone.
 ONLY_CLASSIFIER = "-classifier"
+# The name of an exported file: a run may get another name, and its exports stay true.
+EXPORTED = "classifier"
 
 
 def zip_run(run: RunDir, *, only_classifier: bool) -> Iterator[bytes]:
@@ -61,17 +64,18 @@ def start_export(root: Root, run: RunDir, name: str, *, int8: bool) -> str:
         The command line.
 
     Raises:
-        Refused: If the run is not finished, or something is at work in it.
+        Refused: If the run is not finished or gone, or something is at work in it.
         MedlensError: If there is no such format, or a package is missing.
     """
-    require_finished(run)
     command = _export_command(run, name, int8=int8)
-    start_job(run, "export", command, root.folder)
+    with own_turn(run):
+        require_finished(run)
+        start_job(run, "export", command, root.folder)
     return shown(command)
 
 
 def _export_command(run: RunDir, name: str, *, int8: bool) -> list[str]:
-    place = export_folder(run, name) / f"{run.root.name}{find_format(name).suffix}"
+    place = export_folder(run, name) / f"{EXPORTED}{find_format(name).suffix}"
     command = ["medlens", "export", str(run.root), "--format", name, "-o", str(place)]
     return [*command, *["--int8"] * int8, "--overwrite"]
 

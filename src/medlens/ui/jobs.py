@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,12 @@ MOST_LAST_WORDS = 20
 COLUMNS = "100"
 # How `medlens` ends after Ctrl-C.
 INTERRUPTED = 130
+# What a step writes last.
+RESULTS: Mapping[str, Callable[[RunDir], Path]] = {
+    "audit": lambda run: run.audit,
+    "plan": lambda run: run.plan,
+    "train": lambda run: run.report,
+}
 # Which word of an export's command names its file.
 OUTPUT = 6
 # Begun in the background of a script, a process pays no attention to an interrupt.
@@ -89,12 +95,19 @@ def exit_file(run: RunDir) -> Path:
 
 
 def read_job(run: RunDir) -> Job | None:
-    """The last job of a run; None where there was none."""
+    """The last job of a run; None where there was none, or its file is damaged."""
     try:
         content = json.loads(job_file(run).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        job = Job(
+            str(content["step"]),
+            tuple(map(str, content["command"])),
+            int(content["pid"]),
+            float(content["started"]),
+            bool(content["is_stopped"]),
+        )
+        return job if job.step in RESULTS or len(job.command) > OUTPUT else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return Job(**{**content, "command": tuple(content["command"])})
 
 
 def step_at_work(run: RunDir) -> str | None:
@@ -107,9 +120,11 @@ def step_at_work(run: RunDir) -> str | None:
 
 
 def last_error(run: RunDir) -> str | None:
-    """What ended the last job; None where it was stopped or went well."""
+    """What ended the last job; None where it was stopped, went well, or was made good since."""
     job = read_job(run)
     if job is None or job.is_at_work or job.is_stopped:
+        return None
+    if _written(_result(run, job)) > _written(errors_file(run)):
         return None
     lines = tail(errors_file(run))
     begins = [number for number, line in enumerate(lines) if line.startswith(ERROR_MARKS)]
@@ -131,12 +146,19 @@ def _exit_code(run: RunDir) -> int | None:
 
 def _has_result(run: RunDir, job: Job) -> bool:
     """Whether what a job writes last was written since it began."""
-    results = {"audit": run.audit, "plan": run.plan, "train": run.report}
-    path = results[job.step] if job.step in results else Path(job.command[OUTPUT])
+    return _written(_result(run, job)) > job.started - SECONDS_OF_ROUNDING
+
+
+def _result(run: RunDir, job: Job) -> Path:
+    return RESULTS[job.step](run) if job.step in RESULTS else Path(job.command[OUTPUT])
+
+
+def _written(path: Path) -> float:
+    """When a file was written, in seconds since 1970; 0 where there is none."""
     try:
-        return path.stat().st_mtime > job.started - SECONDS_OF_ROUNDING
+        return path.stat().st_mtime
     except OSError:
-        return False
+        return 0.0
 
 
 def tail(path: Path, most: int = MOST_LINES) -> list[str]:

@@ -19,6 +19,7 @@ from medlens.environment import cache_folder
 from medlens.errors import MedlensError
 from medlens.serve.launch import listen, require_packages
 from medlens.serve.limits import Limits
+from medlens.ui.choices import is_run
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -49,6 +50,7 @@ def run_ui(options: UiOptions, say: Callable[[str], None]) -> None:
             fix="medlens ui --root DIR",
             names=[options.root] if options.root else [],
         )
+    _require_no_run(root)
     app = _make_app(root.resolve(), options, token := secrets.token_urlsafe(32))
     listener = listen(HOST, options.port)
     with listener:
@@ -62,6 +64,18 @@ def run_ui(options: UiOptions, say: Callable[[str], None]) -> None:
                     say("No browser could be opened. Open the address above in one.")
 
             asyncio.run(_serve(app, listener, show))
+
+
+def _require_no_run(root: Path) -> None:
+    """Stop where renaming or deleting a run would be about the root itself."""
+    if is_run(root):
+        raise MedlensError(
+            "The folder given with --root is a run itself.",
+            got="a folder with the results of a run",
+            expected="a folder with data in it or below it; runs are made there as well",
+            fix="Name the folder that the run lies in.",
+            names=[str(root)],
+        )
 
 
 def _make_app(root: Path, options: UiOptions, token: str) -> ASGIApp:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+# What makes no path of a name: links that lead in a circle; signs that no file system takes.
+NO_PATH = (OSError, RuntimeError, ValueError)
+
 
 class Refused(Exception):  # noqa: N818 - it says what happened
     """What a client asked for is not done.
@@ -44,7 +47,7 @@ class Root:
             raise _outside()
         try:
             path = (self.folder / pure).resolve()
-        except (OSError, RuntimeError):  # links that lead in a circle
+        except NO_PATH:
             raise _outside() from None
         if not path.is_relative_to(self.folder):
             raise _outside()
@@ -59,7 +62,7 @@ class Root:
         """Whether a path lies below the root once all links are followed."""
         try:
             return path.resolve().is_relative_to(self.folder)
-        except (OSError, RuntimeError):  # links that lead in a circle
+        except NO_PATH:
             return False
 
 

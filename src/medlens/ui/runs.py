@@ -6,7 +6,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,13 +18,13 @@ from medlens.files import remove
 from medlens.intake import made_with
 from medlens.progress_file import read_progress
 from medlens.report.study import study_template
-from medlens.run_dir import PART, RunDir, has_begun
+from medlens.run_dir import RunDir, has_begun
 from medlens.ui.choices import (
+    DAMAGED,
     STEPS,
     TAKES,
     Choices,
     choices_file,
-    follow,
     is_run,
     own_values,
     read_choices,
@@ -33,6 +34,7 @@ from medlens.ui.commands import command_line, name_commands, shown
 from medlens.ui.folders import RUNS, WHOLE_ROOT, why_no_data
 from medlens.ui.handing_over import describe_exports, hand_over_commands
 from medlens.ui.jobs import job_file, last_error, read_job, step_at_work
+from medlens.ui.own_files import foreign_files
 from medlens.ui.results import describe_evaluation, read_epochs
 from medlens.ui.root import Refused, Root
 from medlens.ui.turns import own_turn
@@ -40,9 +42,9 @@ from medlens.ui.turns import own_turn
 # How deep below the root, and in how many folders, runs are looked for.
 MOST_DEPTH = 4
 MOST_FOLDERS = 2_000
+# What reading a file raises that is not as medlens wrote it.
+DAMAGES = (ValueError, KeyError, TypeError, AttributeError)
 AT_WORK = {"audit": "auditing", "plan": "planning", "train": "training"}
-# How the files in figures/ and heat_maps/ end.
-FIGURES = (".png", ".svg", ".csv", ".json")
 NAME = re.compile(r"[^\W_][\w .-]{0,98}")
 
 
@@ -80,7 +82,21 @@ def run_at(root: Root, name: str) -> RunDir:
     path = root.path(name)
     if not path.is_dir() or not is_run(path):
         raise Refused(404, "There is no run of that name any more.")
-    return RunDir(path)
+    run = RunDir(path)
+    require_no_way_out(root, run)
+    return run
+
+
+def require_no_way_out(root: Root, run: RunDir) -> None:
+    """Stop at links in a run, which someone else may have made, that would be read or written.
+
+    Raises:
+        Refused: If a link leads out of the root, or one is among what the page itself writes.
+    """
+    links = [path for path in run.root.iterdir() if path.is_symlink()]
+    leads_out = not all(root.holds(path) for path in links)
+    if leads_out or run.page in links or any(path.is_symlink() for path in run.page.rglob("*")):
+        raise Refused(403, "A file of this run is a link. Put the file itself in its place.")
 
 
 def new_run(root: Root, data: str, name: str | None, options: Mapping[str, Any]) -> RunDir:
@@ -123,7 +139,6 @@ def rename(root: Root, run: RunDir, name: str) -> RunDir:
         _require_idle(run)
         place = _free_place(root, run.root.parent, name)
         run.root.rename(place)
-        follow(run, RunDir(place))
     return RunDir(place)
 
 
@@ -141,9 +156,9 @@ def delete(run: RunDir, confirm: str) -> None:
         raise Refused(422, "To delete a run, repeat its name.")
     with own_turn(run):
         _require_idle(run)
-        if run.study.is_file() and run.study.read_text(encoding="utf-8") != study_template():
+        if run.study.is_file() and run.study.read_bytes() != study_template().encode():
             raise Refused(409, "study.toml holds answers of yours. Move it away first.")
-        foreign = _foreign(run)
+        foreign = foreign_files(run)
         if foreign:
             raise Refused(
                 409,
@@ -152,27 +167,20 @@ def delete(run: RunDir, confirm: str) -> None:
         remove(run.root)
 
 
-def _foreign(run: RunDir) -> list[Path]:
-    """What medlens did not write, as far as names and endings tell."""
-    own = {*run.own(), *run.chosen()}
-    found = [path for path in run.root.iterdir() if path not in own]
-    written = (run.figures, run.heat_maps)
-    inside = (path for folder in written for path in folder.rglob("*") if path.is_file())
-    found += [path for path in inside if path.suffix not in FIGURES]
-    return [one for one in found if not PART.fullmatch(one.name) and one.name != ".DS_Store"]
-
-
 def row_of(root: Root, run: RunDir) -> dict[str, Any]:
     """A run as a row of the table; one that is damaged says so, and the others are shown."""
     try:
+        require_no_way_out(root, run)
         return describe_row(root, run)
+    except Refused as error:
+        reason = error.detail
     except MedlensError as error:
         reason = error.what
     except OSError as error:
         reason = error.strerror or "the system refused"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        reason = "a file of the run is damaged"
-    blank = ("data", "images", "accuracy", "roc_auc", "backbone")
+    except DAMAGES:
+        reason = DAMAGED
+    blank = ("data", "data_name", "images", "accuracy", "roc_auc", "backbone")
     return {
         "name": run.root.name,
         "path": root.name(run.root),
@@ -196,7 +204,7 @@ def describe_row(root: Root, run: RunDir) -> dict[str, Any]:
     return {
         "name": run.root.name,
         "path": root.name(run.root),
-        "data": _data_name(root, choices),
+        **_data_names(root, choices),
         "state": state_of(run, choices),
         "changed": _changed(run),
         "classes": evaluation.get("classes") or list(counts),
@@ -209,8 +217,30 @@ def describe_row(root: Root, run: RunDir) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def damage_said() -> Iterator[None]:
+    """Turn what a damaged file of a run raises into a refusal.
+
+    Raises:
+        Refused: If one is damaged.
+    """
+    try:
+        yield
+    except DAMAGES:
+        raise Refused(422, f"{DAMAGED} Make a new run, or run that step again.") from None
+
+
 def describe_run(root: Root, run: RunDir) -> dict[str, Any]:
-    """All that the page of a run needs."""
+    """All that the page of a run needs.
+
+    Raises:
+        Refused: If a file of the run is damaged.
+    """
+    with damage_said():
+        return _describe_run(root, run)
+
+
+def _describe_run(root: Root, run: RunDir) -> dict[str, Any]:
     choices = read_choices(run)
     options = {name: value for name, value in choices.options.items() if name != "data"}
     row = describe_row(root, run)
@@ -277,9 +307,16 @@ def _free_place(root: Root, folder: Path, name: str) -> Path:
     return place
 
 
-def _data_name(root: Root, choices: Choices) -> str:
-    data = root.folder / choices.options.get("data", "")
-    return root.name(data.resolve()) if root.holds(data) else data.name
+def _data_names(root: Root, choices: Choices) -> dict[str, str | None]:
+    """The data as clients call it, and as it is shown; no client reaches what lies elsewhere.
+
+    A relative path begins in the folder of a terminal, which is not known any more.
+    """
+    data = Path(choices.options.get("data", ""))
+    if data.is_absolute() and root.holds(data):
+        name = root.name(data.resolve())
+        return {"data": name, "data_name": name}
+    return {"data": None, "data_name": data.name}
 
 
 def _changed(run: RunDir) -> str:

@@ -15,7 +15,6 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
-from medlens.data.phantom import write_phantoms
 from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES
 from medlens.model.weights import keras_models_folder
@@ -28,8 +27,8 @@ from medlens.serve.web_files import FOLDER as SERVE_FOLDER
 from medlens.serve.web_files import read_web_files
 from medlens.ui.bodies import Exclusion, Export, NewName, NewRun, Start
 from medlens.ui.choices import change_options, exclude
-from medlens.ui.commands import draw_phantoms, shown
-from medlens.ui.folders import PHANTOMS, list_folder
+from medlens.ui.commands import phantoms_command, shown
+from medlens.ui.folders import draw_phantoms, list_folder
 from medlens.ui.handing_over import (
     ONLY_CLASSIFIER,
     compare_runs,
@@ -169,15 +168,14 @@ def _folder_routes(place: Place) -> APIRouter:
     @router.post("/phantom")
     def phantom() -> dict[str, Any]:
         """Draw the phantom data set of `medlens demo`, where it is not there."""
-        folder = place.root.path(PHANTOMS)
-        labels = write_phantoms(folder)
+        labels = draw_phantoms(place.root)
         vgg16 = BACKBONES["vgg16"].weights_name
         has_weights = (keras_models_folder() / vgg16).is_file()
         return {
             "path": place.root.name(labels),
             "options": {"image_size": 64, **({} if has_weights else {"weights": "random"})},
             "note": None if has_weights else NO_WEIGHTS,
-            "command": shown(draw_phantoms(folder)),
+            "command": shown(phantoms_command(labels.parent)),
         }
 
     @router.get("/options")
@@ -220,7 +218,7 @@ def _run_routes(place: Place) -> APIRouter:
     @router.post("/run/rename")
     def name(run: ChosenRun, asked: NewName) -> dict[str, Any]:
         """Give a run another name."""
-        return describe_run(root, rename(root, run, asked.name))
+        return row_of(root, rename(root, run, asked.name))
 
     @router.delete("/run")
     def forget(run: ChosenRun, confirm: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from medlens.ui.commands import command_line, shown
 from medlens.ui.jobs import start_job
 from medlens.ui.page_options import ENDINGS, FILES
 from medlens.ui.root import Refused, Root
-from medlens.ui.runs import is_current, read_json
+from medlens.ui.runs import damage_said, is_current, read_json
 from medlens.ui.turns import own_turn
 
 MOST_SETS = 50
@@ -59,7 +59,16 @@ def _require_whole_paths(run: RunDir) -> None:
 
 
 def describe_audit(run: RunDir) -> dict[str, Any]:
-    """What the audit found, and what was left out since."""
+    """What the audit found, and what was left out since.
+
+    Raises:
+        Refused: If there is none, or a file of the run is damaged.
+    """
+    with damage_said():
+        return _describe_audit(run)
+
+
+def _describe_audit(run: RunDir) -> dict[str, Any]:
     content = _result(run, "audit")
     choices = read_choices(run)
     findings = [Finding(**{**one, "files": one["files"]}) for one in content["findings"]]
@@ -89,7 +98,16 @@ def describe_audit(run: RunDir) -> dict[str, Any]:
 
 
 def describe_plan(run: RunDir) -> dict[str, Any]:
-    """What was planned, why, and what can be asked for instead."""
+    """What was planned, why, and what can be asked for instead.
+
+    Raises:
+        Refused: If there is none, or a file of the run is damaged.
+    """
+    with damage_said():
+        return _describe_plan(run)
+
+
+def _describe_plan(run: RunDir) -> dict[str, Any]:
     content = _result(run, "plan")
     choices = read_choices(run)
     return {

@@ -54,8 +54,9 @@ class Thumbnails:
         return stream.getvalue()
 
     def _find(self, run: RunDir, image: str) -> Path:
-        data = self._root.folder / str(read_choices(run).options.get("data", ""))
-        if not self._root.holds(data):
+        data = Path(str(read_choices(run).options.get("data", "")))
+        # A relative path begins in the folder of a terminal, which is not known any more.
+        if not (data.is_absolute() and self._root.holds(data)):
             raise Refused(403, "The data of this run lies outside of the folder given with --root.")
         if data.suffix.lower() == ".npz":
             # Its pictures lie in the cache, in a folder that holds nothing else.

@@ -30,9 +30,9 @@ GONE = "This classifier is no longer open. Open it again from the page of its ru
 class Trial:
     """An ASGI application that holds one classifier, or none.
 
-    The address of a run is made of its path, so that a page that is still open never gets the
-    answers of another run of the same name. It has a token of its own, which is good for nothing
-    else on the server.
+    The address of a run is that of one classifier, so that a page that is still open never gets
+    the answers of another run of the same name. It has a token of its own, which is good for
+    nothing else on the server.
 
     Args:
         hosts: Names by which it may be called.
@@ -62,7 +62,7 @@ class Trial:
             MedlensError: If it cannot be loaded.
             ChildDied: If a process does not come up.
         """
-        key = hashlib.sha256(str(run.root).encode()).hexdigest()[:16]
+        key = key_of(run)
         address = f"{TRY}{key}/"
         async with self._lock:
             self._used = time.monotonic()
@@ -97,6 +97,14 @@ class Trial:
         service, self._service, self._routes = self._service, None, _gone
         if service is not None:
             await service.stop()
+
+
+def key_of(run: RunDir) -> str:
+    """A word for the classifier of a run, another one for each that ever had the run's name."""
+    facts = run.classifier / "classifier.json"
+    found = (facts if facts.is_file() else run.classifier).stat()
+    identity = f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}:{run.root}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def _paths_below(address: str) -> Paths:

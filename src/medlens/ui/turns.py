@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO
 
 from medlens.run_dir import RunDir
@@ -37,14 +37,12 @@ def own_turn(run: RunDir) -> Iterator[None]:
 
 def _wait(run: RunDir) -> IO[str]:
     place = run.page / "lock"
-    try:
+    with suppress(FileNotFoundError), ExitStack() as closing:
         run.page.mkdir(exist_ok=True)
-        lock = place.open("a")
+        lock = closing.enter_context(place.open("a"))
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.samestat(os.fstat(lock.fileno()), place.stat()):
+            closing.pop_all()
             return lock
-        lock.close()
-    except FileNotFoundError:
-        pass
     raise Refused(404, "There is no run of that name any more.")

@@ -18,6 +18,7 @@ import pytest
 from playwright.sync_api import Page, Route
 
 import medlens
+from medlens.config import config_toml, make_options
 from medlens.run_dir import RunDir
 from medlens.serve.run_zip import opened_run
 from medlens.ui.choices import choices_file
@@ -126,19 +127,23 @@ def test_a_run_is_renamed_and_deleted_when_asked_twice(visit: Visits, ui: Any) -
     shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / "passing")
     page = visit(ui.address).page
     row_of(page, "passing").get_by_role("button", name="Rename").click()
-    page.fill("#question-answer", "../over")
-    page.click("#question-go")
-    page.wait_for_selector("#problem", state="visible")
-    row_of(page, "passing").get_by_role("button", name="Rename").click()
-    page.fill("#question-answer", "it's renamed")
-    command = shlex.split(page.inner_text("#question-command code"))
-    assert command == ["mv", str(ui.root / RUNS / "passing"), str(ui.root / RUNS / "it's renamed")]
+    for refused in ("", "passing", "../over", "it's", "-r", ".", "x" * 100, "ends with a dot."):
+        page.fill("#question-answer", refused)
+        assert page.locator("#question-go").is_disabled()
+        assert page.inner_text("#question-command") == ""
+    page.fill("#question-answer", "x 2_Ü.y")
+    assert "The same on the command line" in page.inner_text("#question-command")
+    command = page.inner_text("#question-command code")
+    subprocess.run(["sh", "-c", command], check=True)
+    assert (ui.root / RUNS / "x 2_Ü.y" / "report.html").is_file()
+    (ui.root / RUNS / "x 2_Ü.y").rename(ui.root / RUNS / "passing")
     page.fill("#question-answer", "renamed")
     page.keyboard.press("Enter")
     row_of(page, "renamed").get_by_role("button", name="Delete").click()
     assert page.locator("#question-go").is_disabled()
     command = shlex.split(page.inner_text("#question-command code"))
     assert command == ["rm", "-r", str(ui.root / RUNS / "renamed")]
+    assert "without the checks of this page" in page.inner_text("#question-command")
     page.fill("#question-answer", "rename")
     assert page.locator("#question-go").is_disabled()
     page.keyboard.press("Escape")
@@ -243,6 +248,25 @@ def test_the_question_for_the_token_stays_closed_until_something_is_asked(
     page.fill("#token", ui.token)
     page.keyboard.press("Enter")
     page.wait_for_selector(".entries")
+
+
+def test_images_outside_are_said_to_lie_there(visit: Visits, ui: Any) -> None:
+    run = ui.root / RUNS / "elsewhere"
+    shutil.copytree(ui.root / RUNS / "first", run)
+    shutil.rmtree(run / ".ui", ignore_errors=True)
+    options = make_options({"data": "/elsewhere/tidy"})
+    (run / "config.toml").write_text(config_toml(options), encoding="utf-8")
+    page = visit(ui.address).page
+    go(page, "/run", path=f"{RUNS}/elsewhere", step="data")
+    page.wait_for_selector(".lead-text")
+    assert "tidy, outside of the folder" in page.inner_text("#step")
+    assert page.locator("#step .card").count() == 0
+    go(page, "/run", path=f"{RUNS}/elsewhere", step="audit")
+    page.wait_for_selector("#step .findings")
+    assert "This run has begun training" in page.inner_text("#step")
+    assert page.locator("#step img").count() == 0
+    assert page.get_by_role("link", name="New run").count() == 0
+    shutil.rmtree(run)
 
 
 def test_the_lines_of_the_table_are_straight(visit: Visits, ui: Any) -> None:

@@ -3,13 +3,16 @@
 import { byId } from "./serve/dom.js";
 import { commandLine } from "./parts.js";
 
+// As the server takes it for the name of a run.
+const NAME = /^[\p{L}\p{N}][\p{L}\p{N}_ .-]{0,98}$/u;
+
 /**
  * Asks for a line of text; null where it is left.
  *
  * @param {{title: string, text: string, label: string, go: string, value?: string,
- *   accepts?: function(string): boolean, command: function(string): string}} question
+ *   accepts: function(string): boolean, command: function(string): Element|string}} question
  */
-function askForText({ title, text, label, go, value = "", accepts = Boolean, command }) {
+function askForText({ title, text, label, go, value = "", accepts, command }) {
   const dialog = byId("question");
   const input = byId("question-answer");
   byId("question-title").textContent = title;
@@ -20,7 +23,7 @@ function askForText({ title, text, label, go, value = "", accepts = Boolean, com
   const check = () => {
     const typed = input.value.trim();
     byId("question-go").disabled = !accepts(typed);
-    byId("question-command").replaceChildren(commandLine(command(typed)));
+    byId("question-command").replaceChildren(command(typed));
   };
   check();
   input.oninput = check;
@@ -42,24 +45,25 @@ export function askToDelete({ name, commands }) {
     label: `Type its name to delete it: ${name}`,
     go: "Delete it",
     accepts: (typed) => typed === name,
-    command: () => commands.delete,
+    command: () => commandLine(commands.delete, "In a terminal, without the checks of this page"),
   });
 }
 
 /** Asks for the new name of a run. */
 export function askForName({ name, commands }) {
+  const accepts = (typed) => NAME.test(typed) && !typed.endsWith(".") && typed !== name;
   return askForText({
     title: `Rename ${name}`,
-    text: "The folder of the run gets this name.",
+    text: "The folder of the run gets this name: letters, digits, spaces, dots, dashes and "
+      + "underscores, at most 99 of them.",
     label: "New name",
     go: "Rename it",
     value: name,
-    accepts: (typed) => typed !== "" && typed !== name,
-    command: (typed) => `${commands.rename}${quoted(typed)}`,
+    accepts,
+    command: (typed) => (accepts(typed)
+      ? commandLine(commands.rename.map((part) => part + quoted(typed)).join("")) : ""),
   });
 }
 
-/** A name as a shell takes it for one word; it ends a path, so a dash in front does no harm. */
-function quoted(name) {
-  return /^[\w.-]*$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`;
-}
+/** A name as a shell takes it for one word. */
+const quoted = (name) => (/^[\w.-]+$/.test(name) ? name : `'${name}'`);

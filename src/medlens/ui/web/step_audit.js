@@ -158,7 +158,8 @@ function imagesOf(finding, place, audit, change, context) {
   const single = groups.every((group) => group.length === 1);
   const most = single ? FIRST_IMAGES : FIRST_GROUPS;
   const drawImages = (images) => element("ul", { class: "group" }, ...images.map((image) => (
-    element("li", {}, thumbnail(context, image),
+    element("li", {},
+      context.run.data === null ? element("p", { text: image }) : thumbnail(context, image),
       context.run.is_fixed ? "" : imageButton(image, place, audit, change))
   )));
   const drawGroup = (group) => (single || group.length <= MOST_IN_GROUP ? drawImages(group)
@@ -223,7 +224,7 @@ export function fixedNote({ data }) {
   return element("div", { class: "verdict" },
     element("p", {}, "This run has begun training, so what it was made of stays as it is. To change "
       + "something, make a new run with the same images."),
-    element("div", { class: "buttons" },
+    data === null ? "" : element("div", { class: "buttons" },
       link("New run", `#/data?${new URLSearchParams({ path: data })}`, { class: "button" })));
 }
 
