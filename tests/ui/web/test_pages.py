@@ -338,7 +338,7 @@ def test_only_what_went_wrong_in_an_export_is_shown_with_the_exports(
     run = RunDir(Path(shutil.copytree(ui.root / RUNS / "first", ui.root / RUNS / "failed")))
     job_file(run).parent.mkdir(exist_ok=True)
     words = ["medlens", step, str(run.root), "--format", "onnx", "-o", "first.onnx"]
-    job = {"step": step, "command": words, "pid": 1, "started": 1.0}
+    job = {"step": step, "command": words, "pid": 1, "started": 1.0, "is_stopped": False}
     job_file(run).write_text(json.dumps(job), encoding="utf-8")
     errors_file(run).write_text("medlens: The disk is full.\n", encoding="utf-8")
     page = visit(ui.address).page

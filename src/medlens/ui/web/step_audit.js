@@ -158,8 +158,7 @@ function imagesOf(finding, place, audit, change, context) {
   const single = groups.every((group) => group.length === 1);
   const most = single ? FIRST_IMAGES : FIRST_GROUPS;
   const drawImages = (images) => element("ul", { class: "group" }, ...images.map((image) => (
-    element("li", {},
-      context.run.data === null ? element("p", { text: image }) : thumbnail(context, image),
+    element("li", {}, thumbnail(context, image),
       context.run.is_fixed ? "" : imageButton(image, place, audit, change))
   )));
   const drawGroup = (group) => (single || group.length <= MOST_IN_GROUP ? drawImages(group)

@@ -10,11 +10,14 @@ const waiting = [];
 let busy = 0;
 
 /** The picture of an image of a run, with its name; black until it is there. */
-export function thumbnail({ client, path, signal }, image) {
-  const picture = element("img", { alt: "", width: SIZE, height: SIZE });
+export function thumbnail({ client, run, path, signal }, image) {
+  const isElsewhere = run.data === null; // where the page may not look
+  const picture = isElsewhere ? element("p", { text: "No picture" })
+    : element("img", { alt: "", width: SIZE, height: SIZE });
   const made = element("figure", { class: "thumbnail" },
     element("div", { class: "frame" }, picture),
     element("figcaption", { title: image, text: lastPart(image) }));
+  if (isElsewhere) return made;
   const watch = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     watch.disconnect();
