@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -9,7 +10,10 @@ import sys
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import httpx
+import keras
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +27,8 @@ from medlens.cli import main
 from medlens.data.csv_file import ROWS_AT_A_TIME
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
+from medlens.model.checksums import CHECKSUMS_FILE, write_checksums
+from medlens.model.classifier import MODEL_FILE, NO_NUMBER, load_classifier
 from medlens.model.prediction_sets import name_sets
 from medlens.serve.inputs import Digest, list_inputs
 from medlens.serve.only_writer import lock_path, only_writer
@@ -42,6 +48,7 @@ def accept(prefix):
 Image.preinit()
 Image.register_open("BMP", BmpImagePlugin.BmpImageFile, accept)
 """
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @pytest.fixture(scope="module")
@@ -456,3 +463,53 @@ def test_the_python_verb_refuses_like_the_command(
 ) -> None:
     with pytest.raises(MedlensError, match="nothing at a path"):
         medlens.predict(finished_run.path, [tmp_path / "none"], out=tmp_path / "a.csv")
+
+
+@pytest.fixture
+def overflowing(finished_run: Any, files: list[Path], tmp_path: Path) -> tuple[Path, Path]:
+    """A classifier whose network overflows over one of six images, and that image."""
+    folder = Path(shutil.copytree(finished_run.path / "classifier", tmp_path / "classifier"))
+    one = load_classifier(folder)
+    last = [layer for layer in one.model.layers if isinstance(layer, keras.layers.Dense)][-1]
+    pictures = np.stack([one.picture(path) for path in files[:6]]).astype(np.float32)
+    below = np.asarray(keras.Model(one.model.inputs[0], last.input)(pictures, training=False))
+    ordered = np.sort(below, axis=0)
+    feature = int(np.argmax(ordered[-1] - ordered[-2]))
+    between = float(ordered[-2:, feature].mean())
+    kernel, bias = np.zeros_like(last.kernel), np.zeros_like(last.bias)
+    kernel[feature, 0], bias[0] = 0.001 * LARGEST / between, 0.999 * LARGEST
+    last.kernel.assign(kernel)
+    last.bias.assign(bias)
+    one.model.save(folder / MODEL_FILE)
+    names = [line.split()[1] for line in (folder / CHECKSUMS_FILE).read_text().splitlines()]
+    write_checksums(folder, names)
+    return folder, files[int(below[:, feature].argmax())]
+
+
+def test_an_image_without_a_finite_answer_is_refused_everywhere(
+    overflowing: tuple[Path, Path], files: list[Path], start: Any, tmp_path: Path
+) -> None:
+    folder, image = overflowing
+    table = load_classifier(folder).predict(files[:6])
+    refused = table[table["unreadable"] != ""]
+    assert list(refused["path"]) == [str(image)]
+    (row,) = refused.to_dict("records")
+    assert row["unreadable"] == NO_NUMBER
+    assert (row["predicted"], row["decision"], row["prediction_set"]) == ("", "", ())
+    assert math.isnan(row["distance"])
+    assert row["unfamiliar"] == 0
+    out = tmp_path / "pages"
+    command = [sys.executable, "-m", "medlens", "explain", folder, image, files[7], "-o", out]
+    assert subprocess.run(command, check=False).returncode == 2
+    told = pd.read_csv(out / "explain.csv", keep_default_na=False)
+    assert told["unreadable"][0] == NO_NUMBER
+    assert told["page"][0] == ""
+    with start(folder) as server:
+        parts = [("images", (path.name, path.read_bytes())) for path in files[:6]]
+        answer = httpx.post(f"{server.url}/predict", files=parts, timeout=60)
+        assert answer.status_code == 200
+        reasons = [one["unreadable"] for one in answer.json()["results"]]
+        assert reasons == [NO_NUMBER if path == image else None for path in files[:6]]
+        part = [("image", (image.name, image.read_bytes()))]
+        answer = httpx.post(f"{server.url}/explain", files=part, timeout=60)
+        assert (answer.status_code, answer.json()["detail"]) == (422, NO_NUMBER)

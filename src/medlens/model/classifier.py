@@ -57,6 +57,8 @@ FORMAT_VERSION = 3
 FILES = (MODEL_FILE, FACTS_FILE, FAMILIARITY_FILE, CASES_FILE)
 # Of the prediction sets that are said of new images, as classifier.json names it.
 SET_LEVEL = "0.9"
+# Why nothing is said of an image over which the network overflows.
+NO_NUMBER = "The network gives no finite number for it."
 CHECKED_PER_CLASS = 1
 CHECKED = 8
 # Of a probability, between the saved network in float32 and the features that were cached.
@@ -182,7 +184,8 @@ class Classifier:
             point, "" without one), prediction_set (the names of the classes that hold the true
             one in 90 % of cases; none where there were too few images for it), prob_<class> from 0
             to 1, distance from the training images, unfamiliar (1 where it is above the limit: the
-            answer is then worth little).
+            answer is then worth little), unreadable ("", or that the network gives no finite
+            number: then the others are as for a file that cannot be read).
         """
         return self._say(self._run(pictures))
 
@@ -199,20 +202,25 @@ class Classifier:
         """What `answer` says, from features and logits."""
         num_classes = len(self.classes)
         logits = rows[:, -num_classes:].astype(np.float64)
-        probable = probabilities(logits, self.verdict.temperature)
+        is_known = np.asarray(np.isfinite(logits).all(axis=1))
+        probable = probabilities(np.where(is_known[:, None], logits, 0), self.verdict.temperature)
+        probable[~is_known] = np.nan
         distances = self.familiarity.distances(rows[:, :-num_classes])
         threshold = self.set_threshold
         sets: list[tuple[str, ...]] = [()] * len(rows)
         if threshold is not None:
-            sets = name_sets(prediction_sets(probable, threshold), self.classes)
+            named = name_sets(prediction_sets(probable, threshold), self.classes)
+            sets = [one if known else () for one, known in zip(named, is_known, strict=True)]
+        predicted = np.asarray(self.classes)[np.nan_to_num(probable).argmax(axis=1)]
         return pd.DataFrame(
             {
-                "predicted": np.asarray(self.classes)[np.nan_to_num(probable).argmax(axis=1)],
-                "decision": decide_class(probable, self.verdict),
+                "predicted": np.where(is_known, predicted, ""),
+                "decision": np.where(is_known, decide_class(probable, self.verdict), ""),
                 "prediction_set": pd.Series(sets, dtype=object),
                 **{f"prob_{name}": probable[:, i] for i, name in enumerate(self.classes)},
-                "distance": distances,
-                "unfamiliar": (~(distances <= self.limit)).astype(int),
+                "distance": np.where(is_known, distances, np.nan),
+                "unfamiliar": (is_known & ~(distances <= self.limit)).astype(int),
+                "unreadable": np.where(is_known, "", NO_NUMBER),
             }
         )
 
@@ -320,7 +328,8 @@ class Classifier:
         said["prediction_set"] = pd.Series(sets, said.index, object)
         said["unfamiliar"] = said["unfamiliar"].fillna(0).astype(int)
         said.insert(0, "path", list(paths))
-        said["unreadable"] = list(reasons)
+        own = iter(said["unreadable"][known])
+        said["unreadable"] = [reason or next(own) for reason in reasons]
         return said
 
     @cached_property

@@ -122,6 +122,8 @@ class _Checked:
         self._network, self._classes = network, classes
         self._is_checked = False
 
+    # What overflows is refused later on, in words.
+    @np.errstate(over="ignore", invalid="ignore")
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         if not self._is_checked:
             self._is_checked = True

@@ -108,19 +108,24 @@ class _AtWork:
         Returns:
             For "predict" a row for each. For "explain" the row, the class, the similar training
             cases, and the lengths of the images that are the bytes: the picture and its heat as
-            PNG, then a JPEG of each similar case, of length 0 where there is none.
+            PNG, then a JPEG of each similar case, of length 0 where there is none. A row, and for
+            "explain" the answer, may be the reason alone why there is nothing to say.
         """
         size = self._classifier.rule.size
         pictures = np.frombuffer(body, np.uint8).reshape(-1, size, size, 3)
         rows = self._predict(pictures)
         if head["do"] == "predict":
             return {"rows": rows}, b""
+        if "unreadable" in rows[0]:
+            return rows[0], b""
         return self._explain(pictures[0], rows[0], head["class"])
 
     def _predict(self, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
         classes = self._classifier.classes
         return [
-            {
+            {"unreadable": row["unreadable"]}
+            if row["unreadable"]
+            else {
                 "predicted": row["predicted"],
                 "probabilities": {name: float(row[f"prob_{name}"]) for name in classes},
                 "decision": row["decision"] or None,

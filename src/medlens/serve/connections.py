@@ -1,4 +1,4 @@
-"""What anybody may do with connections before a token: how many, how long, and how much."""
+"""What anybody may do with a connection before a token is asked for: how long, and how much."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def _explain_one(
     """The row of one image, or of the reason why it cannot be read, and its page."""
     cells = dict.fromkeys(("page", "explained", *similar_columns()), "")
     page = None
-    if not isinstance(picture, str):
+    if not isinstance(picture, str) and not said["unreadable"].iloc[0]:
         explained = class_name or str(said["predicted"].iloc[0])
         found = explain_picture(classifier, picture, classifier.classes.index(explained))
         page = draw_page(picture, found.overlay, found.similar, _title(said.iloc[0], explained))

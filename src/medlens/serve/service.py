@@ -146,6 +146,8 @@ class Service:
             if "unreadable" in head:
                 raise Unreadable(head["unreadable"])
             answer = await model.batcher.explain(picture, class_name)
+            if "unreadable" in answer[0]:
+                raise Unreadable(answer[0]["unreadable"])
         prediction = _prediction(upload.name, answer[0]["row"], model)
         return prediction, answer, head["window"]
 
