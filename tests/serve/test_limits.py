@@ -130,7 +130,7 @@ def test_connections_without_a_request_are_bounded(small: Any) -> None:
         b"GET /",
         b"GET /health HTTP/1.1\r\nHost: ",
         b"GET /health HTTP/1.1\r\n",
-        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        b"POST /explain HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
         b"Content-Type: multipart/form-data; boundary=x\r\n\r\n1\r\n-\r\n0\r\n",
     ],
     ids=["address", "value", "lines", "lines after the body"],
@@ -147,13 +147,13 @@ def test_a_head_without_end_is_given_up(small: Any, begun: bytes) -> None:
     assert httpx.get(f"{small.url}/health", timeout=60).status_code == 200
 
 
-@pytest.mark.parametrize(("length", "status"), [(60 * KIB, b"200"), (80 * KIB, b"400")])
-def test_a_head_may_be_so_large(small: Any, length: int, status: bytes) -> None:
-    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nname: " + b"x" * length + b"\r\n\r\n"
-    with connect(small) as connection:
-        for _ in range(2 if status == b"200" else 1):  # also the next one over it
-            connection.sendall(head)
-            assert connection.recv(4096).startswith(b"HTTP/1.1 " + status)
+def test_a_head_may_be_so_large(small: Any) -> None:
+    with httpx.Client(base_url=small.url, timeout=60) as client:
+        for _ in range(2):  # also the next one over the same connection
+            assert client.get("/health", headers={"name": "x" * 60 * KIB}).status_code == 200
+        # The connection is closed; whether what is said before arrives is up to the system.
+        with suppress(httpx.TransportError):
+            assert client.get("/health", headers={"name": "x" * 80 * KIB}).status_code == 400
 
 
 PAGES = 1200
@@ -190,7 +190,7 @@ def test_a_client_that_goes_away_is_no_failure(small: Any) -> None:
         )
     line = 'medlens_requests_total{method="POST",path="/predict",status="499"} 1.0'
     small.wait_until(lambda: line in _metrics(small))
-    assert "499" not in small.said()
+    assert "/predict 499 " not in small.said()
     assert "failed" not in small.said()
 
 
