@@ -114,6 +114,7 @@ def test_a_plan_that_is_handed_back_averages_over_the_same(
     pd.testing.assert_frame_equal(again.predictions, run.predictions)
 
 
+@pytest.mark.slow
 def test_folds_average_over_eight_views_named_by_the_augmentation(
     train: Callable[..., medlens.Run], data: Path
 ) -> None:

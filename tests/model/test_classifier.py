@@ -34,12 +34,12 @@ def test_what_is_said_of_pictures_is_what_is_said_of_their_files(
     pictures = np.stack([classifier.picture(file) for file in files])
     said = classifier.answer(pictures)
     told = classifier.predict(files)
-    assert list(told.columns) == ["path", *said.columns, "unreadable"]
+    assert list(told.columns) == ["path", *said.columns]
     pd.testing.assert_frame_equal(said, told[list(said.columns)])
     assert list(said.columns) == [
         *("predicted", "decision", "prediction_set"),
         *(f"prob_{name}" for name in classifier.classes),
-        *("distance", "unfamiliar"),
+        *("distance", "unfamiliar", "unreadable"),
     ]
     probable = said[[f"prob_{name}" for name in classifier.classes]].to_numpy()
     assert list(said["predicted"]) == [classifier.classes[i] for i in probable.argmax(axis=1)]

@@ -406,6 +406,7 @@ def test_a_number_under_two_names_is_shown_once() -> None:
     assert labels == ["Balanced accuracy (macro recall)", "ROC AUC", "Odd new number"]
 
 
+@pytest.mark.slow
 def test_the_mean_of_several_heads_is_not_said_to_be_stopped_on_val(own_run: RunDir) -> None:
     history = pd.read_csv(own_run.history).drop(columns="fold", errors="ignore")
     both = [history.assign(fold=fold) for fold in (1, 2)]

@@ -145,6 +145,7 @@ def test_images_that_a_node_does_not_see_are_not_refused_but_an_error(
     assert set(found["unreadable"]) == {"there is no file at that path"}
 
 
+@pytest.mark.slow
 def test_features_of_pictures_and_of_views_are_the_same_bytes(
     inside: Cluster, images: Dataset, tmp_path: Path
 ) -> None:

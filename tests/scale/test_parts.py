@@ -171,6 +171,7 @@ def test_an_error_to_mend_on_a_node_is_one_here(inside: Cluster, results: Result
         (KeyError("P-4711.png"), "broke off", "KeyError"),
     ],
 )
+@pytest.mark.slow
 def test_an_error_that_nobody_foresaw_is_said_without_names(
     inside: Cluster, results: Results, error: Exception, what: str, got: str
 ) -> None:

@@ -426,6 +426,7 @@ def test_a_changed_file_is_noticed(files: list[Path], tmp_path: Path) -> None:
     assert digest(tmp_path) != before
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_it_in_words_and_with_room_it_goes_on(
     finished_run: medlens.Run, many: Path, tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def test_memory_is_flat_under_load(finished_run: Any, tmp_path: Path, seconds: i
     assert grown < 0.05 * memory["first_tenth"]
 
 
+@pytest.mark.slow
 def test_the_end_waits_for_a_request_that_takes_all_its_time(
     start: Any, finished_run: Any, files: list[Path]
 ) -> None:

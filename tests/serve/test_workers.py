@@ -136,6 +136,7 @@ def peak(process: psutil.Process) -> int:
     return 1024 * int(found[1])
 
 
+@pytest.mark.slow
 def test_a_classifier_that_cannot_be_started_again_is_told_of(
     finished_run: Any, classifier: Classifier, files: list[Path]
 ) -> None:
@@ -178,6 +179,7 @@ def test_one_picture_that_fails_costs_no_other_its_answer(
     run(story())
 
 
+@pytest.mark.slow
 def test_who_waits_when_the_processes_are_ended_is_told(
     finished_run: Any, files: list[Path], classifier: Classifier
 ) -> None:

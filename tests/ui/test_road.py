@@ -123,6 +123,7 @@ def test_a_finished_run_keeps_its_options(page: Any, trained: str) -> None:
     assert again.status_code == 409
 
 
+@pytest.mark.slow
 def test_the_server_is_killed_the_job_goes_on_is_stopped_and_resumed_to_the_same_bytes(
     page: Any, open_page: Any, root: Path, trained: str, left_out: str
 ) -> None:

@@ -11,8 +11,16 @@ import pytest
 
 import medlens
 
-WIDTHS = (1400, 390)
-SCHEMES = ("light", "dark")
+# Each width and each scheme once; the other two pairs with the slow tests.
+on_screens = pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1400, "light"),
+        (390, "dark"),
+        pytest.param(1400, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 NOTICE = "Not a medical device."
 TOKEN = "a-word-for-tests"  # noqa: S105
 
@@ -34,8 +42,7 @@ def give_token(shown: Any) -> None:
     shown.page.wait_for_selector("#about:not([hidden])")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@on_screens
 def test_every_state_fits_the_screen_and_is_accessible(
     show: Show, samples: list[Path], odd_files: dict[str, Path], width: int, scheme: str
 ) -> None:

@@ -27,8 +27,16 @@ from medlens.ui.jobs import errors_file, job_file
 
 RUNS = "medlens-runs"
 NOTICE = "Not a medical device."
-WIDTHS = (1400, 390)
-SCHEMES = ("light", "dark")
+# Each width and each scheme once; the other two pairs with the slow tests.
+on_screens = pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1400, "light"),
+        (390, "dark"),
+        pytest.param(1400, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 DROPPED = """async ([text, names]) => {
   const { droppedBy } = await import("/static/step_audit.js");
   return [...droppedBy(text, names)];
@@ -212,8 +220,7 @@ def test_each_page_has_a_title(visit: Visits, ui: Any) -> None:
         page.wait_for_function("title => document.title === title", arg=f"{title} · medlens")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@on_screens
 def test_the_question_for_the_token_is_accessible(
     visit: Visits, ui: Any, width: int, scheme: str
 ) -> None:
@@ -500,8 +507,7 @@ def audited(page: Page, root: Path) -> None:
     page.wait_for_selector(".verdict")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@on_screens
 def test_every_page_fits_the_screen_and_is_accessible(
     visit: Visits, ui: Any, width: int, scheme: str
 ) -> None:
