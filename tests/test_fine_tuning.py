@@ -158,6 +158,7 @@ def test_what_hardly_learns_is_not_used(
     assert "The frozen network is used" in run.report.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_network_averages_over_symmetries_too(
     own: Path, stripes: Path, cache: Path, tmp_path: Path
 ) -> None:

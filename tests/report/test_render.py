@@ -427,6 +427,7 @@ def test_the_mean_of_several_heads_is_not_said_to_be_stopped_on_val(own_run: Run
     assert "(train)" in svg and "(val)" not in svg
 
 
+@pytest.mark.slow
 def test_what_was_chosen_stands_in_the_report_once_and_readably(own_run: RunDir) -> None:
     training = json.loads(own_run.training.read_text(encoding="utf-8"))
     choice = {"class_weight": "Balanced accuracy out of fold: none 0.9."}

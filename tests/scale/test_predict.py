@@ -69,6 +69,7 @@ def whole(finished_run: medlens.Run, many: Path, tmp_path_factory: pytest.TempPa
     return out.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_folder_on_a_server_is_predicted_by_a_cluster_to_the_same_bytes(
     finished_run: medlens.Run, small: Path, bucket: str, cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -160,6 +160,7 @@ PAGES = 1200
 ASKED = b"GET /static/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * PAGES
 
 
+@pytest.mark.slow
 def test_a_client_that_takes_no_answer_is_given_up(small: Any) -> None:
     process = psutil.Process(small.process.pid)
     before = process.num_fds()
@@ -224,6 +225,7 @@ def test_a_request_that_takes_too_long_is_told_so(small: Any, files: list[Path])
     assert post(small, files[0].read_bytes()).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_is_replaced(server: Any, client: httpx.Client, files: Any) -> None:
     def names() -> set[int]:
         children = psutil.Process(server.process.pid).children()

@@ -329,6 +329,7 @@ def start(run: Path, given: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_same_command_goes_on_to_the_same_bytes(
     finished_run: medlens.Run, many: Path, tmp_path: Path
 ) -> None:
@@ -487,6 +488,7 @@ def overflowing(finished_run: Any, files: list[Path], tmp_path: Path) -> tuple[P
     return folder, files[int(below[:, feature].argmax())]
 
 
+@pytest.mark.slow
 def test_an_image_without_a_finite_answer_is_refused_everywhere(
     overflowing: tuple[Path, Path], files: list[Path], start: Any, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from medlens.files import part_name, remove, write_bytes
 
 KEYS_SUFFIX = ".keys"
 ROWS_AT_A_TIME = 256
+MOST_TRIES = 10
 
 # The name of a shard, and a row of it.
 Place = tuple[str, int]
@@ -99,7 +100,7 @@ class Store:
             content = path.read_bytes()
             if _name_shard(content) != path.stem:
                 return None
-            rows = np.lib.format.open_memmap(path.with_suffix(".npy"), mode="r")
+            rows = _map(path.with_suffix(".npy"))
             whole = rows.offset + rows.nbytes == (self.folder / f"{path.stem}.npy").stat().st_size
         # NumPy's parser raises many things at a damaged header: OSError, ValueError, TypeError and
         # tokenize.TokenError were seen.
@@ -117,7 +118,7 @@ class Store:
         path = self._copies / f"{shard}.npy"
         if is_remote(self.folder) and not path.exists():
             write_bytes(path, (self.folder / path.name).read_bytes())
-        return np.lib.format.open_memmap(path, mode="r")
+        return _map(path)
 
     def add(self, keys: Sequence[str], rows: NDArray[Any]) -> None:
         """Write one shard.
@@ -200,6 +201,18 @@ class Store:
         with suppress(OSError):
             remove(self.folder)
         self._places.clear()
+
+
+def _map(path: Path) -> np.memmap[Any, Any]:
+    """Map an .npy file into memory.
+
+    NumPy lets Python parse its header, and Python 3.11 now and then fails at that by a SystemError
+    where another thread parses at the same moment (CPython's issue 106905): then once more.
+    """
+    for _ in range(MOST_TRIES):
+        with suppress(SystemError):
+            return np.lib.format.open_memmap(path, mode="r")
+    return np.lib.format.open_memmap(path, mode="r")
 
 
 def write_shard(folder: Path, keys: Sequence[str], rows: NDArray[Any]) -> str:

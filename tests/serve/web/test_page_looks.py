@@ -136,6 +136,7 @@ def test_on_a_phone_the_chosen_image_comes_into_view(show: Show, samples: list[P
     assert shown.visit.has_in_sight(samples[7].name)
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_waited_for(show: Show, narrow: str, samples: list[Path]) -> None:
     # Eight images are too many at once, so are four; of two times two one has to wait.
     shown = show(address=narrow)

@@ -232,6 +232,7 @@ def test_the_question_for_the_token_is_accessible(
     assert shown.violations() == []
 
 
+@pytest.mark.slow
 def test_the_question_for_the_token_stays_closed_until_something_is_asked(
     visit: Visits, ui: Any
 ) -> None:

@@ -199,6 +199,7 @@ def test_a_killed_server_loses_nothing(
     shown.forgive("net::ERR_")
 
 
+@pytest.mark.slow
 def test_two_tabs_show_the_same(start: Start, visit: Visits, root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "messy", tmp_path / "messy")
     ui = start(tmp_path)
