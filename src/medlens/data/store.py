@@ -100,8 +100,9 @@ class Store:
             content = path.read_bytes()
             if _name_shard(content) != path.stem:
                 return None
-            rows = _map(path.with_suffix(".npy"))
-            whole = rows.offset + rows.nbytes == (self.folder / f"{path.stem}.npy").stat().st_size
+            file = path.with_suffix(".npy")
+            rows = _map(file)
+            whole = rows.offset + rows.nbytes == file.stat().st_size
         # NumPy's parser raises many things at a damaged header: OSError, ValueError, TypeError and
         # tokenize.TokenError were seen.
         except Exception:

@@ -131,11 +131,9 @@ def find_pool(*, gpus: int, patience: float = SECONDS_FOR_A_NODE) -> Pool:
     Raises:
         MedlensError: If there was none in that time.
     """
-    ray = import_ray()
     end = time.monotonic() + patience
     while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        pool = choose_pool(nodes, gpus=gpus)
+        pool = choose_pool(_living_nodes(), gpus=gpus)
         if pool is not None:
             return pool
         if time.monotonic() > end:
@@ -149,10 +147,16 @@ def find_gpu_kinds() -> list[dict[str, float]]:
 
     Ray marks nodes with the kind where it knows it; all others count as one kind.
     """
-    nodes = [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
-    with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= 1]
+    with_gpu = [
+        node for node in _living_nodes() if node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= 1
+    ]
     kinds = {next((name for name in node if name.startswith(GPU_KIND)), "") for node in with_gpu}
     return [{kind: TOUCH} if kind else {} for kind in sorted(kinds)]
+
+
+def _living_nodes() -> list[dict[str, float]]:
+    """The resources of each node of the connected cluster that is alive."""
+    return [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
 
 
 def choose_pool(nodes: Sequence[Mapping[str, float]], *, gpus: int) -> Pool | None:

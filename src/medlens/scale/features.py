@@ -196,8 +196,8 @@ def extract_on_cluster(
     try:
         made_with = find_processor() if frozen_pass.engine == "keras" else "CPU"
         make = FeatureParts(work, pictures.folder, features.folder, carried, made_with, seen_as)
-        on_gpus = made_with == "GPU"
-        retried = run_parts(np.arange(work.parts), make, note, gpus=int(on_gpus))
+        gpus = int(made_with == "GPU")
+        retried = run_parts(np.arange(work.parts), make, note, gpus=gpus)
     finally:
         remove(work.folder)
     for line in retried.lines:
