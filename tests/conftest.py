@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -46,6 +46,22 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("the shared real images are not on this machine (see MEDLENS_SHARED)")
     return folder
+
+
+@pytest.fixture(
+    params=[
+        (1400, "light"),
+        (390, "dark"),
+        # Each width and each scheme once; the other two pairs with the slow tests.
+        pytest.param((1400, "dark"), marks=pytest.mark.slow),
+        pytest.param((390, "light"), marks=pytest.mark.slow),
+    ],
+    ids=lambda screen: "-".join(map(str, screen)),
+)
+def screen(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """A width in pixels and a colour scheme, as pages are opened with."""
+    width, scheme = request.param
+    return {"width": width, "scheme": scheme}
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ from medlens.data.remote import join_path, open_path
 from medlens.data.scan import in_order
 from medlens.environment import cache_folder
 from medlens.errors import MedlensError
-from medlens.model.classifier import FACTS_FILE, MODEL_FILE, Classifier, load_classifier
+from medlens.model.classifier import Classifier, load_classifier
+from medlens.model.classifier_files import FACTS_FILE, MODEL_FILE
 from medlens.report.predictions import read_predictions
 from medlens.run_dir import RunDir
 from medlens.screen import Screen

@@ -13,8 +13,9 @@ import pandas as pd
 
 from medlens.data.remote import hide_secrets, is_remote, open_path
 from medlens.errors import MedlensError
-from medlens.model.checksums import CHECKSUMS_FILE, digest_of
+from medlens.model.checksums import digest_of
 from medlens.model.classifier import load_classifier
+from medlens.model.classifier_files import CHECKSUMS_FILE
 from medlens.model.gpu import processor
 from medlens.run_dir import classifier_folder
 from medlens.scale.cluster import connected

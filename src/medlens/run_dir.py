@@ -10,6 +10,7 @@ from pathlib import Path
 from medlens.config import Options, config_toml, differences, flag_name, read_config
 from medlens.errors import MedlensError
 from medlens.files import remove, write_text
+from medlens.model.classifier_files import FACTS_FILE
 
 # Names of files that are being written: `files.part_name`, or earlier the number of a process; and
 # Keras in `save_classifier`.
@@ -275,7 +276,7 @@ def classifier_folder(path: str | os.PathLike[str]) -> Path:
 
 def holds_classifier(path: Path) -> bool:
     """Whether a folder is a run with a classifier, or a classifier's own folder."""
-    return (classifier_folder(path) / "classifier.json").is_file()
+    return (classifier_folder(path) / FACTS_FILE).is_file()
 
 
 def open_run(options: Options) -> RunDir:

@@ -9,8 +9,9 @@ import pytest
 
 import medlens
 from medlens.errors import MedlensError
-from medlens.model.checksums import CHECKSUMS_FILE, verify_checksums, write_checksums
-from medlens.model.classifier import FACTS_FILE, FILES, FORMAT_VERSION
+from medlens.model.checksums import verify_checksums, write_checksums
+from medlens.model.classifier import FORMAT_VERSION
+from medlens.model.classifier_files import CHECKSUMS_FILE, FACTS_FILE, NEEDED_FILES
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def folder(finished_run: medlens.Run, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run.path / "classifier", tmp_path / "classifier"))
 
 
-@pytest.mark.parametrize("name", [*FILES, CHECKSUMS_FILE])
+@pytest.mark.parametrize("name", [*NEEDED_FILES, CHECKSUMS_FILE])
 def test_a_changed_byte_is_refused_by_name(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -30,7 +31,7 @@ def test_a_changed_byte_is_refused_by_name(folder: Path, name: str) -> None:
     assert refused.value.got != refused.value.expected
 
 
-@pytest.mark.parametrize("name", [*FILES, CHECKSUMS_FILE])
+@pytest.mark.parametrize("name", [*NEEDED_FILES, CHECKSUMS_FILE])
 def test_a_missing_file_is_refused_by_name(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(MedlensError) as refused:
@@ -39,15 +40,15 @@ def test_a_missing_file_is_refused_by_name(folder: Path, name: str) -> None:
 
 
 def test_a_file_that_the_list_leaves_out_is_missed(folder: Path) -> None:
-    write_checksums(folder, FILES[1:])
+    write_checksums(folder, NEEDED_FILES[1:])
     with pytest.raises(MedlensError, match=CHECKSUMS_FILE) as refused:
         medlens.load(folder)
-    assert FILES[0] in refused.value.got
+    assert NEEDED_FILES[0] in refused.value.got
 
 
 def test_files_that_are_not_listed_are_no_matter(folder: Path) -> None:
     (folder / ".DS_Store").write_bytes(b"of a desktop")
-    verify_checksums(folder, FILES)
+    verify_checksums(folder, NEEDED_FILES)
 
 
 def test_the_system_verifies_the_folder_by_itself(folder: Path) -> None:
@@ -57,7 +58,7 @@ def test_the_system_verifies_the_folder_by_itself(folder: Path) -> None:
     done = subprocess.run(
         [program, "--check", "--strict", CHECKSUMS_FILE], cwd=folder, capture_output=True, text=True
     )
-    assert (done.returncode, done.stdout.count(": OK")) == (0, len(FILES))
+    assert (done.returncode, done.stdout.count(": OK")) == (0, len(NEEDED_FILES))
 
 
 @pytest.mark.parametrize("step", [-1, 1])
@@ -66,7 +67,7 @@ def test_another_format_is_refused_with_both_versions(folder: Path, step: int) -
     facts["format"] += step
     facts["versions"]["medlens"] = "7.8.9"
     (folder / FACTS_FILE).write_text(json.dumps(facts), encoding="utf-8")
-    write_checksums(folder, FILES)
+    write_checksums(folder, NEEDED_FILES)
     with pytest.raises(MedlensError, match="older" if step < 0 else "newer") as refused:
         medlens.load(folder)
     assert refused.value.got == f"format {FORMAT_VERSION + step}, written by medlens 7.8.9"

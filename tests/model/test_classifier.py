@@ -13,8 +13,8 @@ import pytest
 import medlens
 from medlens.data.images import read_image
 from medlens.model.classifier import Classifier, load_classifier
+from medlens.model.classifier_files import PICTURES_FILE
 from medlens.model.prediction_sets import name_sets, prediction_sets
-from medlens.model.training_cases import PICTURES_FILE
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ import medlens
 from medlens.data.phantom import write_phantoms
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
-from medlens.model.checksums import CHECKSUMS_FILE, digest_of
+from medlens.model.checksums import digest_of
+from medlens.model.classifier_files import CHECKSUMS_FILE
 from medlens.scale.cluster import connected
 from medlens.scale.predict import PredictParts
 from medlens.serve.inputs import list_inputs

@@ -27,8 +27,9 @@ from medlens.cli import main
 from medlens.data.csv_file import ROWS_AT_A_TIME
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
-from medlens.model.checksums import CHECKSUMS_FILE, write_checksums
-from medlens.model.classifier import MODEL_FILE, NO_NUMBER, load_classifier
+from medlens.model.checksums import write_checksums
+from medlens.model.classifier import NO_NUMBER, load_classifier
+from medlens.model.classifier_files import CHECKSUMS_FILE, MODEL_FILE
 from medlens.model.prediction_sets import name_sets
 from medlens.serve.inputs import Digest, list_inputs
 from medlens.serve.only_writer import lock_path, only_writer

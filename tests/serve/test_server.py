@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from medlens.data.images import decode_image
-from medlens.model.checksums import CHECKSUMS_FILE, write_checksums
+from medlens.model.checksums import write_checksums
+from medlens.model.classifier_files import CHECKSUMS_FILE
 from medlens.serve.explain import explain_picture
 from medlens.serve.launch import name_runs
 

@@ -19,7 +19,8 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from medlens.model.checksums import CHECKSUMS_FILE, write_checksums
+from medlens.model.checksums import write_checksums
+from medlens.model.classifier_files import CHECKSUMS_FILE
 from medlens.serve.batching import Batcher
 from medlens.serve.child import NotAvailable
 from medlens.serve.decoders import USUAL_BYTES, Decoders

@@ -24,8 +24,6 @@ from medlens.data.dataset import read_dataset
 from medlens.errors import MedlensError
 from medlens.external import WRITTEN
 from medlens.intake import made_with
-from medlens.model.checksums import CHECKSUMS_FILE
-from medlens.model.classifier import FILES, PICTURES_FILE
 from medlens.run_dir import RunDir, open_run
 from medlens.ui import jobs, runs
 from medlens.ui.choices import (
@@ -49,7 +47,7 @@ from medlens.ui.jobs import (
     step_at_work,
     stop_job,
 )
-from medlens.ui.own_files import CLASSIFIER, EXTERNAL, foreign_files
+from medlens.ui.own_files import EXTERNAL, foreign_files
 from medlens.ui.root import Refused, Root
 from medlens.ui.runs import (
     delete,
@@ -294,7 +292,6 @@ def test_all_that_medlens_writes_is_known_as_its_own(
 ) -> None:
     assert foreign_files(RunDir(finished_run.path)) == []
     assert EXTERNAL == WRITTEN
-    assert set(CLASSIFIER) == {*FILES, PICTURES_FILE, CHECKSUMS_FILE}
     run = RunDir(shutil.copytree(finished_run.path, tmp_path / "run"))
     mine = tmp_path / "mine.png"
     mine.touch()

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from medlens.errors import MedlensError, in_words
 from medlens.files import write_text
+from medlens.model.classifier_files import CHECKSUMS_FILE
 
-# As the program sha256sum writes it: `sha256sum -c SHA256SUMS` checks the folder without medlens.
-CHECKSUMS_FILE = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\n]+)")
 _SHOWN = 12
 _MEND = "Copy the whole folder again from where it was trained, or train again."

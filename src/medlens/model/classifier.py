@@ -28,6 +28,14 @@ from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
 from medlens.model.calibration import probabilities
 from medlens.model.checksums import verify_checksums, write_checksums
+from medlens.model.classifier_files import (
+    CASES_FILE,
+    FACTS_FILE,
+    FAMILIARITY_FILE,
+    MODEL_FILE,
+    NEEDED_FILES,
+    PICTURES_FILE,
+)
 from medlens.model.classifier_forward import classifier_forward
 from medlens.model.classifier_graph import build_classifier, features_layer
 from medlens.model.engine import Forward, FrozenPass
@@ -36,25 +44,13 @@ from medlens.model.head import Head
 from medlens.model.opened_graph import OpenedGraph, open_graph
 from medlens.model.operating_point import OperatingPoint
 from medlens.model.prediction_sets import name_sets, prediction_sets
-from medlens.model.training_cases import (
-    CASES_FILE,
-    PICTURES_FILE,
-    TrainingCases,
-    load_cases,
-    save_cases,
-    write_pictures,
-)
+from medlens.model.training_cases import TrainingCases, load_cases, save_cases, write_pictures
 from medlens.model.verdict import Verdict, decide_class
 
 # Of an image file: RGB, 0 to 255, of shape (size, size, 3); or the reason why there is none.
 Picture = NDArray[np.uint8] | str
 
-MODEL_FILE = "classifier.keras"
-FACTS_FILE = "classifier.json"
-FAMILIARITY_FILE = "familiarity.npz"
 FORMAT_VERSION = 3
-# What every classifier has; pictures of training images come on top where they were asked for.
-FILES = (MODEL_FILE, FACTS_FILE, FAMILIARITY_FILE, CASES_FILE)
 # Of the prediction sets that are said of new images, as classifier.json names it.
 SET_LEVEL = "0.9"
 # Why nothing is said of an image over which the network overflows.
@@ -435,7 +431,7 @@ def save_classifier(
     finally:
         part.unlink(missing_ok=True)
     save_familiarity(folder / FAMILIARITY_FILE, facts.familiarity, facts.limit)
-    cases, names = facts.cases, list(FILES)
+    cases, names = facts.cases, list(NEEDED_FILES)
     save_cases(folder / CASES_FILE, cases)
     if read_picture is not None:
         cases = write_pictures(cases, folder / PICTURES_FILE, read_picture)
@@ -496,7 +492,7 @@ def load_classifier(folder: Path) -> Classifier:
     try:
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
         _check_format(facts, folder)
-        verified = verify_checksums(folder, FILES)
+        verified = verify_checksums(folder, NEEDED_FILES)
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
         frame = None if facts["frame"] == "middle" else int(facts["frame"])
         rule = PictureRule(facts["image_size"], facts["fit"])

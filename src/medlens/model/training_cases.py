@@ -16,8 +16,6 @@ from medlens.errors import MedlensError, in_words
 from medlens.files import write_bytes
 from medlens.model.familiarity import CHUNK_ROWS, Familiarity, choose_rows, squared_distances
 
-CASES_FILE = "training_cases.npz"
-PICTURES_FILE = "training_pictures.zip"
 FORMAT_VERSION = 1
 # With 64 components of float16 each: 2.7 MB.
 MOST_CASES = 20_000

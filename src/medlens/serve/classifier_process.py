@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medlens.data.dicom_worker import receive, send
 from medlens.errors import MedlensError
 from medlens.log import describe_failure
+from medlens.model.classifier_files import CHECKSUMS_FILE
 
 # Pictures in a batch for each core: on a processor more at a time are no faster, and fewer leave
 # the rest of a queue time to be decoded meanwhile.
@@ -61,7 +62,7 @@ class _AtWork:
     def __init__(self, folder: Path) -> None:
         from threadpoolctl import threadpool_limits
 
-        from medlens.model.checksums import CHECKSUMS_FILE, digest_of
+        from medlens.model.checksums import digest_of
         from medlens.model.classifier import load_classifier
 
         self._classifier = load_classifier(folder)

@@ -22,7 +22,7 @@ from medlens.errors import MedlensError
 from medlens.files import write_json, write_text
 from medlens.run_dir import RunDir, has_begun, list_left_out
 from medlens.ui.jobs import step_at_work
-from medlens.ui.root import Refused
+from medlens.ui.root import Refused, Root
 from medlens.ui.turns import own_turn
 
 Values = Mapping[str, Any]
@@ -92,6 +92,13 @@ def read_choices(run: RunDir) -> Choices:
     if excluded:
         options["exclude"] = str(run.excluded)
     return Choices(options, excluded)
+
+
+def reachable_data(root: Root, choices: Choices) -> Path | None:
+    """The data of a run; None where it lies outside of the root, which no client may leave."""
+    data = Path(choices.options.get("data", ""))
+    # A relative path begins in the folder of a terminal, which is not known any more.
+    return data if data.is_absolute() and root.holds(data) else None
 
 
 def write_choices(run: RunDir, choices: Choices) -> None:

@@ -6,13 +6,9 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from medlens.model.classifier_files import ALL_FILES
 from medlens.run_dir import PART, RunDir
 
-# Written here once more, since their modules load Keras.
-CLASSIFIER = (
-    *("classifier.keras", "classifier.json", "familiarity.npz", "training_cases.npz"),
-    *("training_pictures.zip", "SHA256SUMS"),
-)
 EXTERNAL = ("dataset.csv", "audit.json", "predictions.csv", "evaluation.json")
 # What the system itself leaves in folders that were looked at.
 OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")
@@ -39,7 +35,7 @@ def foreign_files(run: RunDir) -> list[Path]:
 def _names_inside(run: RunDir) -> Mapping[Path, tuple[str, ...]]:
     """How the files in each folder of a run are called, with "*" for what differs."""
     return {
-        run.classifier: CLASSIFIER,
+        run.classifier: ALL_FILES,
         run.figures: ("*.png", "*.svg", "*.csv", "*.json"),
         run.heat_maps: ("*.png",),
         run.external: tuple(f"*/{name}" for name in EXTERNAL),

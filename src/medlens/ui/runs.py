@@ -27,6 +27,7 @@ from medlens.ui.choices import (
     choices_file,
     is_run,
     own_values,
+    reachable_data,
     read_choices,
     write_choices,
 )
@@ -308,15 +309,12 @@ def _free_place(root: Root, folder: Path, name: str) -> Path:
 
 
 def _data_names(root: Root, choices: Choices) -> dict[str, str | None]:
-    """The data as clients call it, and as it is shown; no client reaches what lies elsewhere.
-
-    A relative path begins in the folder of a terminal, which is not known any more.
-    """
-    data = Path(choices.options.get("data", ""))
-    if data.is_absolute() and root.holds(data):
-        name = root.name(data.resolve())
-        return {"data": name, "data_name": name}
-    return {"data": None, "data_name": data.name}
+    """The data as clients call it, None where they cannot reach it; and as it is shown."""
+    data = reachable_data(root, choices)
+    if data is None:
+        return {"data": None, "data_name": Path(choices.options.get("data", "")).name}
+    name = root.name(data.resolve())
+    return {"data": name, "data_name": name}
 
 
 def _changed(run: RunDir) -> str:

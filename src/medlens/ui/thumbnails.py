@@ -9,7 +9,7 @@ from threading import BoundedSemaphore
 from medlens.data.images import UnreadableImage, read_image, to_pillow
 from medlens.data.medmnist import unpack_medmnist
 from medlens.run_dir import RunDir
-from medlens.ui.choices import read_choices
+from medlens.ui.choices import reachable_data, read_choices
 from medlens.ui.root import Refused, Root
 
 MOST_PIXELS = 40_000_000
@@ -54,9 +54,8 @@ class Thumbnails:
         return stream.getvalue()
 
     def _find(self, run: RunDir, image: str) -> Path:
-        data = Path(str(read_choices(run).options.get("data", "")))
-        # A relative path begins in the folder of a terminal, which is not known any more.
-        if not (data.is_absolute() and self._root.holds(data)):
+        data = reachable_data(self._root, read_choices(run))
+        if data is None:
             raise Refused(403, "The data of this run lies outside of the folder given with --root.")
         if data.suffix.lower() == ".npz":
             # Its pictures lie in the cache, in a folder that holds nothing else.

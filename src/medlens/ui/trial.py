@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from medlens.model.classifier_files import FACTS_FILE
 from medlens.run_dir import RunDir
 from medlens.serve.access import OPEN_FOLDER, Access, Guard, Paths
 from medlens.serve.answers import refuse
@@ -101,7 +102,7 @@ class Trial:
 
 def key_of(run: RunDir) -> str:
     """A word for the classifier of a run, another one for each that ever had the run's name."""
-    facts = run.classifier / "classifier.json"
+    facts = run.classifier / FACTS_FILE
     found = (facts if facts.is_file() else run.classifier).stat()
     identity = f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}:{run.root}"
     return hashlib.sha256(identity.encode()).hexdigest()[:16]

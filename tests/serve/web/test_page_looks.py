@@ -10,17 +10,8 @@ from typing import Any
 import pytest
 
 import medlens
+from medlens.serve.service import FAILED
 
-# Each width and each scheme once; the other two pairs with the slow tests.
-on_screens = pytest.mark.parametrize(
-    ("width", "scheme"),
-    [
-        (1400, "light"),
-        (390, "dark"),
-        pytest.param(1400, "dark", marks=pytest.mark.slow),
-        pytest.param(390, "light", marks=pytest.mark.slow),
-    ],
-)
 NOTICE = "Not a medical device."
 TOKEN = "a-word-for-tests"  # noqa: S105
 
@@ -42,11 +33,10 @@ def give_token(shown: Any) -> None:
     shown.page.wait_for_selector("#about:not([hidden])")
 
 
-@on_screens
 def test_every_state_fits_the_screen_and_is_accessible(
-    show: Show, samples: list[Path], odd_files: dict[str, Path], width: int, scheme: str
+    show: Show, samples: list[Path], odd_files: dict[str, Path], screen: dict[str, Any]
 ) -> None:
-    shown = show(width=width, scheme=scheme)
+    shown = show(**screen)
     page = shown.page
 
     def look() -> None:
@@ -228,3 +218,28 @@ def test_sending_is_stopped_and_goes_on(show: Show, samples: list[Path]) -> None
     assert page.locator("#rows td.number").count() == 12
     # The button that had the focus is gone; the focus is not.
     assert page.evaluate("() => document.activeElement.id") == "chosen-name"
+
+
+def test_an_image_the_server_failed_over_has_no_answer_and_is_sent_again(
+    show: Show, samples: list[Path]
+) -> None:
+    def fail_the_second(route: Any) -> None:
+        answer = route.fetch()
+        content = answer.json()
+        said = dict.fromkeys(("predicted", "probabilities", "decision", "prediction_set"))
+        content["results"][1] |= {**said, "unreadable": FAILED, "failed": True}
+        route.fulfill(response=answer, json=content)
+
+    shown = show()
+    page = shown.page
+    # What the service says when a process dies over one image and cannot be started again.
+    page.route("**/predict?*", fail_the_second, times=1)
+    page.set_input_files("#files", samples[:3])
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "1 of 3 images not answered yet." in shown.text("#problem")
+    assert page.locator("#rows td.number").count() == 2
+    page.click("#go-on")
+    shown.wait()
+    assert page.locator("#rows td.number").count() == 3
+    assert page.locator("#problem").is_hidden()
+    assert FAILED not in shown.text("body")

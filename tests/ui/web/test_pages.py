@@ -27,16 +27,6 @@ from medlens.ui.jobs import errors_file, job_file
 
 RUNS = "medlens-runs"
 NOTICE = "Not a medical device."
-# Each width and each scheme once; the other two pairs with the slow tests.
-on_screens = pytest.mark.parametrize(
-    ("width", "scheme"),
-    [
-        (1400, "light"),
-        (390, "dark"),
-        pytest.param(1400, "dark", marks=pytest.mark.slow),
-        pytest.param(390, "light", marks=pytest.mark.slow),
-    ],
-)
 DROPPED = """async ([text, names]) => {
   const { droppedBy } = await import("/static/step_audit.js");
   return [...droppedBy(text, names)];
@@ -220,11 +210,10 @@ def test_each_page_has_a_title(visit: Visits, ui: Any) -> None:
         page.wait_for_function("title => document.title === title", arg=f"{title} · medlens")
 
 
-@on_screens
 def test_the_question_for_the_token_is_accessible(
-    visit: Visits, ui: Any, width: int, scheme: str
+    visit: Visits, ui: Any, screen: dict[str, Any]
 ) -> None:
-    shown = visit(ui.address.partition("#")[0], width=width, scheme=scheme)
+    shown = visit(ui.address.partition("#")[0], **screen)
     shown.page.wait_for_selector("#token-dialog[open]")
     assert shown.has_in_sight(NOTICE, "#token-dialog")
     assert shown.overhang() <= 0
@@ -508,11 +497,10 @@ def audited(page: Page, root: Path) -> None:
     page.wait_for_selector(".verdict")
 
 
-@on_screens
 def test_every_page_fits_the_screen_and_is_accessible(
-    visit: Visits, ui: Any, width: int, scheme: str
+    visit: Visits, ui: Any, screen: dict[str, Any]
 ) -> None:
-    shown = visit(ui.address, width=width, scheme=scheme)
+    shown = visit(ui.address, **screen)
     page = shown.page
 
     def look(sign: str) -> None:
