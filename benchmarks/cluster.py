@@ -104,7 +104,7 @@ def train(scratch: Path, arguments: argparse.Namespace) -> None:
 def watch(arguments: list[str]) -> dict[str, Any]:
     """Run a command of medlens; its seconds, and the peak of each role in MiB."""
     peaks: dict[str, float] = defaultdict(float)
-    used: dict[int, float] = {}
+    used: dict[int, tuple[str, float]] = {}
     with tempfile.TemporaryFile() as output:
         started = time.monotonic()
         child = subprocess.Popen(
@@ -116,15 +116,19 @@ def watch(arguments: list[str]) -> dict[str, Any]:
                 with suppress(psutil.NoSuchProcess):
                     role, times = role_of(one, child.pid), one.cpu_times()
                     peaks[role] = max(peaks[role], one.memory_info().rss / 2**20)
-                    used[one.pid] = times.user + times.system
+                    used[one.pid] = role, times.user + times.system
             time.sleep(SECONDS_BETWEEN_LOOKS)
         seconds = time.monotonic() - started
         output.seek(0)
         if child.returncode:
             raise SystemExit(f"{arguments[0]}:\n{output.read().decode(errors='replace')}")
     rounded = {role: round(peak) for role, peak in sorted(peaks.items())}
-    spent = {"seconds": round(seconds, 1), "processor_seconds": round(sum(used.values()), 1)}
-    return {**spent, "peak_mib": rounded}
+    by_role: dict[str, float] = defaultdict(float)
+    for role, processor in used.values():
+        by_role[role] += processor
+    spent = {"seconds": round(seconds, 1), "processor_seconds": round(sum(by_role.values()), 1)}
+    by = {role: round(one, 1) for role, one in sorted(by_role.items())}
+    return {**spent, "processor_seconds_of": by, "peak_mib": rounded}
 
 
 def role_of(process: psutil.Process, driver: int) -> str:
