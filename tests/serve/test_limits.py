@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -19,6 +21,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from medlens.serve.connections import MOST_PIPELINED
 from medlens.serve.limits import KIB, MIB, Full, Limits, Room
 
 SMALL_SECONDS = 4
@@ -156,8 +159,28 @@ def test_a_head_may_be_so_large(small: Any) -> None:
             assert client.get("/health", headers={"name": "x" * 80 * KIB}).status_code == 400
 
 
-PAGES = 1200
-ASKED = b"GET /static/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * PAGES
+REPORTS = MOST_PIPELINED
+ASKED = b"GET /models/run/report HTTP/1.1\r\nHost: localhost\r\n\r\n" * REPORTS
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_requests_that_wait_on_one_connection_are_bounded(small: Any) -> None:
+    with connect(small) as connection:
+        connection.sendall(HEALTH * (1 + MOST_PIPELINED))
+        said = b""
+        while said.count(b"HTTP/1.1 200 ") <= MOST_PIPELINED:
+            part = connection.recv(4096)
+            assert part
+            said += part
+    said = b""
+    with connect(small) as connection:
+        connection.sendall(HEALTH * 20 * MOST_PIPELINED)
+        with suppress(ConnectionResetError):
+            while part := connection.recv(4096):
+                said += part
+    # None of them, or those that were answered before too many had come.
+    assert said.count(b"HTTP/1.1 200 ") < 20 * MOST_PIPELINED
+    assert httpx.get(f"{small.url}/health", timeout=60).status_code == 200
 
 
 @pytest.mark.slow
@@ -173,7 +196,7 @@ def test_a_client_that_takes_no_answer_is_given_up(small: Any) -> None:
         until = time.monotonic() + 3 * SMALL_SECONDS
         time.sleep(SMALL_SECONDS / 2)
         answers, end = 0, b""
-        while answers < PAGES:
+        while answers < REPORTS:
             part = late.recv(1 << 20)
             assert part
             answers += (end + part).count(b"HTTP/1.1 200 ")
@@ -193,6 +216,40 @@ def test_a_client_that_goes_away_is_no_failure(small: Any) -> None:
     small.wait_until(lambda: line in _metrics(small))
     assert "/predict 499 " not in small.said()
     assert "failed" not in small.said()
+
+
+def test_what_nobody_waits_for_is_not_worked_on(server: Any, files: list[Path]) -> None:
+    image = {"image": ("a.png", files[0].read_bytes())}
+    asked = httpx.Request("POST", f"{server.url}/explain", files=image)
+    lines = [b"POST /explain HTTP/1.1", *(b"%s: %s" % one for one in asked.headers.raw)]
+    content = b"\r\n".join([*lines, b"", asked.read()])
+    held = server.child("classifier_process")
+    before = _explained(server)
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        held.suspend()
+        try:
+            for _ in range(8):
+                stack.enter_context(connect(server)).sendall(content)
+            server.wait_until(lambda: _queue(server) == 8)
+            waiting = pool.submit(post, server, files[0].read_bytes())
+            server.wait_until(lambda: _queue(server) == 9)
+            stack.close()
+            server.wait_until(lambda: _explained(server)["499"] == before["499"] + 8)
+            # The process has one of them, which keeps its room; and somebody waits for another.
+            assert _queue(server) == 2
+        finally:
+            held.resume()
+        assert waiting.result().status_code == 200
+    assert _queue(server) == 0
+    assert _explained(server)["200"] == before["200"]
+    assert "failed" not in server.said()
+
+
+def _explained(server: Any) -> Counter[str]:
+    """How often each status was the answer to /explain."""
+    line = r'_requests_total{method="POST",path="/explain",status="(\d+)"} (\d+)'
+    found = re.findall(line, _metrics(server))
+    return Counter({status: int(count) for status, count in found})
 
 
 def test_a_full_queue_says_when_to_come_back(small: Any, files: list[Path]) -> None:

@@ -148,6 +148,36 @@ def test_other_bodies_are_refused(client: httpx.Client) -> None:
     assert client.get("/predict").status_code == 405
 
 
+SURROGATE = b'--x\r\nContent-Disposition: form-data; name="images"; filename="+2AA-"\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "body", "status"),
+    [
+        ("charset=undefined", SURROGATE, 415),
+        ("charset=utf-7", SURROGATE, 415),
+        ('CharSet="UTF-7"', SURROGATE, 415),
+        ("charset=", SURROGATE, 415),
+        ("charset=utf-8; charset=utf-7", SURROGATE, 415),
+        # 400 KB in this codec take many seconds, in which nothing else is answered.
+        ("charset=punycode", SURROGATE.partition(b"; file")[0] + b"\r\n\r\n" + b"a" * 400_000, 415),
+        # Forms that multipart bodies may not have (RFC 7578) name no charset and no file.
+        ("charset*=utf-8''utf-7", SURROGATE, 422),
+        ("", SURROGATE.replace(b'filename="', b"filename*=utf-7''").replace(b'-"', b"-"), 422),
+        ("charset=UTF-8", SURROGATE, 422),
+        ("charset=us-ascii", SURROGATE, 422),
+    ],
+    ids=lambda value: value[:28] if isinstance(value, str) else "",
+)
+def test_bodies_in_other_charsets_are_refused(
+    client: httpx.Client, options: str, body: bytes, status: int
+) -> None:
+    headers = {"Content-Type": f"multipart/form-data; boundary=x;{options}"}
+    response = client.post("/predict", content=body + b"\r\n--x--\r\n", headers=headers)
+    assert response.status_code == status
+    assert client.get("/health").status_code == 200
+
+
 def decode_url(url: str) -> Image.Image:
     head, _, content = url.partition(",")
     assert head == "data:image/png;base64"

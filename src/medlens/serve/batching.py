@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from medlens.serve.child import (
     Child,
     ChildDied,
     ChildTooSlow,
-    NotAvailable,
 )
+from medlens.serve.question import Question
 
 LOG = logging.getLogger("medlens")
 MODULE = "medlens.serve.classifier_process"
@@ -29,19 +28,6 @@ MODULE = "medlens.serve.classifier_process"
 SECONDS_TO_COLLECT = 0.002
 # What one batch or one heat map may take before its process counts as hung.
 SECONDS_TO_ANSWER = 120.0
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One picture, and who waits for what is said of it."""
-
-    head: dict[str, Any]
-    picture: bytes
-    done: asyncio.Future[Answer]
-
-    @property
-    def is_prediction(self) -> bool:
-        return bool(self.head["do"] == "predict")
 
 
 class Batcher:
@@ -59,7 +45,7 @@ class Batcher:
     def __init__(self, folder: Path, observe_batch: Callable[[int], None]) -> None:
         self._child = Child(MODULE, [str(folder)])
         self._observe_batch = observe_batch
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Question] = deque()
         self._changed = asyncio.Event()
         self._run: asyncio.Task[None] | None = None
         self._batch = 1
@@ -115,14 +101,14 @@ class Batcher:
         return await self._ask({"do": "explain", "class": class_name}, picture)
 
     async def _ask(self, head: dict[str, Any], picture: bytes) -> Answer:
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Job(head, picture, done))
+        job = Question(head, picture)
+        self._waiting.append(job)
         self._changed.set()
-        return await done
+        return await job.answer()
 
     async def _work(self) -> None:
         while True:
-            jobs: list[_Job] = []
+            jobs: list[Question] = []
             try:
                 if not self._child.is_ready:
                     await self._start_again()
@@ -136,8 +122,11 @@ class Batcher:
                 self._child.kill()
                 self._refuse(jobs)
                 await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            finally:
+                for job in jobs:
+                    job.end()
 
-    async def _next_jobs(self) -> list[_Job]:
+    async def _next_jobs(self) -> list[Question]:
         """Predictions as many as fit in a batch, or one heat map; none if none came for a while."""
         if not self._waiting:
             self._changed.clear()
@@ -146,19 +135,21 @@ class Batcher:
                 await asyncio.wait_for(self._changed.wait(), SECONDS_BETWEEN_LOOKS)
         if 0 < len(self._waiting) < self._batch:
             await asyncio.sleep(SECONDS_TO_COLLECT)
-        jobs: list[_Job] = []
+        jobs: list[Question] = []
         while self._waiting and len(jobs) < self._batch:
-            if jobs and not (jobs[0].is_prediction and self._waiting[0].is_prediction):
+            if jobs and not (_is_prediction(jobs[0]) and _is_prediction(self._waiting[0])):
                 break
             job = self._waiting.popleft()
-            if not job.done.done():  # else whoever asked has gone
+            if job.take():  # else whoever asked has gone
                 jobs.append(job)
         return jobs
 
-    async def _answer(self, jobs: list[_Job]) -> None:
+    async def _answer(self, jobs: list[Question]) -> None:
         if await self._is_answered(jobs):
             return
         for number, job in enumerate(jobs):
+            if not job.is_wanted:
+                continue
             if not self._child.is_ready:
                 await self._start_again()
             if not self._child.is_ready:
@@ -167,9 +158,9 @@ class Batcher:
             if not await self._is_answered([job]):
                 self._refuse([job])
 
-    async def _is_answered(self, jobs: list[_Job]) -> bool:
+    async def _is_answered(self, jobs: list[Question]) -> bool:
         """Ask the process once; whether it answered."""
-        pictures = b"".join(job.picture for job in jobs)
+        pictures = b"".join(job.data for job in jobs)
         started = time.monotonic()
         try:
             head, body = await self._child.ask(jobs[0].head, pictures, seconds=SECONDS_TO_ANSWER)
@@ -179,7 +170,7 @@ class Batcher:
         if "failure" in head:
             LOG.error("A classifier failed:\n%s", head["failure"])
             return False
-        if jobs[0].is_prediction:
+        if _is_prediction(jobs[0]):
             self._note(len(jobs), time.monotonic() - started)
             _hand_out(jobs, [(row, b"") for row in head["rows"]])
         else:
@@ -217,13 +208,15 @@ class Batcher:
         self.facts = facts
         self._batch = int(facts["batch"])
 
-    def _refuse(self, jobs: Iterable[_Job]) -> None:
+    def _refuse(self, jobs: Iterable[Question]) -> None:
         for job in jobs:
-            if not job.done.done():
-                job.done.set_exception(NotAvailable())
+            job.refuse()
 
 
-def _hand_out(jobs: Iterable[_Job], answers: Iterable[Answer]) -> None:
+def _is_prediction(job: Question) -> bool:
+    return bool(job.head["do"] == "predict")
+
+
+def _hand_out(jobs: Iterable[Question], answers: Iterable[Answer]) -> None:
     for job, answer in zip(jobs, answers, strict=True):
-        if not job.done.done():
-            job.done.set_result(answer)
+        job.give(answer)

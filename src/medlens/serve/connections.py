@@ -11,6 +11,8 @@ from medlens.serve.limits import KIB, Limits
 
 # So many bytes are looked at together: by fewer a head may be longer than its limit.
 PIECE = 8 * KIB
+# Requests that wait on one connection for the answer to another.
+MOST_PIPELINED = 8
 
 
 def bounded_protocol(limits: Limits) -> type[HttpToolsProtocol]:
@@ -53,6 +55,8 @@ def bounded_protocol(limits: Limits) -> type[HttpToolsProtocol]:
         def on_headers_complete(self) -> None:
             self._head = 0
             super().on_headers_complete()
+            if len(self.pipeline) > MOST_PIPELINED:
+                self.transport.abort()
 
         def on_body(self, body: bytes) -> None:
             self._head = 0

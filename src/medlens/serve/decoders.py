@@ -16,9 +16,9 @@ from medlens.serve.child import (
     Child,
     ChildDied,
     ChildTooSlow,
-    NotAvailable,
 )
 from medlens.serve.limits import MIB
+from medlens.serve.question import Question
 
 LOG = logging.getLogger("medlens")
 MODULE = "medlens.serve.decoder_process"
@@ -30,13 +30,17 @@ BYTES_PER_PIXEL = 64
 
 
 @dataclass
-class _Task:
-    """A file, who waits for it, and the seconds that processes may still work on it."""
+class _Clock:
+    """The seconds that processes may still work on a file."""
 
-    head: dict[str, Any]
-    data: bytes
-    seconds: float
-    done: asyncio.Future[Answer]
+    left: float
+
+
+@dataclass(eq=False, kw_only=True)
+class _Task(Question):
+    """A file for one group of processes."""
+
+    clock: _Clock
 
 
 class Decoders:
@@ -86,12 +90,11 @@ class Decoders:
         Raises:
             NotAvailable: If no process can be started for it.
         """
-        task = _Task(head, data, self._seconds, asyncio.get_running_loop().create_future())
-        facts, body = await self._usual.decode(task)
+        clock = _Clock(self._seconds)
+        facts, body = await self._usual.decode(_Task(head, data, clock=clock))
         # Decoders in C do not say whether it was for want of memory that they failed.
         if "unreadable" in facts and facts["unreadable"] not in (TOO_SLOW, TOO_LONG):
-            task.done = asyncio.get_running_loop().create_future()
-            facts, body = await self._large.decode(task)
+            facts, body = await self._large.decode(_Task(head, data, clock=clock))
         return facts, body
 
 
@@ -132,7 +135,7 @@ class _Group:
 
     async def decode(self, task: _Task) -> Answer:
         self._waiting.put_nowait(task)
-        return await task.done
+        return await task.answer()
 
     async def _run(self, child: Child) -> None:
         while True:
@@ -140,9 +143,7 @@ class _Group:
             try:
                 task = await self._next_task()
                 if task is not None:
-                    found = await self._decode(child, task)
-                    if not task.done.done():
-                        task.done.set_result(found)
+                    task.give(await self._decode(child, task))
                 elif not child.is_ready:
                     await child.start()
             except asyncio.CancelledError:  # the end of the server
@@ -153,6 +154,9 @@ class _Group:
                 child.kill()
                 _refuse(task)
                 await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            finally:
+                if task is not None:
+                    task.end()
 
     async def _next_task(self) -> _Task | None:
         """The next file; none if none came for a while, or whoever asked has gone."""
@@ -162,7 +166,7 @@ class _Group:
                 task = await self._waiting.get()
         except TimeoutError:
             return None
-        return None if task.done.done() else task
+        return task if task.take() else None
 
     async def _decode(self, child: Child, task: _Task) -> Answer:
         # Once more where the process ended: something else may have ended it.
@@ -171,17 +175,17 @@ class _Group:
                 await child.start()
             started = time.monotonic()
             try:
-                return await child.ask(task.head, task.data, seconds=max(0, task.seconds))
+                return await child.ask(task.head, task.data, seconds=max(0, task.clock.left))
             except ChildTooSlow:
                 LOG.warning("A file was given up: it took too long.")
                 return {"unreadable": TOO_SLOW}, b""
             except ChildDied:
                 LOG.warning("A process that decodes ended; it is started anew.")
             finally:
-                task.seconds -= time.monotonic() - started
+                task.clock.left -= time.monotonic() - started
         return {"unreadable": TOO_MUCH}, b""
 
 
 def _refuse(task: _Task | None) -> None:
-    if task is not None and not task.done.done():
-        task.done.set_exception(NotAvailable())
+    if task is not None:
+        task.refuse()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Coroutine, Mapping
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
@@ -33,7 +32,7 @@ from medlens.serve.child import NotAvailable
 from medlens.serve.limits import Full
 from medlens.serve.metrics import CLIENT_GONE, Measured
 from medlens.serve.service import Served, Service, Unreadable
-from medlens.serve.uploads import Upload, multipart_schema, received
+from medlens.serve.uploads import Received, multipart_schema, receive
 from medlens.serve.web_files import INDEX, WebFile, read_web_files
 
 # The report is one file with its own style and pictures in it, and without any script.
@@ -47,6 +46,7 @@ ModelName = Annotated[
 ]
 Number = Annotated[float | None, Query(allow_inf_nan=False)]
 Width = Annotated[float | None, Query(gt=0, allow_inf_nan=False)]
+T = TypeVar("T")
 
 
 def create_app(service: Service, access: Access) -> ASGIApp:
@@ -165,12 +165,10 @@ def _image_routes(service: Service) -> APIRouter:
     }
     router = APIRouter(tags=["images"], responses=problems)
 
-    def receive(
-        request: Request, field: str, most: int
-    ) -> AbstractAsyncContextManager[list[Upload]]:
+    async def take(request: Request, field: str, most: int) -> Received:
         if service.images.is_full:  # before the body is read
             raise Full
-        return received(request, field, most=most, limits=limits, room=service.bytes)
+        return await receive(request, field, most=most, limits=limits, room=service.bytes)
 
     @router.post(
         "/predict",
@@ -181,8 +179,9 @@ def _image_routes(service: Service) -> APIRouter:
     async def predict(request: Request, model: ModelName = None) -> Response:
         """What a model says of images; 422 where none of them can be read."""
         chosen = _choose(service, model)
-        async with receive(request, "images", limits.images) as uploads, _bounded(service):
-            results = await service.predict(chosen, uploads)
+        taken = await take(request, "images", limits.images)
+        work = service.predict(chosen, taken.files)
+        results = await _while_wanted(request, service, taken, work)
         answer = Predictions(model=chosen.name, results=results)
         status = 200 if any(one.unreadable is None or one.failed for one in results) else 422
         return Response(answer.model_dump_json(), status, media_type="application/json")
@@ -205,8 +204,10 @@ def _image_routes(service: Service) -> APIRouter:
         chosen = _choose(service, model)
         if class_name is not None and class_name not in chosen.facts["classes"]:
             raise HTTPException(404, f"There is no class of that name in {chosen.name}.")
-        async with receive(request, "image", 1) as (upload,), _bounded(service):
-            prediction, (facts, images), window = await service.explain(chosen, upload, class_name)
+        taken = await take(request, "image", 1)
+        work = service.explain(chosen, taken.files[0], class_name)
+        found = await _while_wanted(request, service, taken, work)
+        prediction, (facts, images), window = found
         answer = Explanation.model_validate(
             {
                 "model": chosen.name,
@@ -241,21 +242,39 @@ def _image_routes(service: Service) -> APIRouter:
         window = None
         if window_center is not None and window_width is not None:
             window = (window_center, window_width)
-        async with receive(request, "image", 1) as (upload,), _bounded(service):
-            png = await service.look(chosen, upload, window)
+        taken = await take(request, "image", 1)
+        work = service.look(chosen, taken.files[0], window)
+        png = await _while_wanted(request, service, taken, work)
         return Response(png, media_type="image/png")
 
     return router
 
 
-@asynccontextmanager
-async def _bounded(service: Service) -> AsyncIterator[None]:
-    """Bound the time that an answer takes."""
+async def _while_wanted(
+    request: Request, service: Service, taken: Received, work: Coroutine[Any, Any, T]
+) -> T:
+    """Work on what was taken: for a bounded time, and as long as the client is there."""
+    working = service.begin(work)
+    working.add_done_callback(lambda _: taken.give_back())
+    leaving = asyncio.create_task(_client_leaves(request))
     try:
-        async with asyncio.timeout(service.limits.seconds):
-            yield
-    except TimeoutError:
-        raise HTTPException(504, "It took longer than the time limit of this server.") from None
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait({working, leaving}, timeout=service.limits.seconds, return_when=first)
+        if working.done():
+            return working.result()
+        if leaving.done():
+            raise ClientDisconnect
+        raise HTTPException(504, "It took longer than the time limit of this server.")
+    finally:
+        leaving.cancel()
+        # Not waited for: a process may be at work on it, and until then it keeps its room.
+        working.cancel()
+
+
+async def _client_leaves(request: Request) -> None:
+    """Ends when the client goes away; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def handle_usual_errors(app: FastAPI) -> None:

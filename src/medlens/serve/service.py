@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medlens.model.fast_cpu import usable_cores
 from medlens.run_dir import RunDir
@@ -23,6 +23,7 @@ from medlens.serve.uploads import Upload
 MOST_DECODERS = 8
 FAILED = "The server failed over this image. Send it again."
 MOST_SECONDS_TO_WAIT = 60
+T = TypeVar("T")
 
 
 class Unreadable(Exception):  # noqa: N818 - it says what is the matter
@@ -67,6 +68,7 @@ class Service:
         self.metrics = metrics
         self.images = Room(limits.queue)
         self.bytes = Room(limits.bodies)
+        self._at_work: set[asyncio.Task[Any]] = set()
         count = min(usable_cores(), MOST_DECODERS)
         self._decoders = Decoders(count, limits.decode_seconds, limits.pixels)
         self.models = {name: self._place(name, folder) for name, folder in folders.items()}
@@ -102,6 +104,18 @@ class Service:
         """How long what is under way may take, in whole seconds, 1 to 60."""
         slowest = max(one.batcher.seconds_per_picture for one in self.models.values())
         return min(max(1, math.ceil(slowest * self.images.taken)), MOST_SECONDS_TO_WAIT)
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Work as a task, which is kept until it ends, also where nobody waits for it any more."""
+        task = asyncio.create_task(work)
+        self._at_work.add(task)
+        task.add_done_callback(self._let_go)
+        return task
+
+    def _let_go(self, task: asyncio.Task[Any]) -> None:
+        self._at_work.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, or else asyncio writes it to the log
 
     async def predict(self, model: Served, uploads: Sequence[Upload]) -> list[Prediction]:
         """What a classifier says of each upload, in their order; others have a reason.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import HTTPException, Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -17,6 +17,9 @@ from medlens.serve.limits import MIB, Limits, Room
 
 # What multipart bodies hold beside the files: a few fields that nobody asked for.
 MOST_FIELDS = 16
+# Any other is decoded by whichever codec of Python has that name: some fail in their own ways, and
+# some take very long.
+CHARSETS = (b"utf-8", b"us-ascii")
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,29 @@ class Upload:
     data: bytes
 
 
+@dataclass(frozen=True)
+class Received:
+    """The files of a request, in memory.
+
+    Args:
+        files: In their order.
+        give_back: To be called when nobody works on them any more; their bytes count until then.
+    """
+
+    files: list[Upload]
+    give_back: Callable[[], None]
+
+
 class _InMemory(MultiPartParser):
     """Starlette's parser, which otherwise writes files of more than 1 MB to the disk."""
 
     spool_max_size = sys.maxsize
 
 
-@asynccontextmanager
-async def received(
+async def receive(
     request: Request, field: str, *, most: int, limits: Limits, room: Room
-) -> AsyncIterator[list[Upload]]:
-    """The files of one field of a multipart body, in memory while the block runs.
+) -> Received:
+    """The files of one field of a multipart body.
 
     Args:
         request: The request, its body unread.
@@ -58,23 +73,22 @@ async def received(
     body = _Body(request, limits, room)
     try:
         async with asyncio.timeout(limits.seconds):
-            uploads = await _parse(request, body, field, most)
+            return Received(await _parse(request, body, field, most), body.give_back)
     except TimeoutError:
         body.give_back()
         raise HTTPException(408, "The request took too long to arrive.") from None
     except BaseException:
         body.give_back()
         raise
-    try:
-        yield uploads
-    finally:
-        body.give_back()
 
 
 async def _parse(request: Request, body: _Body, field: str, most: int) -> list[Upload]:
-    kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != "multipart/form-data":
+    # As Starlette's parser reads it below.
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind.strip() != b"multipart/form-data":
         raise HTTPException(415, "Send the images as multipart/form-data.")
+    if options.get(b"charset", CHARSETS[0]).lower() not in CHARSETS:
+        raise HTTPException(415, "Send multipart/form-data in UTF-8, or without a charset.")
     parser = _InMemory(request.headers, body.chunks(), max_files=most + 1, max_fields=MOST_FIELDS)
     try:
         form = await parser.parse()
