@@ -246,9 +246,9 @@ def _add_options(
 def default_text(field: dataclasses.Field[Any]) -> str:
     """An option's default as it is shown in help and docs."""
     default = field.default
-    if default in ((), "", False):
-        return {(): "none", "": "none", False: "no"}[default]
-    return str(default)
+    if default is False:  # and not 0, which is equal to it
+        return "no"
+    return "none" if default in ((), "") else str(default)
 
 
 def _options(given: dict[str, Any]) -> Options:

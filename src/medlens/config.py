@@ -516,7 +516,7 @@ class ServeOptions:
         _names("names of hosts"),
         ADDRESS,
         "A further name by which browsers may call the server, such as that of a proxy before it; "
-        "may be given several times.",
+        "a token is required then. May be given several times.",
     )
     max_body: float = option(
         100.0,

@@ -23,7 +23,8 @@ def guarded(start: Any, finished_run: Any) -> Iterator[httpx.Client]:
     """A client of a server with a token and a further name."""
     names = ("--allowed-host", "images.example")
     with (
-        start(finished_run.path, *names, MEDLENS_TOKEN=TOKEN) as server,
+        # As from a file with an end of line.
+        start(finished_run.path, *names, MEDLENS_TOKEN=f"{TOKEN}\n") as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         assert TOKEN not in server.said()
@@ -86,6 +87,17 @@ def test_a_name_that_is_not_the_servers_is_refused(guarded: httpx.Client) -> Non
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Origin": "http://images.example", "Host": "images.example"}, 422),
         ({"Sec-Fetch-Site": "same-origin"}, 422),
+        # Behind a proxy that does not pass the name on.
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://images.example"}, 422),
+        ({"Sec-Fetch-Site": "same-origin", "Host": "attacker.example"}, 421),
+        (
+            {
+                "Sec-Fetch-Site": "cross-site",
+                "Origin": "http://images.example",
+                "Host": "images.example",
+            },
+            403,
+        ),
         ({}, 422),
     ],
 )
@@ -117,6 +129,26 @@ def test_on_this_computer_alone_no_token_is_needed(host: str) -> None:
     assert access.token is None
     assert access.hosts is not None
     assert host in access.hosts
+
+
+def test_behind_a_proxy_on_this_computer_a_token_is_needed() -> None:
+    access = choose_access(Settings(allowed_hosts=("localhost", "images.example")), {})
+    assert access.token
+    assert access.hosts is not None
+    assert "images.example" in access.hosts
+    assert "other.example" not in access.hosts
+    assert choose_access(Settings(allowed_hosts=("localhost", "::1")), {}).token is None
+
+
+@pytest.mark.parametrize("given", ["geheim-\u00fc", "two\nlines", "a\tb", "a\x7f", " \n"])
+def test_a_token_that_no_request_can_bring_is_refused_and_not_shown(given: str) -> None:
+    for settings, environment in (
+        (Settings(token=given), {}),
+        (Settings(), {"MEDLENS_TOKEN": given}),
+    ):
+        with pytest.raises(MedlensError, match="No request can bring this token") as caught:
+            choose_access(settings, environment)
+        assert given.strip() == "" or given not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "workstation"])  # noqa: S104

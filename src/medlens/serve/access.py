@@ -177,8 +177,11 @@ def _are_equal(given: str, wanted: str) -> bool:
 
 def _is_same_origin(headers: Headers, host: str) -> bool:
     """Whether a browser says that one of our own pages asks, or it is no browser."""
-    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        return False
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        # No page can set this header, and it stays true behind a proxy that calls us by another
+        # name. That our own name is not another site's, the check of the host has seen to.
+        return site in ("none", "same-origin")
     origin = headers.get("origin")
     if origin is None:
         return True

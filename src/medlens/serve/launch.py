@@ -98,7 +98,7 @@ async def _serve(
     from medlens.serve.service import Service
 
     access = choose_access(settings, os.environ)
-    if access.token and access.token not in (settings.token, os.environ.get(TOKEN_VARIABLE)):
+    if access.token and not given_token(settings, os.environ):
         say(f"Token: {access.token}")
     service = Service(runs, settings.limits, Metrics())
     try:
@@ -149,18 +149,45 @@ def choose_access(settings: Settings, environment: Mapping[str, str]) -> Access:
     Args:
         settings: Its host, token and further names.
         environment: May hold the token.
+
+    Raises:
+        MedlensError: If the token is none that a request can bring.
     """
     from medlens.serve.access import Access, is_loopback
 
-    token = settings.token or environment.get(TOKEN_VARIABLE, "")
+    token = given_token(settings, environment)
     is_own = is_loopback(settings.host)
-    if not is_own and not token:
+    # By a further name a proxy on this computer brings the requests of other computers.
+    if not token and not (is_own and all(map(is_loopback, settings.allowed_hosts))):
         token = secrets.token_urlsafe(32)
     # On other addresses nobody knows by which names it is called; there the token protects it.
     is_any = not is_own and not settings.allowed_hosts
     own = {"localhost", "127.0.0.1", "::1", settings.host.lower()}
     names = own | {name.lower() for name in settings.allowed_hosts}
     return Access(None if is_any else frozenset(names), token or None)
+
+
+def given_token(settings: Settings, environment: Mapping[str, str]) -> str:
+    """The token that the server was started with; "" for none.
+
+    Args:
+        settings: May hold it.
+        environment: May hold it, with the end of line of the file that it was read from.
+
+    Raises:
+        MedlensError: If it is none that a request can bring.
+    """
+    given = settings.token or environment.get(TOKEN_VARIABLE, "")
+    token = given.strip()
+    if given and not (token and token.isascii() and token.isprintable()):
+        raise MedlensError(
+            "No request can bring this token.",
+            got="characters that a header cannot hold" if token else "nothing but white space",
+            expected="letters, digits and signs of ASCII",
+            fix=f"Set --token or {TOKEN_VARIABLE} to a word such as "
+            "`openssl rand -hex 24` makes, or to nothing.",
+        )
+    return token
 
 
 def listen(host: str, port: int) -> socket.socket:
