@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +41,14 @@ class Opened:
         self.page.wait_for_selector("body.has-images")
         self.page.wait_for_selector("#sending", state="hidden")
         self.page.wait_for_function(SHOWN)
+
+    def saved_table(self, button: str = "#download") -> list[dict[str, str]]:
+        """The rows of the CSV file that the page gives."""
+        with self.page.expect_download() as download:
+            self.page.click(button)
+        assert re.fullmatch(r"predictions-\w+\.csv", download.value.suggested_filename)
+        text = Path(download.value.path()).read_bytes().decode("utf-8-sig")
+        return list(csv.DictReader(io.StringIO(text, newline="")))
 
     def text(self, selector: str) -> str:
         return self.page.inner_text(selector)

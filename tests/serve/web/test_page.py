@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import shutil
 from collections.abc import Callable
@@ -46,15 +44,6 @@ def bars_of(shown: Any) -> dict[str, str]:
     }
 
 
-def saved_table(shown: Any, button: str = "#download") -> list[dict[str, str]]:
-    """The rows of the CSV file that the page gives."""
-    with shown.page.expect_download() as download:
-        shown.page.click(button)
-    assert re.fullmatch(r"predictions-\w+\.csv", download.value.suggested_filename)
-    text = Path(download.value.path()).read_bytes().decode("utf-8-sig")
-    return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
 def drop(shown: Any, *paths: Path) -> None:
     """Drop files and folders onto the middle of the page, as the desktop would."""
     session = shown.page.context.new_cdp_session(shown.page)
@@ -83,7 +72,7 @@ def test_one_image_is_answered_as_predict_does(
     assert in_decimals(expected["prob_mass"]) in words
     assert shown.page.locator("#warnings > *").count() == 0
     assert shown.page.locator("#batch").is_hidden()
-    (row,) = saved_table(shown, "#download-one")
+    (row,) = shown.saved_table("#download-one")
     assert float(row["prob_mass"]) == pytest.approx(expected["prob_mass"], abs=1e-6)
 
 
@@ -140,7 +129,7 @@ def test_many_images_go_in_parts_and_come_back_in_order(
     ]
     shown = show()
     shown.give(*copies)
-    table = saved_table(shown)
+    table = shown.saved_table()
     assert [row["path"] for row in table] == [path.name for path in copies]
     expected = list(classifier.predict(samples)["predicted"])
     assert [row["predicted"] for row in table] == [expected[n % 12] for n in range(50)]
@@ -156,7 +145,7 @@ def test_the_csv_holds_every_answer(
     expected = classifier.predict(given)
     shown = show()
     shown.give(*given)
-    table = saved_table(shown)
+    table = shown.saved_table()
     assert list(table[0]) == [*expected.columns, "model"]
     for row, path, (_, said) in zip(table, given, expected.iterrows(), strict=True):
         assert (row["path"], row["model"]) == (path.name, "run")
@@ -181,7 +170,7 @@ def test_names_are_text_on_the_page_and_in_the_csv(
     assert shown.page.locator("img[src='x']").count() == 0
     shown.page.click("#rows tr:first-child button")
     assert shown.text("#chosen-name") == HOSTILE[0]
-    assert [row["path"] for row in saved_table(shown)] == HOSTILE
+    assert [row["path"] for row in shown.saved_table()] == HOSTILE
 
 
 def test_a_bad_file_says_why_and_stops_nothing(
@@ -313,7 +302,7 @@ def test_another_classifier_answers_the_same_images(
     shown.give(*samples[:3])
     shown.page.select_option("#model", "other")
     shown.wait()
-    table = saved_table(shown)
+    table = shown.saved_table()
     expected = medlens.load(other_run.path).predict(samples[:3])
     assert [row["model"] for row in table] == ["other"] * 3
     assert [row["predicted"] for row in table] == list(expected["predicted"])

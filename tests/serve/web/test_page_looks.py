@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import medlens
@@ -140,6 +141,64 @@ def test_a_busy_server_is_waited_for(show: Show, narrow: str, samples: list[Path
     assert shown.page.locator("#problem").is_hidden()
 
 
+@pytest.mark.parametrize("width", [1400, 390])
+def test_who_waits_for_a_heat_map_sees_that_the_server_is_busy(
+    show: Show, samples: list[Path], width: int
+) -> None:
+    shown = show(width=width)
+    page = shown.page
+    later = {"status": 429, "headers": {"Retry-After": "30"}, "json": {"detail": "Later."}}
+    page.route("**/explain?*", lambda route: route.fulfill(**later))
+    page.set_input_files("#files", samples[:1])
+    page.wait_for_selector("#busy:not(:empty)")
+    page.wait_for_selector("#sending", state="hidden")
+    page.locator("#busy").scroll_into_view_if_needed()
+    assert shown.visit.has_in_sight("The server is busy.", "#busy")
+    assert page.locator("#busy").get_attribute("role") == "status"
+    assert shown.visit.overhang() <= 0
+
+
+def test_what_the_server_cannot_answer_is_not_asked_for_ever(
+    show: Show, samples: list[Path]
+) -> None:
+    shown = show()
+    page = shown.page
+    later = {"status": 503, "headers": {"Retry-After": "0.5"}, "json": {"detail": "Later."}}
+    page.route("**/predict?*", lambda route: route.fulfill(**later))
+    page.set_input_files("#files", samples[:1])
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "The server cannot answer now." in shown.text("#problem")
+    assert len([url for url in shown.visit.asked if "/predict?" in url]) == 3
+
+
+@pytest.mark.slow
+def test_images_that_are_too_much_for_a_slow_line_together_go_in_parts(
+    show: Show,
+    start: Callable[..., Any],
+    finished_run: medlens.Run,
+    samples: list[Path],
+    tmp_path: Path,
+) -> None:
+    with start(finished_run.path, "--time-limit", 4) as server:
+        shown = show(address=f"{server.url}/")
+        page = shown.page
+        large = [tmp_path / path.name for path in samples[:6]]
+        for path, copy in zip(samples, large, strict=False):
+            copy.write_bytes(path.read_bytes() + bytes(60_000))
+        session = page.context.new_cdp_session(page)
+        # In bytes per second: one of them takes 1 s, and so do its heat map and its picture.
+        slow = {"offline": False, "latency": 0, "downloadThroughput": -1}
+        session.send("Network.enable")
+        session.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": 70_000})
+        page.set_input_files("#files", large)
+        page.wait_for_selector("body.has-images")
+        page.wait_for_selector("#sending", state="hidden")
+        assert page.locator("#rows td.number").count() == 6
+        assert page.locator("#problem").is_hidden()
+        assert len([url for url in shown.visit.asked if "/predict?" in url]) > 2
+        shown.visit.forgive("net::ERR_")
+
+
 def test_what_is_too_large_alone_is_refused(
     show: Show, narrow: str, samples: list[Path], tmp_path: Path
 ) -> None:
@@ -178,6 +237,25 @@ def test_the_token_is_asked_for_once_and_kept_nowhere(
     assert "token" in shown.text("#problem")
 
 
+def test_a_place_on_the_page_is_no_token_and_one_that_was_refused_is_forgotten(
+    show: Show, narrow: str
+) -> None:
+    shown = show(address=f"{narrow}#main")
+    page = shown.page
+    stored = "() => Object.values(sessionStorage)"
+    page.wait_for_selector("#token-dialog[open]")
+    assert page.evaluate(stored) == []
+    assert shown.text("#token-refused") == ""
+    shown = show(address=f"{narrow}#an-old-token")
+    page = shown.page
+    page.wait_for_selector("#token-dialog[open]")
+    assert "did not accept" in shown.text("#token-refused")
+    assert page.evaluate(stored) == []
+    page.reload()
+    page.wait_for_selector("#token-dialog[open]")
+    assert shown.text("#token-refused") == ""
+
+
 def test_a_server_that_does_not_answer_is_named_and_nothing_is_lost(
     show: Show, samples: list[Path]
 ) -> None:
@@ -212,6 +290,8 @@ def test_sending_is_stopped_and_goes_on(show: Show, samples: list[Path]) -> None
     page.wait_for_selector("#go-on:not([hidden])")
     assert page.evaluate("() => document.activeElement.id") == "go-on"
     assert "12 of 12 images not answered yet." in shown.text("#sending")
+    said = [(row["path"], row["unreadable"]) for row in shown.saved_table()]
+    assert said == [(path.name, "not answered") for path in samples]
     session.send("Network.emulateNetworkConditions", {**slow, "latency": 0})
     page.click("#go-on")
     shown.wait()
@@ -224,11 +304,12 @@ def test_an_image_the_server_failed_over_has_no_answer_and_is_sent_again(
     show: Show, samples: list[Path]
 ) -> None:
     def fail_the_second(route: Any) -> None:
-        answer = route.fetch()
-        content = answer.json()
+        # Not route.fetch(), which sends the files without their content.
+        files = [("images", (path.name, path.read_bytes())) for path in samples[:3]]
+        content = httpx.post(route.request.url, files=files, timeout=120).json()
         said = dict.fromkeys(("predicted", "probabilities", "decision", "prediction_set"))
         content["results"][1] |= {**said, "unreadable": FAILED, "failed": True}
-        route.fulfill(response=answer, json=content)
+        route.fulfill(json=content)
 
     shown = show()
     page = shown.page

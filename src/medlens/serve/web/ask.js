@@ -1,7 +1,8 @@
 // Requests to the server this page came from; no other is ever asked.
 
 const LONGEST_WAIT = 30;
-const MOST_TRIES = 40;
+// A queue empties. A process that ends over an image ends over it again.
+const MOST_TRIES = { 429: 40, 503: 3 };
 const SENTENCES = {
   401: "The server did not accept the token.",
   403: "The server does not allow this.",
@@ -10,7 +11,7 @@ const SENTENCES = {
   413: "Too large for this server.",
   422: "",
   429: "The server is busy and stayed so. Go on later.",
-  503: "The server is busy or stopping. Go on later.",
+  503: "The server cannot answer now. Go on later.",
   504: "The server took too long.",
 };
 
@@ -57,7 +58,7 @@ export function createAsk(askForToken, onBusy, { token: known = "", sentences = 
       if (response.ok || allowed.includes(response.status)) return response;
       if (response.status === 401) {
         await renewToken(sent);
-      } else if ([429, 503].includes(response.status) && tries < MOST_TRIES) {
+      } else if (tries < (MOST_TRIES[response.status] ?? 0)) {
         await waitAsTold(response, signal, onBusy);
       } else {
         throw new ServerError(response.status, await reasonOf(response, sentences));

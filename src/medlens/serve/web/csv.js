@@ -1,12 +1,20 @@
 // Answers -> a CSV file, made in the browser.
 
-/** The table of all items that have an answer, in the columns of `medlens predict`. */
+// What stands where sending was stopped, or failed, before the image had its turn.
+const NO_ANSWER = { unreadable: "not answered" };
+
+/** The table of all items, in the columns of `medlens predict`. */
 function toCsv(items, model) {
   const header = [
     "path", "predicted", "decision", "prediction_set", ...model.classes.map((name) => `prob_${name}`),
     "distance", "unfamiliar", "unreadable", "model",
   ];
-  const lines = items.filter((item) => item.answer).map(({ name, answer }) => [
+  const lines = items.map(({ name, answer }) => lineOf(name, answer ?? NO_ANSWER, model));
+  return [header, ...lines].map((line) => `${line.map(cell).join(",")}\r\n`).join("");
+}
+
+function lineOf(name, answer, model) {
+  return [
     name,
     answer.predicted ?? "",
     answer.decision ?? "",
@@ -16,8 +24,7 @@ function toCsv(items, model) {
     answer.unreadable ? "" : Number(answer.unfamiliar),
     answer.unreadable ?? "",
     model.name,
-  ]);
-  return [header, ...lines].map((line) => `${line.map(cell).join(",")}\r\n`).join("");
+  ];
 }
 
 /** A number as it is, text quoted where it must be: a name is to be found again by this table. */

@@ -6,6 +6,8 @@ const MOST_IMAGES = 8;
 const MOST_BYTES = 16 * 2 ** 20;
 // While the network works on one request, the next is on its way.
 const LANES = 2;
+// The server waited too long for the upload, or its answer took too long.
+const TOO_SLOW = [408, 504];
 const FAILED = "The server failed over some images. Go on sends them again.";
 
 /**
@@ -20,12 +22,18 @@ const FAILED = "The server failed over some images. Go on sends them again.";
  *   answered stays so, and the others have no answer.
  */
 export async function sendAll(client, model, items, signal, onAnswered) {
-  const queue = { items: items.filter((item) => !item.answer), most: MOST_IMAGES, failed: 0 };
+  const waiting = items.filter((item) => !item.answer);
+  const queue = { items: waiting, most: MOST_IMAGES, failed: 0, lanes: LANES, isSlow: false };
 
   async function drain() {
-    while (queue.items.length > 0 && !signal.aborted) {
-      const answered = await sendSome(client, model, takeSome(queue), signal, queue);
-      if (answered.length > 0 && !signal.aborted) onAnswered(answered);
+    try {
+      // On a line that is too slow for one request, two at a time are slower still.
+      while (queue.items.length > 0 && !signal.aborted && !(queue.isSlow && queue.lanes > 1)) {
+        const answered = await sendSome(client, model, takeSome(queue), signal, queue);
+        if (answered.length > 0 && !signal.aborted) onAnswered(answered);
+      }
+    } finally {
+      queue.lanes -= 1;
     }
   }
 
@@ -47,6 +55,7 @@ function takeSome(queue) {
 }
 
 async function sendSome(client, model, some, signal, queue) {
+  const isAlone = queue.lanes === 1;
   try {
     const answers = await client.predict(model, some.map((item) => item.file), signal);
     // What the server failed over has no answer: the file may be as good as the others.
@@ -57,7 +66,8 @@ async function sendSome(client, model, some, signal, queue) {
   } catch (error) {
     if (signal.aborted || !(error instanceof ServerError)) throw error;
     if (error.status === 413) return divide(some, error, queue);
-    if (error.status === 0) return setAsideGone(some, error, queue);
+    if (error.status === 0) return setAsideGone(some, error, queue, isAlone);
+    if (TOO_SLOW.includes(error.status)) return sendFewer(some, error, queue, isAlone);
     throw error;
   }
 }
@@ -73,13 +83,23 @@ function divide(some, error, queue) {
   return [];
 }
 
+/** What takes too long together may pass apart, and one image without the other lane beside it. */
+function sendFewer(some, error, queue, isAlone) {
+  if (some.length === 1 && (isAlone || error.status === 504)) throw error;
+  queue.isSlow = true;
+  queue.most = Math.ceil(some.length / 2);
+  queue.items.unshift(...some);
+  return [];
+}
+
 /** A file that was moved or changed after it was chosen stops its whole request: find it. */
-async function setAsideGone(some, error, queue) {
+async function setAsideGone(some, error, queue, isAlone) {
   const readable = await Promise.all(some.map(({ file }) => (
     file.slice(0, 1).arrayBuffer().then(() => true, () => false)
   )));
   const gone = some.filter((_, place) => !readable[place]);
-  if (gone.length === 0) throw error;
+  // The server may also have hung up in the middle of an upload that took too long.
+  if (gone.length === 0) return sendFewer(some, error, queue, isAlone);
   for (const item of gone) {
     item.answer = { unreadable: "The browser can no longer read this file: it was moved or changed." };
   }

@@ -15,7 +15,9 @@ const PLACE = `medlens-token ${location.pathname}`;
  */
 export function askForToken(wasRefused) {
   const brought = location.hash.slice(1);
-  const isToken = brought !== "" && !brought.startsWith("/"); // else it is a place on the page
+  // Else it is a place on the page, as the link that skips to the images leaves it there.
+  const isToken = brought !== "" && !brought.startsWith("/") && !byId(brought);
+  if (wasRefused) sessionStorage.removeItem(PLACE);
   if (isToken) { // neither the history nor a bookmark shall hold it
     history.replaceState(null, "", location.pathname + location.search);
     sessionStorage.setItem(PLACE, brought);
