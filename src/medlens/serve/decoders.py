@@ -24,6 +24,8 @@ LOG = logging.getLogger("medlens")
 MODULE = "medlens.serve.decoder_process"
 TOO_SLOW = "It takes too long to decode."
 TOO_MUCH = "It broke the decoder."
+# So many times what a file may take of a processor is waited for, where other work has them all.
+PATIENCE = 3.0
 # Enough for a colour image of 40 million pixels (10 bytes each). 32-bit DICOM takes 50 a pixel.
 USUAL_BYTES = 512 * MIB
 BYTES_PER_PIXEL = 64
@@ -31,11 +33,12 @@ BYTES_PER_PIXEL = 64
 
 @dataclass
 class _Task:
-    """A file, who waits for it, and the seconds that processes may still work on it."""
+    """A file, who waits for it, and the seconds that processes may still take and work on it."""
 
     head: dict[str, Any]
     data: bytes
     seconds: float
+    work_seconds: float
     done: asyncio.Future[Answer]
 
 
@@ -46,7 +49,7 @@ class Decoders:
 
     Args:
         count: How many for usual files.
-        seconds: What one file may take, however often it is tried.
+        seconds: What one file may take of a processor, however often it is tried.
         pixels: The largest image.
     """
 
@@ -84,9 +87,10 @@ class Decoders:
             Its answer; where the file broke or held a process twice, an answer with the reason.
 
         Raises:
-            NotAvailable: If no process can be started for it.
+            NotAvailable: If no process can be started for it, or it gets no processor.
         """
-        task = _Task(head, data, self._seconds, asyncio.get_running_loop().create_future())
+        done = asyncio.get_running_loop().create_future()
+        task = _Task(head, data, PATIENCE * self._seconds, self._seconds, done)
         facts, body = await self._usual.decode(task)
         # Decoders in C do not say whether it was for want of memory that they failed.
         if "unreadable" in facts and facts["unreadable"] not in (TOO_SLOW, TOO_LONG):
@@ -148,6 +152,9 @@ class _Group:
             except asyncio.CancelledError:  # the end of the server
                 _refuse(task)
                 raise
+            except NotAvailable:
+                LOG.warning("A file was given up: the computer has too much to do.")
+                _refuse(task)
             except Exception as error:  # no process to be had, or ours; the next file may be read
                 LOG.error("A process that decodes failed:\n%s", describe_failure(error))
                 child.kill()
@@ -171,14 +178,22 @@ class _Group:
                 await child.start()
             started = time.monotonic()
             try:
-                return await child.ask(task.head, task.data, seconds=max(0, task.seconds))
-            except ChildTooSlow:
+                return await child.ask(
+                    task.head,
+                    task.data,
+                    seconds=max(0, task.seconds),
+                    work_seconds=max(0, task.work_seconds),
+                )
+            except ChildTooSlow as error:
+                if not error.has_worked:  # no fault of the file
+                    raise NotAvailable from None
                 LOG.warning("A file was given up: it took too long.")
                 return {"unreadable": TOO_SLOW}, b""
             except ChildDied:
                 LOG.warning("A process that decodes ended; it is started anew.")
             finally:
                 task.seconds -= time.monotonic() - started
+                task.work_seconds -= child.worked
         return {"unreadable": TOO_MUCH}, b""
 
 
