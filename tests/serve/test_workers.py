@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -23,7 +25,7 @@ from medlens.model.checksums import write_checksums
 from medlens.model.classifier_files import CHECKSUMS_FILE
 from medlens.serve.batching import Batcher
 from medlens.serve.child import NotAvailable
-from medlens.serve.decoders import USUAL_BYTES, Decoders
+from medlens.serve.decoders import TOO_SLOW, USUAL_BYTES, Decoders
 from medlens.serve.limits import Limits
 from medlens.serve.metrics import Metrics
 from medlens.serve.service import FAILED, Service
@@ -82,6 +84,41 @@ def test_a_decoder_that_cannot_be_started_again_costs_one_answer(files: list[Pat
                 assert not decoders.is_ready
             await until(lambda: decoders.is_ready)  # though nobody asks for anything
             _, png = await decoders.decode(LOOK, data)
+            assert png.startswith(b"\x89PNG")
+        finally:
+            await decoders.stop()
+
+    run(story())
+
+
+def large_png() -> bytes:
+    """An image that takes its time."""
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (4000, 4000, 3), np.uint8)
+    Image.fromarray(noise).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def test_a_file_may_take_so_much_of_a_processor(files: list[Path]) -> None:
+    """On a computer that is busy with other things it waits, and is not called unreadable."""
+    asked = {"do": "look", "frame": None, "pixels": 1 << 24}
+
+    async def story() -> None:
+        decoders = Decoders(1, 0.5, 1 << 24)
+        await decoders.start()
+        try:
+            assert await decoders.decode(asked, large_png()) == ({"unreadable": TOO_SLOW}, b"")
+            await until(lambda: decoders.is_ready)
+            # Longer than the half second, and not as long as it is waited for.
+            held = psutil.Process(decoders.pids[0])
+            held.suspend()
+            asyncio.get_running_loop().call_later(1, held.resume)
+            _, png = await decoders.decode(asked, files[0].read_bytes())
+            assert png.startswith(b"\x89PNG")
+            psutil.Process(decoders.pids[0]).suspend()
+            with pytest.raises(NotAvailable):
+                await decoders.decode(asked, files[0].read_bytes())
+            _, png = await decoders.decode(asked, files[0].read_bytes())
             assert png.startswith(b"\x89PNG")
         finally:
             await decoders.stop()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
+
+import psutil
 
 from medlens.data.dicom_worker import receive, send
 
@@ -20,6 +24,7 @@ SECONDS_TO_START = 300.0
 # How long whoever drives a process waits for work before it looks whether the process is there,
 # and after a failure before it tries again.
 SECONDS_BETWEEN_LOOKS = 1.0
+LEAST_BETWEEN_LOOKS = 0.1
 TOKEN_VARIABLE = "MEDLENS_TOKEN"  # noqa: S105 - its name
 
 
@@ -36,7 +41,15 @@ class ChildDied(Exception):  # noqa: N818 - it says what happened
 
 
 class ChildTooSlow(Exception):  # noqa: N818 - it says what happened
-    """The process took longer than it was given, and was ended."""
+    """The process took longer than it was given, and was ended.
+
+    Args:
+        has_worked: Whether it took too much of a processor; else it may have had none to work on.
+    """
+
+    def __init__(self, *, has_worked: bool = False) -> None:
+        super().__init__()
+        self.has_worked = has_worked
 
 
 class NotAvailable(Exception):  # noqa: N818 - it says what happened
@@ -59,6 +72,8 @@ class Child:
         self._command = [sys.executable, "-P", "-m", module, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._has_started = False
+        # Seconds that the last question took of a processor, at most.
+        self.worked = 0.0
         # Its own, as it waits most of the time: the event loop's few are soon all waiting.
         self._thread = ThreadPoolExecutor(1)
 
@@ -94,19 +109,27 @@ class Child:
         self._has_started = True
         return said
 
-    async def ask(self, head: dict[str, Any], body: bytes = b"", *, seconds: float) -> Answer:
+    async def ask(
+        self,
+        head: dict[str, Any],
+        body: bytes = b"",
+        *,
+        seconds: float,
+        work_seconds: float = math.inf,
+    ) -> Answer:
         """Send one question and wait for its answer. Nobody else may ask meanwhile.
 
         Args:
             head: What is asked.
             body: Bytes that go with it.
             seconds: After how long the process is killed.
+            work_seconds: After how much time of a processor, of it and its own children.
 
         Raises:
             ChildDied: If it ended before it answered; `start` starts it anew.
             ChildTooSlow: If the time was over.
         """
-        return await self._within(seconds, (head, body))
+        return await self._within(seconds, (head, body), work_seconds)
 
     def kill(self) -> None:
         """End the process and its own children at once."""
@@ -125,7 +148,9 @@ class Child:
                 with suppress(OSError):  # what is not sent yet cannot be: the process is gone
                     stream.close()
 
-    async def _within(self, seconds: float, question: Answer | None) -> Answer:
+    async def _within(
+        self, seconds: float, question: Answer | None, work_seconds: float = math.inf
+    ) -> Answer:
         process = self._process
         if process is None:
             raise ChildDied
@@ -133,21 +158,84 @@ class Child:
         exchange = loop.run_in_executor(self._thread, _exchange, process, question)
         exchange.add_done_callback(_look_at)
         # Not cancelled when the time is over: the thread ends by itself once the process is gone.
-        done, _ = await asyncio.wait({exchange}, timeout=seconds)
-        if not done:
-            self.kill()
-            raise ChildTooSlow
+        watch = _Watch(process.pid)
         try:
-            return exchange.result()
+            while True:
+                pause = watch.pause(seconds, work_seconds)
+                done, _ = await asyncio.wait({exchange}, timeout=pause)
+                if done:
+                    return exchange.result()
+                watch.look()
+                # Both: a process that works in several threads does so faster than time goes by.
+                has_worked = min(watch.worked, watch.elapsed) >= work_seconds
+                if has_worked or watch.elapsed >= seconds:
+                    raise ChildTooSlow(has_worked=has_worked)
+        except ChildTooSlow:
+            self.kill()
+            raise
         except (OSError, EOFError, ValueError):
             self.kill()
             raise ChildDied(process.returncode) from None
+        finally:
+            self.worked = watch.most
 
 
 def _look_at(exchange: asyncio.Future[Answer]) -> None:
     """Take note of how it ended, also where nobody waits any more."""
     if not exchange.cancelled():
         exchange.exception()
+
+
+class _Watch:
+    """How much a process and its own children work on a question, as looks now and then tell.
+
+    Most answers come before the first look, for which the children are searched; until then these
+    are taken to have worked all the time, and after the last look all of them.
+
+    Args:
+        pid: The number of the process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._began = self._looked = time.monotonic()
+        self._before, self._has_looked = _work_of(pid, with_children=False), False
+        self.worked = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the question."""
+        return time.monotonic() - self._began
+
+    @property
+    def most(self) -> float:
+        """Seconds of a processor that they may have taken until now."""
+        return self.worked + time.monotonic() - self._looked
+
+    def pause(self, seconds: float, work_seconds: float) -> float:
+        """Seconds until the next look, where so many are given to the question in all."""
+        to_work = max(LEAST_BETWEEN_LOOKS, work_seconds - self.worked)
+        return max(0.0, min(SECONDS_BETWEEN_LOOKS, to_work, seconds - self.elapsed))
+
+    def look(self) -> None:
+        """Take note of what they have worked."""
+        work, self._looked = _work_of(self._pid, with_children=True), time.monotonic()
+        if not self._has_looked:
+            children = work - _work_of(self._pid, with_children=False)
+            self._before += max(0.0, children - self.elapsed)
+            self._has_looked = True
+        self.worked = max(self.worked, work - self._before)
+
+
+def _work_of(pid: int, *, with_children: bool) -> float:
+    """Seconds that a process has had a processor; 0 where it has ended."""
+    try:
+        process = psutil.Process(pid)
+        children = process.children(recursive=True) if with_children else []
+        times = [one.cpu_times() for one in (process, *children)]
+    except psutil.Error:
+        return 0.0
+    return float(sum(one.user + one.system for one in times))
 
 
 def _exchange(process: subprocess.Popen[bytes], question: Answer | None) -> Answer:

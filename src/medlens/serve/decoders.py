@@ -16,6 +16,7 @@ from medlens.serve.child import (
     Child,
     ChildDied,
     ChildTooSlow,
+    NotAvailable,
 )
 from medlens.serve.limits import MIB
 from medlens.serve.question import Question
@@ -24,6 +25,8 @@ LOG = logging.getLogger("medlens")
 MODULE = "medlens.serve.decoder_process"
 TOO_SLOW = "It takes too long to decode."
 TOO_MUCH = "It broke the decoder."
+# So many times what a file may take of a processor is waited for, where other work has them all.
+PATIENCE = 3.0
 # Enough for a colour image of 40 million pixels (10 bytes each). 32-bit DICOM takes 50 a pixel.
 USUAL_BYTES = 512 * MIB
 BYTES_PER_PIXEL = 64
@@ -31,9 +34,10 @@ BYTES_PER_PIXEL = 64
 
 @dataclass
 class _Clock:
-    """The seconds that processes may still work on a file."""
+    """The seconds that a file is still waited for, and that processes may still work on it."""
 
-    left: float
+    seconds: float
+    work_seconds: float
 
 
 @dataclass(eq=False, kw_only=True)
@@ -50,7 +54,7 @@ class Decoders:
 
     Args:
         count: How many for usual files.
-        seconds: What one file may take, however often it is tried.
+        seconds: What one file may take of a processor, however often it is tried.
         pixels: The largest image.
     """
 
@@ -88,9 +92,9 @@ class Decoders:
             Its answer; where the file broke or held a process twice, an answer with the reason.
 
         Raises:
-            NotAvailable: If no process can be started for it.
+            NotAvailable: If no process can be started for it, or it gets no processor.
         """
-        clock = _Clock(self._seconds)
+        clock = _Clock(PATIENCE * self._seconds, self._seconds)
         facts, body = await self._usual.decode(_Task(head, data, clock=clock))
         # Decoders in C do not say whether it was for want of memory that they failed.
         if "unreadable" in facts and facts["unreadable"] not in (TOO_SLOW, TOO_LONG):
@@ -149,6 +153,9 @@ class _Group:
             except asyncio.CancelledError:  # the end of the server
                 _refuse(task)
                 raise
+            except NotAvailable:
+                LOG.warning("A file was given up: the computer has too much to do.")
+                _refuse(task)
             except Exception as error:  # no process to be had, or ours; the next file may be read
                 LOG.error("A process that decodes failed:\n%s", describe_failure(error))
                 child.kill()
@@ -173,16 +180,24 @@ class _Group:
         for _ in range(2):
             if not child.is_ready:
                 await child.start()
-            started = time.monotonic()
+            started, clock = time.monotonic(), task.clock
             try:
-                return await child.ask(task.head, task.data, seconds=max(0, task.clock.left))
-            except ChildTooSlow:
+                return await child.ask(
+                    task.head,
+                    task.data,
+                    seconds=max(0, clock.seconds),
+                    work_seconds=max(0, clock.work_seconds),
+                )
+            except ChildTooSlow as error:
+                if not error.has_worked:  # no fault of the file
+                    raise NotAvailable from None
                 LOG.warning("A file was given up: it took too long.")
                 return {"unreadable": TOO_SLOW}, b""
             except ChildDied:
                 LOG.warning("A process that decodes ended; it is started anew.")
             finally:
-                task.clock.left -= time.monotonic() - started
+                clock.seconds -= time.monotonic() - started
+                clock.work_seconds -= child.worked
         return {"unreadable": TOO_MUCH}, b""
 
 
