@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -129,6 +132,31 @@ def own_run(finished_run: medlens.Run, tmp_path: Path) -> RunDir:
 
     large = shutil.ignore_patterns("classifier.keras", "figures", "*.png")
     return RunDir(Path(shutil.copytree(finished_run.path, tmp_path / "run", ignore=large)))
+
+
+@pytest.fixture(scope="session")
+def as_owner() -> Callable[[], AbstractContextManager[None]]:
+    """Work in this thread as somebody whom permissions bind, whoever runs the tests."""
+    if hasattr(os, "geteuid") and os.geteuid():
+        return nullcontext
+    if sys.platform != "linux":
+        pytest.skip("permissions do not bind whoever runs the tests")
+    system, version, capabilities = ctypes.CDLL(None, use_errno=True), 0x20080522, (1, 2)
+    header, sets = (ctypes.c_uint32 * 2)(version, 0), (ctypes.c_uint32 * 6)()
+
+    @contextmanager
+    def bound() -> Iterator[None]:
+        assert system.capget(header, sets) == 0
+        effective = sets[0]
+        sets[0] &= ~sum(1 << one for one in capabilities)  # those that read what is closed
+        assert system.capset(header, sets) == 0
+        try:
+            yield
+        finally:
+            sets[0] = effective
+            assert system.capset(header, sets) == 0
+
+    return bound
 
 
 @dataclass

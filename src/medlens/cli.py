@@ -117,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         _predict,
         "Say what a finished classifier sees in new images. Goes on after bad files; when it was "
         "interrupted, the same command goes on. Exit status: 0 all images answered, 2 some "
-        "refused (the result has the reason of each), or an error to mend.",
+        "refused (the result has the reason of each), a folder that cannot be opened, or an error "
+        "to mend.",
     )
     explain = _add(
         commands,
@@ -350,7 +351,7 @@ def _predict(given: dict[str, Any]) -> int:
     outcome = run_predict(
         run, inputs, open_path(output), overwrite=overwrite, ray=ray, screen=screen
     )
-    return MENDABLE if outcome.refused else DONE
+    return DONE if outcome.is_whole else MENDABLE
 
 
 def _explain(given: dict[str, Any]) -> int:
@@ -365,7 +366,7 @@ def _explain(given: dict[str, Any]) -> int:
         overwrite=given.get("overwrite", False),
         screen=new_screen(given.get("quiet", False)),
     )
-    return MENDABLE if outcome.refused else DONE
+    return DONE if outcome.is_whole else MENDABLE
 
 
 def _serve(given: dict[str, Any]) -> int:

@@ -46,6 +46,10 @@ class MedlensError(Exception):
         )
 
 
+class StorageRefuses(MedlensError):  # noqa: N818 - it says what happened
+    """Another storage gives no permission: for everything, or for one file."""
+
+
 def in_words(error: BaseException) -> str:
     """What went wrong with a file, for a user: no name of a Python class, no name of a file."""
     if isinstance(error, OSError):

@@ -161,13 +161,9 @@ def run_images(run: RunDir, cache: str, most: int) -> RunImages | None:
     """
     if not all(path.is_file() for path in (run.config, run.dataset, run.predictions)):
         return None
-    data = open_path(read_config(run.config).get("data", ""))
-    if not data.exists():
+    root = _find_root(read_config(run.config).get("data", ""), cache)
+    if root is None:
         return None
-    if data.suffix.lower() == ".npz":
-        root, _ = unpack_medmnist(data, cache_folder(cache))
-    else:
-        root = data if data.is_dir() else data.parent
     known = pd.read_csv(run.dataset, dtype=str, keep_default_na=False).set_index("path")["sha256"]
     rows = read_predictions(run.predictions).query("fold == ''")
     split = "test" if (rows["split"] == "test").any() else "val"
@@ -178,6 +174,22 @@ def run_images(run: RunDir, cache: str, most: int) -> RunImages | None:
     return RunImages(tested, trained, split) if len(tested) and len(trained) else None
 
 
+def _find_root(data: str, cache: str) -> Path | None:
+    """The folder that a run's paths are relative to; None where its data cannot be had.
+
+    It may lie where this machine has no access to, or no package for.
+    """
+    try:
+        place = open_path(data)
+        if not place.exists():
+            return None
+        if place.suffix.lower() == ".npz":
+            return unpack_medmnist(place, cache_folder(cache))[0]
+        return place if place.is_dir() else place.parent
+    except (MedlensError, OSError):
+        return None
+
+
 def _unchanged(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows whose file has the content that the run saw."""
     return rows[list(map(_has_content, rows["file"], rows["sha256"]))]
@@ -186,7 +198,7 @@ def _unchanged(rows: pd.DataFrame) -> pd.DataFrame:
 def _has_content(file: Path, digest: str) -> bool:
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest() == digest
-    except OSError:
+    except (MedlensError, OSError):
         return False
 
 
@@ -202,7 +214,8 @@ def _for_int8(
         calibration = own.trained if named is None else _evenly(named, CALIBRATED)
         measured, origin = own.tested, f"real images, of the run's {own.split} set"
     elif named is not None and set(named["label"]) <= set(classifier.classes):
-        calibration, measured = _evenly(named.iloc[::2], CALIBRATED), named.iloc[1::2]
+        calibration = _evenly(named.iloc[::2], CALIBRATED)
+        measured = _evenly(named.iloc[1::2], MEASURED)
         origin = "real images that were named, every other one"
     else:
         raise MedlensError(

@@ -7,10 +7,12 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from medlens.data.dataset import CLOSED
 from medlens.data.remote import hide_secrets, is_remote, open_path
 from medlens.errors import MedlensError
 from medlens.model.checksums import digest_of
@@ -89,7 +91,7 @@ def run_predict(
                         retried = make_parts_on_cluster(folder, work, progress).lines
                     else:
                         make_parts(classifier, work, progress)
-            outcome = work.finish(out)
+            outcome = replace(work.finish(out), closed=inputs.passed_over[CLOSED])
     shown = hide_secrets(str(out))
     screen.say("\n".join([*outcome.lines, *retried, f"Predictions: {shown}", NOTICE]))
     return outcome
@@ -106,7 +108,7 @@ def predict_on_screen(
         screen: Where it is said what happens.
 
     Returns:
-        The lines of a table, and how many images were refused.
+        The lines of a table, and how many images were refused, or folders could not be opened.
 
     Raises:
         MedlensError: If the classifier or the images cannot be used, or the images are many.
@@ -124,9 +126,9 @@ def predict_on_screen(
         classifier = load_classifier(classifier_folder(opened))
     _say_passed_over(inputs, screen)
     table = tell(classifier, images, classifier.read_all(images[FILE]), lambda _: None)
-    return [*screen_lines(table, classifier.classes), NOTICE], int(
-        (table["unreadable"] != "").sum()
-    )
+    refused = int((table["unreadable"] != "").sum())
+    lines = [*screen_lines(table, classifier.classes), NOTICE]
+    return lines, refused + inputs.passed_over[CLOSED]
 
 
 def run_explain(
@@ -167,6 +169,7 @@ def run_explain(
             overwrite=overwrite,
             start=_start("Explaining", inputs, screen),
         )
+    outcome = replace(outcome, closed=inputs.passed_over[CLOSED])
     screen.say("\n".join([*outcome.lines, f"Explanations: {hide_secrets(str(out))}", NOTICE]))
     return outcome
 

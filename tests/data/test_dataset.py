@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,19 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
         "not an image": 1,
         "outside a class folder": 1,
     }
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o311])
+def test_a_folder_that_cannot_be_opened_is_counted(
+    tmp_path: Path, as_owner: Callable[[], AbstractContextManager[None]], mode: int
+) -> None:
+    for path in ("a/x.png", "a/closed/y.png", "b/z.png"):
+        draw(tmp_path / "data" / path)
+    (tmp_path / "data/a/closed").chmod(mode)
+    with as_owner():
+        dataset = read_dataset(tmp_path / "data", cache=tmp_path / "cache")
+    assert list(dataset.table["path"]) == ["a/x.png", "b/z.png"]
+    assert dataset.passed_over == {"folder that cannot be opened": 1}
 
 
 def test_dicom_files_without_an_extension_are_taken(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import os
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -417,6 +419,27 @@ def test_image_names(tmp_path: Path) -> None:
     (tmp_path / "README").write_text("DICM " * 100)
     assert not is_image_name(tmp_path / "README")
     assert not is_image_name(tmp_path)
+
+
+def test_a_dicom_file_of_any_extension_is_an_image(tmp_path: Path) -> None:
+    dicom = (BUNDLED / "CT_small.dcm").read_bytes()
+    for name in ("a.IMA", "b.mr", "c.v2"):
+        (tmp_path / name).write_bytes(dicom)
+        assert is_image_name(tmp_path / name)
+    (tmp_path / "d.mr").write_bytes(b"something else")
+    assert not is_image_name(tmp_path / "d.mr")
+
+
+def test_a_file_that_may_not_be_read_is_left_to_its_reader(
+    tmp_path: Path, as_owner: Callable[[], AbstractContextManager[None]]
+) -> None:
+    for name in ("IM0001", "1.2.840", "notes.txt", "other.abc"):
+        (tmp_path / name).touch(mode=0)
+    with as_owner():
+        found = {path.name for path in tmp_path.iterdir() if is_image_name(path)}
+        with pytest.raises(UnreadableImage, match="Permission denied"):
+            read_image(tmp_path / "IM0001")
+    assert found == {"IM0001", "1.2.840"}
 
 
 def test_a_square_of_the_right_size_stays_as_it_is() -> None:

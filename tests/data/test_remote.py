@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 from collections import Counter
@@ -33,6 +35,15 @@ from medlens.data.scan import scan
 from medlens.data.store import Store, write_shard
 from medlens.errors import MedlensError
 from medlens.files import remove, write_bytes
+
+
+def _png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+PNG = _png()
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +203,65 @@ def test_wrong_keys_stop_the_work_and_are_not_shown(strict: str) -> None:
             act()
         assert "nobody" not in f"{error.value}{error.value.names}"
         assert "no-secret" not in f"{error.value}{error.value.names}"
+
+
+@pytest.fixture
+def few_rights(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Path]:
+    """A folder of the bucket for keys that may read what is in `open` of it, and list nothing."""
+    for name in ("open/a.png", "open/b.png", "closed.png"):
+        boto3.client("s3").put_object(Bucket="images", Key=f"rights/{name}", Body=PNG)
+    allow = {"Effect": "Allow", "Action": "s3:GetObject"}
+    rights = [{**allow, "Resource": "arn:aws:s3:::images/rights/open/*"}]
+    person = boto3.client("iam")
+    person.create_user(UserName="few")
+    document = json.dumps({"Version": "2012-10-17", "Statement": rights})
+    person.put_user_policy(UserName="few", PolicyName="few", PolicyDocument=document)
+    keys = person.create_access_key(UserName="few")["AccessKey"]
+    request.getfixturevalue("strict")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys["SecretAccessKey"])
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield open_path(f"{bucket}/rights")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_file_that_is_refused_alone_does_not_stop_the_work(
+    few_rights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storage that lists nothing refuses what is missing, too."""
+    refused = [few_rights / "closed.png", few_rights / "missing.png", few_rights / "IM0001"]
+    for path in refused:  # nothing was read yet: the keys may be wrong
+        with pytest.raises(MedlensError, match="refuses access"):
+            read_image(path)
+    assert read_image(few_rights / "open" / "a.png").pixels.shape == (4, 6, 3)
+    for path in refused:
+        for read in (read_image, read_longer_side):
+            with pytest.raises(UnreadableImage) as alone:
+                read(path)
+            assert alone.value.reason == "It cannot be opened: the storage refuses this file."
+    assert is_image_name(refused[-1])
+    # A key that expires is no matter of one file, whatever was read before.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "expired")
+    s3fs.S3FileSystem.clear_instance_cache()
+    for path in (*refused, few_rights / "open" / "a.png"):
+        with pytest.raises(MedlensError, match="refuses access"):
+            read_image(open_path(str(path)))  # whose client has the new keys
+
+
+def test_a_file_of_a_folder_that_may_be_listed_is_refused_alone(bucket: str) -> None:
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="listed")
+    client.put_object(Bucket="listed", Key="deep/closed.png", Body=PNG)
+    resource = "arn:aws:s3:::listed/deep/closed.png"
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": resource}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
+    client.put_bucket_policy(Bucket="listed", Policy=document)
+    with pytest.raises(UnreadableImage, match="the storage refuses this file"):
+        read_image(open_path("s3://listed/deep/closed.png"))
+    client.delete_object(Bucket="listed", Key="deep/closed.png")
+    client.delete_bucket(Bucket="listed")
 
 
 def test_a_storage_that_does_not_answer_is_given_up(

@@ -10,7 +10,7 @@ import pytest
 import medlens
 from medlens.errors import MedlensError
 from medlens.model.checksums import verify_checksums, write_checksums
-from medlens.model.classifier import FORMAT_VERSION
+from medlens.model.classifier import FORMAT_VERSION, load_classifier
 from medlens.model.classifier_files import CHECKSUMS_FILE, FACTS_FILE, NEEDED_FILES
 
 
@@ -29,6 +29,21 @@ def test_a_changed_byte_is_refused_by_name(folder: Path, name: str) -> None:
     # In the list itself the byte is of another file's line: nobody can tell which was changed.
     assert name in f"{refused.value} {refused.value.names}"
     assert refused.value.got != refused.value.expected
+
+
+def test_every_changed_byte_of_the_facts_is_said_to_be_a_change(folder: Path) -> None:
+    """Also where the content is then no JSON, or that of another format."""
+    content = (folder / FACTS_FILE).read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        (folder / FACTS_FILE).write_bytes(changed)
+        with pytest.raises(MedlensError, match=f"{FACTS_FILE} is not the one that was written"):
+            load_classifier(folder)
+    at = content.index(b'"format": ') + len(b'"format": ')
+    (folder / FACTS_FILE).write_bytes(content[:at] + b"9" + content[at:])
+    with pytest.raises(MedlensError, match=f"{FACTS_FILE} is not the one that was written"):
+        load_classifier(folder)
 
 
 @pytest.mark.parametrize("name", [*NEEDED_FILES, CHECKSUMS_FILE])

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -270,6 +272,71 @@ def test_patterns_find_files_and_folders(mixed: Path, monkeypatch: pytest.Monkey
     assert listed(["b.png", "."])[:3] == ["b.png", "a.png", "b.png"]
     shutil.copy("a.png", "a[1].png")
     assert listed(["a[1].png"]) == ["a[1].png"]
+
+
+def test_a_pattern_of_any_kind_goes_into_the_folders_it_finds(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(mixed)
+    shutil.copy("a.png", "study/series.png")
+    everything = [
+        "study/series.png",
+        "study/series/1.2.840.113619",
+        "study/series/IM000001",
+    ]
+    assert sorted(listed(["*/series*"])) == everything
+    for pattern in ("**/series*", "**/s*", "./**/s*", "**/study/", "**/[si]*"):
+        found = listed([pattern])
+        assert sorted(map(os.path.normpath, found)) == everything, pattern
+    assert listed([f"{mixed}/**/series*"]) == [f"{mixed}/{path}" for path in everything]
+
+
+def test_patterns_on_other_storage_go_into_folders(bucket: str, mixed: Path) -> None:
+    for name in ("one/series/a.png", "one/series.png", "two/b.png"):
+        (open_path(f"{bucket}/patterns") / name).write_bytes((mixed / "a.png").read_bytes())
+    for pattern in ("*/series*", "**/series*"):
+        found = listed([f"{bucket}/patterns/{pattern}"])
+        there = f"{bucket}/patterns/one/series"
+        assert sorted(found) == [f"{there}.png", f"{there}/a.png"], pattern
+
+
+def test_a_named_file_whose_name_is_not_utf_8_is_answered(
+    finished_run: medlens.Run, files: list[Path], tmp_path: Path
+) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/b\xffd 1%20#.png")
+    try:
+        shutil.copy(files[0], odd)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    out = tmp_path / "out.csv"
+    medlens.predict(finished_run.path, [files[0], odd, files[1]], out=out, quiet=True)
+    said = read_csv(out)
+    assert list(said["path"])[1] == f"{tmp_path}/b\\xffd 1%20#.png"
+    assert list(said["unreadable"]) == ["", "", ""]
+    assert said["predicted"][1] == said["predicted"][0]
+    assert said["distance"][1] == said["distance"][0]
+    assert listed([f"{tmp_path}/b*.png"]) == [f"{tmp_path}/b\\xffd 1%20#.png"]
+
+
+def test_a_folder_that_cannot_be_opened_is_said_and_seen_by_a_script(
+    finished_run: medlens.Run,
+    files: list[Path],
+    tmp_path: Path,
+    as_owner: Callable[[], AbstractContextManager[None]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("a.png", "closed/b.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(files[0], tmp_path / "in" / name)
+    (tmp_path / "in/closed").chmod(0o311)
+    command = ["predict", str(finished_run.path), str(tmp_path / "in")]
+    explain = ["explain", str(finished_run.path), str(tmp_path / "in"), "-o", str(tmp_path / "ex")]
+    with as_owner():
+        for given in ([*command, "-o", str(tmp_path / "out.csv")], command, explain):
+            assert main(given) == 2
+            said = capsys.readouterr()
+            assert "1 in the folders passed over: folder that cannot be opened." in said.out
+    assert len(read_csv(tmp_path / "out.csv")) == 1
 
 
 def test_what_cannot_be_meant_is_an_error(

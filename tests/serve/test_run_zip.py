@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from medlens.errors import MedlensError
@@ -172,6 +173,25 @@ def test_what_is_no_zip_is_said_to_be_none(tmp_path: Path, content: bytes) -> No
     file.write_bytes(content)
     with pytest.raises(MedlensError, match="not a run"), opened_run(file):
         pass
+
+
+def test_a_damaged_zip_opens_or_is_refused_and_nothing_else(tmp_path: Path) -> None:
+    """Each byte changed in turn, to three other values, some of them beside a second one."""
+    chosen = np.random.default_rng(0)
+    file = write_zip(tmp_path / "run.zip", {FACTS: b'{"format": 1}', "note.txt": b"hello " * 9})
+    content, refused = file.read_bytes(), 0
+    for place in range(len(content)):
+        for value in (0, 255, int(chosen.integers(256))):
+            changed = bytearray(content)
+            changed[place] = value
+            if chosen.random() < 0.5:
+                changed[chosen.integers(len(content))] ^= 1 << int(chosen.integers(8))
+            file.write_bytes(changed)
+            try:
+                unpack_run(file, tmp_path / f"{place}-{value}")
+            except MedlensError:
+                refused += 1
+    assert len(content) < refused < 3 * len(content)
 
 
 def test_a_zip_without_a_run_and_one_with_a_name_twice_are_refused(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ RESERVED_COLUMNS = (
 RESERVED_PREFIXES = ("logit_", "prob_")
 
 OUTSIDE = "outside a class folder"
+CLOSED = "folder that cannot be opened"
 DROPPED = "of a class that --drop-class leaves out"
 
 
@@ -181,8 +182,11 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _is_hidden(path: Path) -> bool:
     """Whether a folder or file is no data: hidden, an archive's leftovers, or a run of medlens."""
-    is_run = (path / "config.toml").exists() and (path / "audit.json").exists()
-    is_run |= (path / ".ui" / "choices.json").exists()
+    try:
+        is_run = (path / "config.toml").exists() and (path / "audit.json").exists()
+        is_run |= (path / ".ui" / "choices.json").exists()
+    except OSError:  # whoever looks into it next says so
+        is_run = False
     return path.name.startswith(".") or path.name in ("__MACOSX", "medlens-runs") or is_run
 
 
@@ -201,7 +205,11 @@ def image_files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
             yield f"{folder.name}/{name}"
         return
     entered: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
+
+    def note(_: OSError) -> None:
+        passed_over[CLOSED] += 1
+
+    for here, folders, files in os.walk(folder, onerror=note, followlinks=True):
         real = os.path.realpath(here)
         if real in entered:
             folders.clear()

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from medlens.data.dicom import decode_dicom, looks_like_dicom, read_dicom_size
 from medlens.data.dicom_display import AskedWindow
 from medlens.data.pictures import decode_picture, read_picture_size
 from medlens.data.remote import is_remote
+from medlens.errors import StorageRefuses
 from medlens.quiet import LIBRARY_WARNINGS
 
 if TYPE_CHECKING:
@@ -58,10 +59,20 @@ RESIZE_FILTER = "bilinear"
 CANNOT_BE_OPENED = "It cannot be opened: "
 
 _EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom")
+    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".ima")
+)
+# Of files that often lie beside images, by the thousand; none of these is opened to look for DICOM.
+_OTHER_EXTENSIONS = frozenset(
+    f".{name}"
+    for name in (
+        *("csv", "tsv", "txt", "md", "json", "jsonl", "xml", "html", "yaml", "yml", "toml", "log"),
+        *("pdf", "doc", "docx", "xls", "xlsx", "npy", "npz", "nii", "mat", "h5", "hdf5", "parquet"),
+        *("zip", "gz", "bz2", "xz", "tar", "7z", "py", "ipynb", "db", "mp4", "avi", "svg", "part"),
+    )
 )
 # Bytes asked for, one after the other, until the header of a file on other storage is in them.
 _HEADS = (1 << 16, 1 << 20)
+_NOTHING_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _DICOM_HEAD = 132  # a preamble of 128 bytes and the letters DICM
 
 
@@ -97,14 +108,12 @@ def fetch(path: Path) -> Path | bytes:
         path: A file of this machine comes back as it is; one on other storage as its content.
 
     Raises:
-        UnreadableImage: If there is no such file on other storage.
+        UnreadableImage: If there is no such file on other storage, or it alone is refused.
+        MedlensError: If the storage refuses everything, or cannot be used.
     """
     if not is_remote(path):
         return path
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _cannot_be_opened(error) from None
+    return _ask_storage(path, path.read_bytes)
 
 
 def read_image(
@@ -163,10 +172,24 @@ def _read_remote_size(path: RemotePath) -> tuple[int, int]:
 
 
 def _read_part(path: RemotePath, count: int | None) -> bytes:
+    return _ask_storage(path, lambda: path.read_part(count))
+
+
+def _ask_storage(path: RemotePath, read: Callable[[], bytes]) -> bytes:
+    """What a file on other storage holds.
+
+    Raises:
+        UnreadableImage: If it is not there, or the storage refuses it and gives others.
+        MedlensError: If the storage refuses everything, or cannot be used.
+    """
     try:
-        return path.read_part(count)
+        return read()
     except OSError as error:
-        raise _cannot_be_opened(error) from None
+        raise _cannot_be_opened(error) from error
+    except StorageRefuses as error:
+        if not path.is_refused_alone():
+            raise
+        raise UnreadableImage(f"{CANNOT_BE_OPENED}the storage refuses this file.") from error
 
 
 def read_patient(data: bytes) -> str:
@@ -187,23 +210,34 @@ def read_patient(data: bytes) -> str:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file counts as an image by its extension; without one, by the mark of DICOM.
+    """Whether a file counts as an image by its extension; without a known one, by DICOM's mark.
 
     DICOM files are often named by their UID, so a last part of digits is no extension. DICOMDIR is
-    the list of the files beside it.
+    the list of the files beside it. A file without an extension that may not be read counts, too,
+    so that its reader says so. On other storage no file with an extension is opened.
     """
     if path.name.upper() == "DICOMDIR":
         return False
     extension = path.suffix.lower()
-    if extension and not extension[1:].isdigit():
+    if not extension or extension[1:].isdigit():
+        return _bears_mark(path, or_is_closed=True)
+    if is_remote(path) or extension in _EXTENSIONS | _OTHER_EXTENSIONS:
         return extension in _EXTENSIONS
+    return _bears_mark(path, or_is_closed=False)
+
+
+def _bears_mark(path: Path, *, or_is_closed: bool) -> bool:
+    """Whether a file bears the mark of DICOM, or, where that is asked, may not be opened."""
     try:
         if is_remote(path):
-            return path.read_part(_DICOM_HEAD)[128:] == b"DICM"
+            return _read_part(path, _DICOM_HEAD)[128:] == b"DICM"
         with _open(path) as stream:
             return stream.read(_DICOM_HEAD)[128:] == b"DICM"
-    except (UnreadableImage, OSError):
-        return False
+    except UnreadableImage as error:
+        is_absent = error.__cause__ is None or isinstance(error.__cause__, _NOTHING_THERE)
+        return or_is_closed and not is_absent
+    except OSError:
+        return or_is_closed
 
 
 def fit_to_square(pixels: NDArray[np.uint8], *, size: int, fit: str) -> NDArray[np.uint8]:
@@ -301,7 +335,7 @@ def _open(source: Path | bytes) -> Iterator[BinaryIO]:
     except ValueError:  # a name that no file can have
         raise UnreadableImage("It cannot be opened: its name is not valid.") from None
     except OSError as error:
-        raise _cannot_be_opened(error) from None
+        raise _cannot_be_opened(error) from error
     with stream:
         yield stream
 

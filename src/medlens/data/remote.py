@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
+from urllib.parse import unquote_to_bytes
 from urllib.request import url2pathname
 
 import platformdirs
@@ -65,7 +66,12 @@ def open_path(text: str | os.PathLike[str]) -> Path:
             "configuration file.",
         )
     if protocol.lower() == "file":
-        return Path(url2pathname(rest))
+        # As Python has it, so that a name that is not UTF-8 is the same file again.
+        return (
+            Path(url2pathname(rest))
+            if os.name == "nt"
+            else Path(os.fsdecode(unquote_to_bytes(rest)))
+        )
     try:
         import fsspec
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from upath.extensions import ProxyUPath
 
 from medlens.data.remote import hide_secrets
-from medlens.errors import MedlensError
+from medlens.errors import MedlensError, StorageRefuses
 from medlens.files import part_name
 
 # Seconds before another attempt. The clients try again by themselves within each of ours.
@@ -26,6 +26,10 @@ CLIENTS = frozenset(
     )
 )
 _OF_THE_FILE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+# The file of each bucket that was read last. A hint only, so that there is one to be asked for
+# again: the clients are one per thread, and could not keep it.
+_LAST_READ: dict[str, str] = {}
 
 Answer = TypeVar("Answer")
 
@@ -50,11 +54,26 @@ class RemotePath(ProxyUPath):
 
     def read_bytes(self) -> bytes:
         """The whole content, by one request."""
-        return bytes(self.try_to(lambda: self.fs.cat_file(self.path)))
+        return self._given(lambda: self.fs.cat_file(self.path))
 
     def read_part(self, count: int | None) -> bytes:
         """The first bytes, or all."""
-        return bytes(self.try_to(lambda: self.fs.cat_file(self.path, start=0, end=count)))
+        return self._given(lambda: self.fs.cat_file(self.path, start=0, end=count))
+
+    def is_refused_alone(self) -> bool:
+        """Whether the storage, which refused this file, gives another, or tells of the folder.
+
+        S3 refuses what is not there, too, where the keys may not list.
+        """
+        last = _LAST_READ.get(self._bucket)
+        if last is not None and last != self.path:
+            with suppress(MedlensError, OSError):
+                self.try_to(lambda: self.fs.cat_file(last, start=0, end=1))
+                return True
+        with suppress(MedlensError):
+            self.parent.describe()
+            return True
+        return False
 
     def read_text(self, encoding: str | None = None, *_: Any) -> str:
         """The content as text."""
@@ -141,6 +160,15 @@ class RemotePath(ProxyUPath):
         except FileNotFoundError:
             return
 
+    @property
+    def _bucket(self) -> str:
+        return f"{self.protocol}://{self.path.lstrip('/').partition('/')[0]}"
+
+    def _given(self, read: Callable[[], Any]) -> bytes:
+        content = bytes(self.try_to(read))
+        _LAST_READ[self._bucket] = self.path
+        return content
+
     def _put(self, write: Callable[[str], None]) -> None:
         if self.protocol in ("http", "https"):
             raise MedlensError(
@@ -209,7 +237,7 @@ class RemotePath(ProxyUPath):
             failed += 1
 
     def _refused(self) -> MedlensError:
-        return MedlensError(
+        return StorageRefuses(
             f"The storage {self.protocol}:// refuses access.",
             got="no permission: keys that are wrong, have expired, or do not reach so far",
             expected="keys that may read the images and write the results",

@@ -42,25 +42,48 @@ def verify_checksums(folder: Path, needed: Sequence[str]) -> frozenset[str]:
     """
     expected = _read_checksums(folder, needed)
     for name, digest in expected.items():
-        try:
-            got = digest_of(folder / name)
-        except OSError as error:
-            raise MedlensError(
-                f"The classifier's file {name} cannot be read.",
-                got=in_words(error),
-                expected=f"every file that {CHECKSUMS_FILE} lists",
-                fix=_MEND,
-                names=[str(folder / name)],
-            ) from None
-        if got != digest:
-            raise MedlensError(
-                f"The classifier's file {name} is not the one that was written.",
-                got=f"SHA-256 {got[:_SHOWN]}...",
-                expected=f"SHA-256 {digest[:_SHOWN]}..., as {CHECKSUMS_FILE} has it",
-                fix=_MEND,
-                names=[str(folder / name)],
-            )
+        _verify(folder, name, digest)
     return frozenset(expected)
+
+
+def verify_if_listed(folder: Path, name: str) -> None:
+    """Refuse a file that differs from its line in the list, whatever else is there.
+
+    Args:
+        folder: The folder; there may be no list in it, or one of another format.
+        name: The file. Where there is no line for it, nothing is said.
+
+    Raises:
+        MedlensError: If the file was changed, or cannot be read.
+    """
+    try:
+        lines = (folder / CHECKSUMS_FILE).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for match in filter(None, map(_LINE.fullmatch, lines)):
+        if match.group(2) == name:
+            _verify(folder, name, match.group(1))
+
+
+def _verify(folder: Path, name: str, digest: str) -> None:
+    try:
+        got = digest_of(folder / name)
+    except OSError as error:
+        raise MedlensError(
+            f"The classifier's file {name} cannot be read.",
+            got=in_words(error),
+            expected=f"every file that {CHECKSUMS_FILE} lists",
+            fix=_MEND,
+            names=[str(folder / name)],
+        ) from None
+    if got != digest:
+        raise MedlensError(
+            f"The classifier's file {name} is not the one that was written.",
+            got=f"SHA-256 {got[:_SHOWN]}...",
+            expected=f"SHA-256 {digest[:_SHOWN]}..., as {CHECKSUMS_FILE} has it",
+            fix=_MEND,
+            names=[str(folder / name)],
+        )
 
 
 def _read_checksums(folder: Path, needed: Sequence[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from medlens.data.scan import PIXELS_UNDER_WAY, PictureRule, Room, count_pixels,
 from medlens.errors import MedlensError, in_words
 from medlens.files import write_json
 from medlens.model.calibration import probabilities
-from medlens.model.checksums import verify_checksums, write_checksums
+from medlens.model.checksums import verify_checksums, verify_if_listed, write_checksums
 from medlens.model.classifier_files import (
     CASES_FILE,
     FACTS_FILE,
@@ -490,8 +490,7 @@ def load_classifier(folder: Path) -> Classifier:
         MedlensError: If it is not there, a file was changed, or its format is not this one.
     """
     try:
-        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        _check_format(facts, folder)
+        facts = _read_facts(folder)
         verified = verify_checksums(folder, NEEDED_FILES)
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
         frame = None if facts["frame"] == "middle" else int(facts["frame"])
@@ -509,6 +508,17 @@ def load_classifier(folder: Path) -> Classifier:
             fix="Check the path; if the run was interrupted, finish it with --resume.",
             names=[str(folder)],
         ) from error
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """The content of classifier.json; one that says something else by damage is said to be so."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        _check_format(facts, folder)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MedlensError):
+        verify_if_listed(folder, FACTS_FILE)
+        raise
+    return facts
 
 
 def _check_format(facts: Mapping[str, Any], folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,7 +14,7 @@ import psutil
 from medlens.data.images import MAX_PIXELS, UnreadableImage, fetch
 from medlens.data.remote import join_path
 from medlens.serve.child import Child, ChildDied, ChildTooSlow
-from medlens.serve.decoder_process import NO_MEMORY
+from medlens.serve.decoder_process import NO_MEMORY, OPENS_FILES
 from medlens.serve.decoders import MODULE, TOO_MUCH, TOO_SLOW
 
 SECONDS = 120.0
@@ -26,7 +27,12 @@ NO_MEMORY_HERE = "It needs more memory to decode than half of what a node has."
 
 
 def find_deadly(
-    root: Path, paths: Sequence[str], frame: int | None, advance: Callable[[], None]
+    root: Path,
+    paths: Sequence[str],
+    frame: int | None,
+    advance: Callable[[], None],
+    *,
+    memory: int | None = None,
 ) -> dict[str, str]:
     """Find the files that no worker survives.
 
@@ -35,6 +41,7 @@ def find_deadly(
         paths: The files.
         frame: The frame of multi-frame DICOM files; None for the middle one.
         advance: Called before each file.
+        memory: Bytes that one file may take; None for half of the node's.
 
     Returns:
         Path -> reason, of those that end the process that decodes them, hold it for two minutes,
@@ -42,7 +49,9 @@ def find_deadly(
     """
     # In a thread: where this runs, in a notebook, there may be an event loop already.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, _try_each(root, paths, frame, advance)).result()
+        allowed = find_memory() // 2 if memory is None else memory
+        tried = _try_each(root, paths, frame, advance, allowed)
+        return pool.submit(asyncio.run, tried).result()
 
 
 def find_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> int:
@@ -59,21 +68,29 @@ def find_memory(limits: Sequence[Path] = MEMORY_LIMITS) -> int:
 
 
 async def _try_each(
-    root: Path, paths: Sequence[str], frame: int | None, advance: Callable[[], None]
+    root: Path,
+    paths: Sequence[str],
+    frame: int | None,
+    advance: Callable[[], None],
+    memory: int,
 ) -> dict[str, str]:
     asked = {"do": "fit", "frame": frame, "pixels": MAX_PIXELS, "size": 32, "fit": "pad"}
-    child = Child(MODULE, [str(find_memory() // 2)])
+    child = Child(MODULE, [str(memory), OPENS_FILES])
     deadly = {}
     try:
         for path in paths:
             advance()
-            content = _read(join_path(root, path))
-            if content is None:
+            try:
+                source = fetch(join_path(root, path))
+                # A file of this machine is opened there: of a large one only a part may be read.
+                content = os.fsencode(source) if isinstance(source, Path) else source
+            except (ValueError, UnreadableImage):
                 continue  # whoever reads it next says why
+            is_path = isinstance(source, Path)
             if not child.is_ready:
                 await child.start()
             try:
-                answer, _ = await child.ask({**asked, "window": None}, content, seconds=SECONDS)
+                answer, _ = await child.ask({**asked, "is_path": is_path}, content, seconds=SECONDS)
             except ChildDied:
                 deadly[path] = TOO_MUCH
             except ChildTooSlow:
@@ -84,14 +101,3 @@ async def _try_each(
     finally:
         child.kill()
     return deadly
-
-
-def _read(path: Path) -> bytes | None:
-    """The content of a file; None where it cannot be read, or is none."""
-    try:
-        source = fetch(path)
-        if isinstance(source, bytes):
-            return source
-        return source.read_bytes() if source.is_file() else None
-    except (OSError, ValueError, UnreadableImage):
-        return None

@@ -282,14 +282,41 @@ def _check_free(wanted: Wanted) -> None:
             fix="Move it away, or name another file with -o.",
             names=[str(path) for path in there],
         )
+    foreign = _foreign_files(wanted) if there else []
+    if foreign:
+        raise MedlensError(
+            "--overwrite replaces only what `medlens export` wrote.",
+            got=f"{len(foreign):,} files in the folder that {wanted.sidecar.name} does not list",
+            expected="the files of the earlier export alone",
+            fix="Move them away, or name another folder with -o.",
+            names=[str(path) for path in foreign],
+        )
 
 
 def _is_export(sidecar: Path) -> bool:
+    return bool(_read_sidecar(sidecar))
+
+
+def _foreign_files(wanted: Wanted) -> list[Path]:
+    """What is in the folder of an earlier export, and none of it."""
+    listed = _read_sidecar(wanted.sidecar)["sha256"]
+    inside = sorted(wanted.out.rglob("*")) if wanted.out.is_dir() else []
+    return [
+        path
+        for path in inside
+        if (path.is_symlink() or not path.is_dir())
+        and path.relative_to(wanted.out.parent).as_posix() not in listed
+    ]
+
+
+def _read_sidecar(sidecar: Path) -> Mapping[str, Any]:
+    """What stands beside an export; nothing where it is none's."""
     try:
         content = json.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(content, Mapping) and {"export", "check", "sha256"} <= set(content)
+        return {}
+    is_whole = isinstance(content, Mapping) and {"export", "check", "sha256"} <= set(content)
+    return content if is_whole and isinstance(content["sha256"], Mapping) else {}
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def list_inputs(given: Sequence[PathLike]) -> Inputs:
 
     Args:
         given: Paths or addresses of files, of folders (searched to their depths for images of
-            every readable kind, DICOM without a suffix among them), of CSV or Parquet files (with
+            every readable kind, DICOM of any suffix among them), of CSV or Parquet files (with
             a column `path` or `file`, relative to the file), or patterns such as `scans/**/*.dcm`.
 
     Raises:
@@ -161,35 +161,30 @@ def _tables(rows: Iterable[Row]) -> Iterator[pd.DataFrame]:
     """Paths and states as tables."""
     rows = iter(rows)
     while some := list(itertools.islice(rows, CHUNK_ROWS)):
-        paths = _only_utf8([path for path, _ in some])
+        paths = [_as_text(path) for path, _ in some]
         states = [state for _, state in some]
-        files = list(map(_absolute, paths))
+        files = [_file(path) for path, _ in some]
         yield pd.DataFrame({"path": paths, FILE: files, STATE: states}, dtype=str)
 
 
-def _absolute(path: str) -> str:
-    """The same file for a process with another working directory; links are left alone."""
-    return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100
+def _file(path: str) -> str:
+    """The same file for a process with another working directory; links are left alone.
 
-
-def _only_utf8(paths: list[str]) -> list[str]:
-    """The paths, all of which a result file can hold.
-
-    Raises:
-        MedlensError: If the name of a file or folder is not UTF-8.
+    A name that is not UTF-8 becomes an address file://, whose letters any table can hold.
     """
-    for path in paths:
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            raise MedlensError(
-                "The name of a file or folder is not UTF-8.",
-                got="bytes that are no text",
-                expected="names in UTF-8, so that the result can hold them",
-                fix="Rename it.",
-                names=[path.encode("utf-8", "backslashreplace").decode()],
-            ) from None
-    return paths
+    if is_url(path):
+        return path
+    absolute = os.path.abspath(path)  # noqa: PTH100
+    return absolute if _as_text(absolute) == absolute else Path(absolute).as_uri()
+
+
+def _as_text(path: str) -> str:
+    """The path as a result can hold it: bytes that are no UTF-8 are written out."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return path
 
 
 def _in_folder(folder: Path, passed_over: Counter[str]) -> Iterator[pd.DataFrame]:
@@ -232,11 +227,15 @@ def _in_pattern(
     pattern: str, found: Sequence[str], passed_over: Counter[str]
 ) -> Iterator[pd.DataFrame]:
     def rows() -> Iterator[Row]:
-        for text in found:
+        walked: set[str] = set()
+        for text in found:  # a folder comes before what is in it
+            *above, own = _with_folders_above(text)
+            if walked.intersection(above):
+                continue
             path = open_path(text)
             if path.is_dir():
-                # With ** the pattern has found what is inside, too.
-                if "**" not in pattern:
+                if not _finds_all_below(pattern):
+                    walked.add(own)
                     yield from _rows_of_folder(path, passed_over)
             elif is_image_name(path):
                 yield str(path), _state(text)
@@ -244,6 +243,19 @@ def _in_pattern(
                 passed_over["not an image"] += 1
 
     return _tables(rows())
+
+
+def _finds_all_below(pattern: str) -> bool:
+    """Whether a pattern finds, beside a folder, everything that is in it."""
+    parts = Path(pattern).parts
+    is_of_folders = pattern.endswith(("/", os.sep))
+    return not is_of_folders and (parts[-1:] == ("**",) or parts[-2:] == ("**", "*"))
+
+
+def _with_folders_above(path: str) -> list[str]:
+    """The folders that a path names, from the first on, and at last itself."""
+    parts = path.replace(os.sep, "/").rstrip("/").split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def _in_list(file: Path, _: Counter[str]) -> Iterator[pd.DataFrame]:

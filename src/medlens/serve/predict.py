@@ -39,6 +39,7 @@ class Outcome:
         refused: How many of them could not be used; the result has the reason of each.
         unfamiliar: How many are unlike the training images.
         predicted: How many were given each class.
+        closed: How many folders could not be opened; images in them are not counted anywhere.
     """
 
     out: Path
@@ -46,6 +47,12 @@ class Outcome:
     refused: int
     unfamiliar: int
     predicted: Mapping[str, int]
+    closed: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was given is answered."""
+        return not self.refused and not self.closed
 
     @property
     def lines(self) -> list[str]:
@@ -62,6 +69,8 @@ class Outcome:
             )
         if self.refused:
             said.append(f"{self.refused:,} refused; the column unreadable says why.")
+        if self.closed:
+            said.append(f"{self.closed:,} folders could not be opened: images in them are missing.")
         return said
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -28,6 +30,23 @@ TEXTS = (".csv", ".html", ".json", ".md", ".svg", ".toml", ".txt")
 DATE = (1980, 1, 1, 0, 0, 0)
 UNPACKED = "run"
 MODE = (stat.S_IFREG | 0o644) << 16
+# What reading a damaged file raises, and unpacking one whose names were damaged.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    NotImplementedError,
+    EOFError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+# A place before the file's beginning, a name that no file can have; bz2 gives no number at all.
+DAMAGED_ERRNOS = (None, errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
 
 
 @contextmanager
@@ -76,14 +95,9 @@ def unpack_run(file: Path, folder: Path) -> Path:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with packed.open(member) as source, place.open("xb") as target:
                     shutil.copyfileobj(source, target)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        NotImplementedError,
-        EOFError,
-        FileExistsError,
-    ) as error:
+    except (*DAMAGED, OSError) as error:
+        if not isinstance(error, DAMAGED) and getattr(error, "errno", None) not in DAMAGED_ERRNOS:
+            raise  # of the disk, not of the file
         raise _refusal(file, "a damaged file, or one packed in another way") from error
     below = [path for path in top.iterdir() if path.is_dir()] if top.is_dir() else []
     found = next((path for path in (top, *below) if holds_classifier(path)), None)

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import medlens
+from medlens import exporting
 from medlens.cli import EXPORT_FORMATS, main
+from medlens.exporting import choose_pictures, run_images
 from medlens.model.backbone import BACKBONES
 from medlens.model.own_backbone import find_backbone
+from medlens.run_dir import RunDir
 from medlens.serve.export import Compared, Exported, Wanted, answers, check_equal, export_classifier
 from medlens.serve.export_formats import FORMATS, Source, missing_packages
 
@@ -338,6 +342,50 @@ def test_what_is_refused_is_refused_before_anything_is_written(
     assert "how to mend" in shown
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
     assert sorted(classifier_folder.iterdir()) == before
+
+
+def test_a_file_that_is_none_of_the_export_is_never_deleted_with_it(
+    exported: dict[str, Exported],
+    classifier_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(exported["savedmodel"].path.parent, tmp_path, dirs_exist_ok=True)
+    foreign = tmp_path / "model" / "assets" / "thesis.txt"
+    foreign.write_text("years of work", encoding="utf-8")
+    command = ["export", str(classifier_folder), "--format", "savedmodel"]
+    assert main([*command, "-o", str(tmp_path / "model"), "--overwrite"]) == 2
+    said = capsys.readouterr().err
+    assert "1 files in the folder that model.json does not list" in said
+    assert str(foreign) in said
+    assert foreign.read_text(encoding="utf-8") == "years of work"
+
+
+def test_of_many_images_named_for_int8_a_bounded_number_is_measured(
+    classifier_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "MEASURED", 4)
+    classifier = medlens.load(classifier_folder)
+    for name in classifier.classes:
+        shutil.copytree(images, tmp_path / "named" / name, ignore=shutil.ignore_patterns("*.csv"))
+    wanted = Wanted(FORMATS["litert"], tmp_path / "model.tflite", int8=True)
+    given = str(tmp_path / "named")
+    found = choose_pictures(classifier, RunDir(tmp_path / "none"), wanted, given, "auto")
+    assert len(found.pictures) == 4
+    assert set(found.labels) == set(classifier.classes)  # from all over the folder
+
+
+@pytest.mark.parametrize("data", ["unheard://gone/labels.csv", "closed/data/labels.csv"])
+def test_a_run_whose_data_cannot_be_reached_is_exported_all_the_same(
+    data: str, own_run: RunDir, tmp_path: Path, as_owner: Callable[[], AbstractContextManager[None]]
+) -> None:
+    place = data if ":" in data else str(tmp_path / data)
+    text = own_run.config.read_text(encoding="utf-8")
+    text = re.sub(r'(?m)^data = ".*"$', f'data = "{place}"', text)
+    own_run.config.write_text(text, encoding="utf-8")
+    (tmp_path / "closed").mkdir(mode=0)
+    with as_owner():
+        assert run_images(own_run, "auto", 10) is None
 
 
 def test_an_unknown_format_is_named(classifier_folder: Path, tmp_path: Path) -> None:
