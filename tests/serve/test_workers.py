@@ -9,8 +9,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -99,29 +99,42 @@ def large_png() -> bytes:
     return stream.getvalue()
 
 
-def test_a_file_may_take_so_much_of_a_processor(files: list[Path]) -> None:
-    """On a computer that is busy with other things it waits, and is not called unreadable."""
-    asked = {"do": "look", "frame": None, "pixels": 1 << 24}
+@asynccontextmanager
+async def decoders_for(seconds: float) -> AsyncIterator[Decoders]:
+    """One process, and so many seconds of a processor for a file."""
+    decoders = Decoders(1, seconds, 1 << 24)
+    await decoders.start()
+    try:
+        yield decoders
+    finally:
+        await decoders.stop()
+
+
+def test_a_file_may_take_so_much_of_a_processor() -> None:
+    async def story() -> None:
+        async with decoders_for(0.1) as decoders:
+            asked = {"do": "look", "frame": None, "pixels": 1 << 24}
+            assert await decoders.decode(asked, large_png()) == ({"unreadable": TOO_SLOW}, b"")
+
+    run(story())
+
+
+def test_a_file_that_gets_no_processor_is_not_called_unreadable(files: list[Path]) -> None:
+    data = files[0].read_bytes()
 
     async def story() -> None:
-        decoders = Decoders(1, 0.5, 1 << 24)
-        await decoders.start()
-        try:
-            assert await decoders.decode(asked, large_png()) == ({"unreadable": TOO_SLOW}, b"")
-            await until(lambda: decoders.is_ready)
-            # Longer than the half second, and not as long as it is waited for.
+        async with decoders_for(1) as decoders:
+            # Held longer than that second, and not as long as it is waited for.
             held = psutil.Process(decoders.pids[0])
             held.suspend()
-            asyncio.get_running_loop().call_later(1, held.resume)
-            _, png = await decoders.decode(asked, files[0].read_bytes())
+            asyncio.get_running_loop().call_later(1.5, held.resume)
+            _, png = await decoders.decode(LOOK, data)
             assert png.startswith(b"\x89PNG")
             psutil.Process(decoders.pids[0]).suspend()
             with pytest.raises(NotAvailable):
-                await decoders.decode(asked, files[0].read_bytes())
-            _, png = await decoders.decode(asked, files[0].read_bytes())
+                await decoders.decode(LOOK, data)
+            _, png = await decoders.decode(LOOK, data)
             assert png.startswith(b"\x89PNG")
-        finally:
-            await decoders.stop()
 
     run(story())
 
