@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -127,17 +128,18 @@ def test_a_file_that_no_worker_survives_is_refused_and_all_others_are_read(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["SEEN-BY-THE-DRIVER-ALONE", "SEEN-BY-THE-COMMAND-ALONE"])
 def test_images_that_a_node_does_not_see_are_not_refused_but_an_error(
-    inside: Cluster, phantoms: Path, tmp_path: Path
+    inside: Cluster, phantoms: Path, tmp_path: Path, name: str
 ) -> None:
-    root = tmp_path / "SEEN-BY-THE-DRIVER-ALONE"
+    root = tmp_path / name
     shutil.copytree(phantoms.parent, root)
     (root / "labels.csv").unlink()
     dataset = read_dataset(root, cache=tmp_path)
     said: list[str] = []
     with pytest.raises(MedlensError, match="cannot open images that") as raised:
         scan_with(dataset, tmp_path / "there", said)
-    assert "on the node" in raised.value.got
+    assert raised.value.got.startswith("on ")
     assert raised.value.names[0] in set(dataset.table["path"])
     # What nobody sees is a fact about the file.
     shutil.rmtree(root)
@@ -182,6 +184,46 @@ def test_features_of_pictures_and_of_views_are_the_same_bytes(
     assert sum(done) == len(set(keys)) + len(views)
     assert said == []
     assert np.isfinite(here.read(keys)).all()
+
+
+def test_an_audit_of_relative_paths_is_the_same_file_on_a_cluster_with_another_working_folder(
+    cluster: Cluster, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(phantoms.parent, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    written = []
+    for out, address in (("here", "none"), ("there", cluster.address)):
+        run = ["audit", "data/labels.csv", "--out", out, "--cache", f"{out}-cache", "--quiet"]
+        assert main([*run, "--ray", address]) == 0
+        written.append(Path(out, "audit.json").read_bytes())
+    assert written[0] == written[1]
+
+
+@pytest.mark.slow
+def test_features_of_relative_folders_are_made_on_a_cluster_with_another_working_folder(
+    inside: Cluster, images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = BACKBONES["mobilenet_v2"]
+    frozen_pass = FrozenPass(backbone, find_weights(backbone, "random", seed=0), RULE, "keras")
+    monkeypatch.chdir(tmp_path)
+    pictures = Pictures(RULE, Store(Path("pictures")))
+    relative = dataclasses.replace(images, root=Path("images"))
+    table = scan_with(relative, Path("cache"), [], pictures)
+    # The second time the facts are known.
+    pd.testing.assert_frame_equal(scan_with(relative, Path("cache"), [], pictures), table)
+    keys = sorted(set(table.loc[table["unreadable"] == "", "pixels_sha256"]))
+    features = Store(Path("features"))
+    extract_on_cluster(
+        keys,
+        frozen_pass,
+        features,
+        pictures.store,
+        lambda read: read,
+        cache=Path("cache"),
+        progress=lambda _: None,
+        say=print,
+    )
+    assert content(features, keys) == content(Store(tmp_path / "features"), keys)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,23 @@ def test_one_machine_and_a_cluster_finish_what_the_other_began(
     medlens.predict(finished_run.path, many, out=out)
     assert "Going on after" in capsys.readouterr().out
     assert out.read_bytes() == whole
+
+
+@pytest.mark.slow
+def test_relative_paths_are_predicted_on_a_cluster_with_another_working_folder(
+    finished_run: medlens.Run,
+    small: Path,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(small, tmp_path / "small")
+    (tmp_path / "run").symlink_to(finished_run.path)
+    monkeypatch.chdir(tmp_path)
+    medlens.predict("run", "small", out="here.csv", quiet=True)
+    outcome = medlens.predict("run", "small", out="there.csv", ray=cluster.address, quiet=True)
+    assert outcome.refused == 1
+    assert Path("there.csv").read_bytes() == Path("here.csv").read_bytes()
 
 
 def begin(run: medlens.Run, many: Path, out: Path) -> None:
