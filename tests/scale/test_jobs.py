@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 
+import medlens
 from medlens.cli import main
 from medlens.data.dataset import Dataset, read_dataset
 from medlens.data.phantom import write_phantoms
@@ -197,6 +200,22 @@ def test_an_audit_of_relative_paths_is_the_same_file_on_a_cluster_with_another_w
         assert main([*run, "--ray", address]) == 0
         written.append(Path(out, "audit.json").read_bytes())
     assert written[0] == written[1]
+
+
+def test_a_cluster_of_this_machine_alone_needs_a_token_also_where_ray_was_imported_before(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    few = tmp_path / "few.csv"
+    listed = pd.read_csv(phantoms).groupby("label").head(4)
+    listed.assign(path=[phantoms.parent / path for path in listed["path"]]).to_csv(few)
+    assert "ray" in sys.modules
+    with connected("local"):
+        of_node = ray.get(ray.remote(lambda: os.environ.get("RAY_AUTH_MODE")).remote())
+        findings = medlens.audit(few, cache=str(tmp_path / "there"), ray="local")
+    assert of_node == "token"
+    assert "RAY_AUTH_MODE" not in os.environ
+    assert findings == medlens.audit(few, cache=str(tmp_path / "here"))
 
 
 @pytest.mark.slow

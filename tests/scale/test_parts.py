@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ import numpy as np
 import pyarrow
 import pytest
 import ray
+from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray.experimental.internal_kv import _internal_kv_get
 
 from medlens.errors import MedlensError
 from medlens.scale.cluster import Pool, choose_pool, connected, find_pool
@@ -215,12 +218,31 @@ def test_a_cluster_that_has_no_node_yet_is_waited_for(results: Results) -> None:
         with connected(growing.address), pytest.raises(MedlensError, match="no room"):
             find_pool(gpus=0, patience=1)
         with connected(growing.address), ThreadPoolExecutor() as beside:
-            beside.submit(lambda: (time.sleep(5), growing.add_node(num_cpus=2)))
+            grown = beside.submit(grow_on_demand, growing)
             make = Making(lambda part, careful: None)
             run_parts(np.arange(3), make, results.take, gpus=0)
+            assert grown.result() == [{"CPU": 1}]
+            assert asked_for() == []
     finally:
         growing.shutdown()
     assert results.parts == dict.fromkeys(range(3), 1)
+
+
+def asked_for() -> list[dict[str, float]]:
+    """The nodes that Ray's autoscaler would find to be asked for."""
+    return list(json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL) or "[]"))
+
+
+def grow_on_demand(cluster: Cluster) -> list[dict[str, float]]:
+    """Add a node as soon as one is asked for, or after a while; returns what was asked for."""
+    try:
+        for _ in range(60):
+            if asked_for():
+                break
+            time.sleep(0.5)
+        return asked_for()
+    finally:
+        cluster.add_node(num_cpus=2)
 
 
 @pytest.mark.slow

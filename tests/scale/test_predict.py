@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 import medlens
+from medlens.cli import SOME_REFUSED
 from medlens.data.phantom import write_phantoms
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
@@ -128,6 +129,19 @@ def test_relative_paths_are_predicted_on_a_cluster_with_another_working_folder(
     outcome = medlens.predict("run", "small", out="there.csv", ray=cluster.address, quiet=True)
     assert outcome.refused == 1
     assert Path("there.csv").read_bytes() == Path("here.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_command_starts_a_cluster_of_its_own(
+    finished_run: medlens.Run, small: Path, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here.csv", tmp_path / "there.csv"
+    images = sorted(map(str, small.rglob("*.png")))[:8]
+    medlens.predict(finished_run.path, images, out=here, quiet=True)
+    command = [sys.executable, "-m", "medlens", "predict", str(finished_run.path), *images]
+    done = subprocess.run([*command, "-o", str(there), "--ray", "local"], check=False)
+    assert done.returncode == SOME_REFUSED
+    assert there.read_bytes() == here.read_bytes()
 
 
 def begin(run: medlens.Run, many: Path, out: Path) -> None:
