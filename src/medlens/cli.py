@@ -354,6 +354,9 @@ def _predict(given: dict[str, Any]) -> int:
     outcome = run_predict(
         run, inputs, open_path(output), overwrite=overwrite, ray=ray, screen=screen
     )
+    if screen.quiet:  # no part of the result, but nothing to be lost
+        for line in outcome.retried:
+            print(line, file=sys.stderr)
     return SOME_REFUSED if outcome.refused else DONE
 
 

@@ -258,7 +258,7 @@ def run_once(
                 seen_as,
                 cache=cache,
                 progress=progress,
-                say=screen.say,
+                say=screen.say_retried,
             )
         else:
             load = partial(frozen_pass.forward, cache)

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -89,9 +90,9 @@ def run_predict(
                         retried = make_parts_on_cluster(folder, work, progress).lines
                     else:
                         make_parts(classifier, work, progress)
-            outcome = work.finish(out)
+            outcome = replace(work.finish(out), retried=tuple(retried))
     shown = hide_secrets(str(out))
-    screen.say("\n".join([*outcome.lines, *retried, f"Predictions: {shown}", NOTICE]))
+    screen.say("\n".join([*outcome.lines, f"Predictions: {shown}", NOTICE]))
     return outcome
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -19,13 +20,16 @@ import pytest
 import ray
 
 import medlens
+from medlens.api import new_screen
 from medlens.cli import main
+from medlens.config import make_options
 from medlens.data.dataset import Dataset, read_dataset
 from medlens.data.phantom import write_phantoms
 from medlens.data.scan import PictureRule, Pictures, read_here, scan
 from medlens.data.store import Store
 from medlens.data.views import read_views, view_keys
 from medlens.errors import MedlensError
+from medlens.intake import take_in
 from medlens.model.backbone import BACKBONES
 from medlens.model.engine import FrozenPass
 from medlens.model.features import extract_features
@@ -119,8 +123,10 @@ def test_a_file_that_no_worker_survives_is_refused_and_all_others_are_read(
     listed = pd.concat([pd.read_csv(images.root / "all.csv"), pd.DataFrame([row])])
     listed.to_csv(images.root / "all.csv", index=False)
     dataset = read_dataset(images.root / "all.csv", cache=tmp_path)
-    said: list[str] = []
-    found = scan_with(dataset, tmp_path / "there", said).set_index("path")
+    cache = str(tmp_path / "there")
+    options = make_options({"data": str(images.root), "cache": cache, "ray": inside.address})
+    intake = take_in(dataset, options, new_screen(quiet=True))
+    found, said = intake.table.set_index("path"), intake.audit_json()["retried"]
     assert found.loc[row["path"], "unreadable"] == "It broke the decoder."
     expected = scan_with(images, tmp_path / "here", None).set_index("path")
     compared = ["sha256", "pixels_sha256", "unreadable", "mean"]
@@ -287,7 +293,9 @@ def test_a_training_whose_driver_and_whose_node_die_ends_as_on_one_machine(
     wait_for(tmp_path / "cache" / "features", ".keys", second)
     cluster.remove_node(lost, allow_graceful=False)
     assert second.wait() == 0
-    assert "Retried: " in (there / "log.txt").read_text()
+    (retried,) = json.loads((there / "training.json").read_text())["retried"]
+    assert retried in (there / "log.txt").read_text()
+    assert retried in (there / "report.html").read_text()
 
     assert start(here, tmp_path / "other-cache", data).wait() == 0
     for name in ("audit.json", "dataset.csv", "splits.csv", "predictions.csv", "evaluation.json"):

@@ -218,10 +218,11 @@ def test_a_cluster_that_has_no_node_yet_is_waited_for(results: Results) -> None:
         with connected(growing.address), pytest.raises(MedlensError, match="no room"):
             find_pool(gpus=0, patience=1)
         with connected(growing.address), ThreadPoolExecutor() as beside:
-            grown = beside.submit(grow_on_demand, growing)
             make = Making(lambda part, careful: None)
-            run_parts(np.arange(3), make, results.take, gpus=0)
-            assert grown.result() == [{"CPU": 1}]
+            running = beside.submit(run_parts, np.arange(3), make, results.take, gpus=0)
+            # Here: Ray starts nodes in the main thread only.
+            assert grow_on_demand(growing) == [{"CPU": 1}]
+            running.result()
             assert asked_for() == []
     finally:
         growing.shutdown()

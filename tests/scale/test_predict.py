@@ -218,5 +218,5 @@ def test_a_node_that_is_lost_costs_no_image(
     assert not losing.is_alive()
     assert outcome.images == 5000
     assert open_path(there).read_bytes() == here.read_bytes()
-    assert "Retried" in capsys.readouterr().out
+    assert outcome.retried[0] in capsys.readouterr().out
     assert np.array_equal(np.sort(pd.read_csv(here)["path"]), pd.read_csv(here)["path"])

@@ -39,6 +39,7 @@ class Outcome:
         refused: How many of them could not be used; the result has the reason of each.
         unfamiliar: How many are unlike the training images.
         predicted: How many were given each class.
+        retried: What is said of parts that a cluster began again.
     """
 
     out: Path
@@ -46,6 +47,7 @@ class Outcome:
     refused: int
     unfamiliar: int
     predicted: Mapping[str, int]
+    retried: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[str]:
@@ -62,7 +64,7 @@ class Outcome:
             )
         if self.refused:
             said.append(f"{self.refused:,} refused; the column unreadable says why.")
-        return said
+        return [*said, *self.retried]
 
 
 class Tally:
