@@ -37,7 +37,7 @@ from medlens.serve.predict import (
     screen_lines,
     tell,
 )
-from medlens.serve.result_file import check_result_path
+from medlens.serve.result_file import check_result_path, processor_begun
 from medlens.serve.run_zip import opened_run
 
 MOST_ON_SCREEN = 100
@@ -77,13 +77,15 @@ def run_predict(
         with only_writer(out):
             # Another process may have finished meanwhile.
             check_result_path(out, overwrite=overwrite)
+            begun_on = "" if overwrite else processor_begun(out)
             with connected(ray) as is_connected:
                 work = open_work(
                     inputs,
                     out,
                     result_columns(classifier, inputs.columns),
                     digest_of(folder / CHECKSUMS_FILE),
-                    processor=find_processor() if is_connected else processor(),
+                    processor=find_processor(begun_on) if is_connected else processor(),
+                    overwrite=overwrite,
                 )
                 with _start("Predicting", inputs, screen)(work) as progress:
                     if is_connected and work.missing:

@@ -199,7 +199,7 @@ def test_a_job_for_gpus_waits_for_one_and_does_not_run_on_processors(
 
 @pytest.mark.slow
 def test_gpus_that_keras_cannot_use_are_an_error_and_not_a_slow_job(inside: Cluster) -> None:
-    assert find_processor() == "CPU"
+    assert find_processor("GPU", patience=1) == "CPU"
     node = inside.add_node(num_cpus=1, num_gpus=1)  # Ray believes it
     try:
         with pytest.raises(MedlensError, match="cannot use the GPUs"):

@@ -28,14 +28,14 @@ from medlens.cli import main
 from medlens.data.csv_file import ROWS_AT_A_TIME
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
-from medlens.model.checksums import write_checksums
+from medlens.model.checksums import digest_of, write_checksums
 from medlens.model.classifier import NO_NUMBER, load_classifier
 from medlens.model.classifier_files import CHECKSUMS_FILE, MODEL_FILE
 from medlens.model.prediction_sets import name_sets
 from medlens.serve.inputs import Digest, list_inputs
 from medlens.serve.only_writer import lock_path, only_writer
 from medlens.serve.predict import Work, make_parts, open_work, result_columns
-from medlens.serve.result_file import ResultFile
+from medlens.serve.result_file import ResultFile, processor_begun
 
 # Some parts of 256.
 MANY = 900
@@ -412,14 +412,49 @@ def test_parts_of_another_processor_are_not_mixed_in(
     inputs = list_inputs(files[:3])
     columns = result_columns(classifier, inputs.columns)
 
-    def opened(processor: str) -> Work:
-        return open_work(inputs, tmp_path / "out.csv", columns, "digest", processor)
+    out = tmp_path / "out.csv"
 
+    def opened(processor: str, overwrite: bool = False, classifier: str = "digest") -> Work:
+        return open_work(inputs, out, columns, classifier, processor, overwrite=overwrite)
+
+    assert opened("GPU").finished == set()
+    assert processor_begun(out) == "GPU"
+    # Nothing was finished, and nothing is lost.
     make_parts(classifier, opened("CPU"), lambda _: None)
     assert opened("CPU").finished == {0}
-    other = opened("GPU")
+    with pytest.raises(MedlensError, match="another kind of processor") as raised:
+        opened("GPU")
+    assert "--overwrite" in raised.value.fix
+    assert opened("CPU").finished == {0}
+    other = opened("GPU", overwrite=True)
     assert other.is_anew
     assert other.finished == set()
+
+
+def test_parts_of_another_processor_and_another_classifier_are_of_no_use(
+    finished_run: medlens.Run, files: list[Path], tmp_path: Path
+) -> None:
+    classifier, inputs = finished_run.classifier(), list_inputs(files[:3])
+    columns, out = result_columns(classifier, inputs.columns), tmp_path / "out.csv"
+    work = open_work(inputs, out, columns, "digest", "GPU")
+    make_parts(classifier, work, lambda _: None)
+    assert open_work(inputs, out, columns, "another", "CPU").is_anew
+
+
+def test_a_command_without_a_gpu_keeps_what_was_made_on_one(
+    finished_run: medlens.Run, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classifier, inputs = finished_run.classifier(), list_inputs(files[:3])
+    digest = digest_of(finished_run.path / "classifier" / CHECKSUMS_FILE)
+    columns, out = result_columns(classifier, inputs.columns), tmp_path / "out.csv"
+    make_parts(classifier, open_work(inputs, out, columns, digest, "GPU"), lambda _: None)
+    (part,) = (tmp_path / ".out.csv.parts").glob("0*.parquet")
+    command = ["predict", str(finished_run.path), *map(str, files[:3]), "-o", str(out)]
+    assert main(command) == 2
+    assert "another kind of processor" in capsys.readouterr().err
+    assert part.exists()
+    assert main([*command, "--overwrite"]) == 0
+    assert len(pd.read_csv(out)) == 3
 
 
 def test_a_changed_file_is_noticed(files: list[Path], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from medlens.errors import MedlensError
 from medlens.files import remove, write_bytes
 from medlens.model.engine import Forward, FrozenPass, check_ncnn
 from medlens.scale.parts import run_parts
-from medlens.scale.processor import check_processor, find_processor
+from medlens.scale.processor import check_processor
 from medlens.scale.sight import not_seen
 from medlens.scale.worker import turn
 
@@ -195,7 +195,7 @@ def extract_on_cluster(
 
     carried = carry(frozen_pass)
     try:
-        made_with = find_processor() if frozen_pass.engine == "keras" else "CPU"
+        made_with = frozen_pass.processor
         folders = for_all_nodes(pictures.folder), for_all_nodes(features.folder)
         make = FeatureParts(work, *folders, carried, made_with, seen_as)
         gpus = int(made_with == "GPU")

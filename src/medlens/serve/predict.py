@@ -240,7 +240,13 @@ def list_work(inputs: Inputs, path: Path) -> tuple[WorkList, str]:
 
 
 def open_work(
-    inputs: Inputs, path: Path, columns: tuple[str, ...], digest: str, processor: str
+    inputs: Inputs,
+    path: Path,
+    columns: tuple[str, ...],
+    digest: str,
+    processor: str,
+    *,
+    overwrite: bool = False,
 ) -> Work:
     """List the images, and find out which parts of the result are finished.
 
@@ -251,6 +257,10 @@ def open_work(
         digest: Of the classifier; with another one the work begins anew.
         processor: "CPU" or "GPU": what the network runs on decides the last digits, as do the
             versions of packages; parts of one result are all made with the same.
+        overwrite: Whether parts that were made on another kind of processor may be thrown away.
+
+    Raises:
+        MedlensError: If there are such parts, and they may not.
     """
     images, given = list_work(inputs, path)
     state = {
@@ -261,6 +271,8 @@ def open_work(
         "images": images.rows,
     }
     result = ResultFile(path, columns, images.rows, state)
+    if not overwrite:
+        result.check_processor()
     finished, is_anew = result.open()
     return Work(images, result, finished, is_anew)
 
