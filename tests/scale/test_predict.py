@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 import medlens
-from medlens.cli import SOME_REFUSED
+from medlens.cli import SOME_REFUSED, main
 from medlens.data.phantom import write_phantoms
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
@@ -176,14 +176,21 @@ def test_a_node_that_does_not_see_the_images_says_so(
 
 @pytest.mark.slow
 def test_an_image_that_ends_whoever_decodes_it_is_refused(
-    finished_run: medlens.Run, small: Path, deadly_file: Path, cluster: Cluster, tmp_path: Path
+    finished_run: medlens.Run,
+    small: Path,
+    deadly_file: Path,
+    cluster: Cluster,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     images = sorted(small.rglob("*.png"))[:5]
     out = tmp_path / "out.csv"
-    outcome = medlens.predict(
-        finished_run.path, [*images, deadly_file], out=out, ray=cluster.address, quiet=True
-    )
-    assert outcome.images == 6
+    command = ["predict", str(finished_run.path), *map(str, images), str(deadly_file)]
+    status = main([*command, "-o", str(out), "--ray", cluster.address, "--quiet"])
+    assert status == SOME_REFUSED
+    said = capsys.readouterr()
+    assert "Predictions" not in said.out
+    assert "Retried: 1 part" in said.err
     assert pd.read_csv(out)["unreadable"].iloc[-1] == "It broke the decoder."
     here = tmp_path / "here.csv"
     medlens.predict(finished_run.path, images, out=here, quiet=True)
