@@ -187,7 +187,8 @@ def predict(
         quiet: Whether nothing is printed.
 
     Returns:
-        How many images were answered and refused; the reasons stand in the file.
+        How many images were answered and refused (the reasons stand in the file), and what a
+        cluster began again.
 
     Raises:
         MedlensError: If the classifier, the images or the place cannot be used.

@@ -32,14 +32,18 @@ from medlens.data.remote import open_path
 from medlens.errors import MedlensError
 from medlens.start_up import without_start_up_noise
 
-DONE, MENDABLE, OUR_FAULT = 0, 2, 1
+DONE, MENDABLE, OUR_FAULT, NOT_WHOLE = 0, 2, 1, 3
 EXPORT_FORMATS = ("savedmodel", "onnx", "litert", "openvino")
 NAMES_SHOWN = 10
 GOES_ON = "the same command goes on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0 (done), 2 (the user can mend it) or 1 (our fault)."""
+    """Run a command.
+
+    Returns:
+        0 (done), 2 (the user can mend it), 3 (done, but some images are missing) or 1 (our fault).
+    """
     # Pillow's own complaints about a damaged file would come on top of ours; Ray talks of itself.
     for library in ("PIL", "ray"):
         logging.getLogger(library).addHandler(logging.NullHandler())
@@ -116,9 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         "predict",
         _predict,
         "Say what a finished classifier sees in new images. Goes on after bad files; when it was "
-        "interrupted, the same command goes on. Exit status: 0 all images answered, 2 some "
-        "refused (the result has the reason of each), a folder that cannot be opened, or an error "
-        "to mend.",
+        "interrupted, the same command goes on. Exit status: 0 all images answered, 3 "
+        "finished, but some refused (the result has the reason of each) or a folder not opened, 2 "
+        "an error to mend.",
     )
     explain = _add(
         commands,
@@ -345,13 +349,16 @@ def _predict(given: dict[str, Any]) -> int:
     if output is None:
         lines, refused = predict_on_screen(run, inputs, screen)
         print("\n".join(lines))
-        return MENDABLE if refused else DONE
+        return NOT_WHOLE if refused else DONE
     overwrite = given.get("overwrite", False)
     ray = given.get("ray", make_options({}).ray)
     outcome = run_predict(
         run, inputs, open_path(output), overwrite=overwrite, ray=ray, screen=screen
     )
-    return DONE if outcome.is_whole else MENDABLE
+    if screen.quiet:  # no part of the result, but nothing to be lost
+        for line in outcome.retried:
+            print(line, file=sys.stderr)
+    return DONE if outcome.is_whole else NOT_WHOLE
 
 
 def _explain(given: dict[str, Any]) -> int:
@@ -366,7 +373,7 @@ def _explain(given: dict[str, Any]) -> int:
         overwrite=given.get("overwrite", False),
         screen=new_screen(given.get("quiet", False)),
     )
-    return DONE if outcome.is_whole else MENDABLE
+    return DONE if outcome.is_whole else NOT_WHOLE
 
 
 def _serve(given: dict[str, Any]) -> int:

@@ -67,16 +67,19 @@ class Intake:
         dataset: What was listed.
         table: One row per image with its facts; `split` is the given split, "" where none is used.
         findings: What the audit found.
+        retried: What is said of parts that a cluster began again.
     """
 
     dataset: Dataset
     table: pd.DataFrame
     findings: list[Finding]
+    retried: tuple[str, ...] = ()
 
     def audit_json(self) -> dict[str, Any]:
-        """The content of audit.json."""
+        """The content of audit.json; that of a cluster is the same, unless it began again."""
         content = findings_to_json(self.findings, self.table)
-        return {**content, "passed_over": dict(self.dataset.passed_over)}
+        content["passed_over"] = dict(self.dataset.passed_over)
+        return {**content, "retried": list(self.retried)} if self.retried else content
 
 
 def ratios(options: Options) -> tuple[float, float, float]:
@@ -128,7 +131,7 @@ def take_in(
 ) -> Intake:
     """Read every file once, keep its facts (and its picture, where asked for), and audit them."""
     cache = cache_folder(options.cache)
-    on_cluster = partial(scan_on_cluster, cache=cache, say=screen.say)
+    on_cluster = partial(scan_on_cluster, cache=cache, say=screen.say_retried)
     with (
         connected(options.ray) as is_connected,
         screen.progress("Reading the images", len(dataset.table), "images") as progress,
@@ -141,7 +144,7 @@ def take_in(
             pictures=pictures,
             read_all=on_cluster if is_connected else read_here,
         )
-    return audit_table(dataset, table, options)
+    return replace(audit_table(dataset, table, options), retried=tuple(screen.retried))
 
 
 def audit_table(dataset: Dataset, table: pd.DataFrame, options: Options) -> Intake:

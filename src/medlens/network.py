@@ -45,7 +45,7 @@ from medlens.report.failures import draw_view_sheet
 from medlens.run_dir import RunDir
 from medlens.scale.cluster import LOCAL, NONE, connected
 from medlens.scale.features import SeenAs, extract_on_cluster
-from medlens.scale.processor import find_gpu_precision
+from medlens.scale.processor import find_precision
 from medlens.screen import Screen
 
 Networks = list[tuple[Backbone, Weights]]
@@ -145,9 +145,13 @@ def choose_passes(
     screen: Screen,
 ) -> list[Extracted]:
     """The engine of each network, and where its features are."""
-    precision = _precision_on_cluster(options)
-    if precision is not None:
-        passes = [FrozenPass(*network, rule, "keras", precision) for network in networks]
+    found = _precision_on_cluster(options)
+    if found is not None:
+        runs_on, precision = found
+        passes = [
+            FrozenPass(*network, rule, "keras", precision, processor=runs_on)
+            for network in networks
+        ]
     else:
         passes = [
             choose_pass(*network, rule, options.engine, cache, read_pictures, screen.say)
@@ -156,12 +160,12 @@ def choose_passes(
     return [Extracted(one, feature_store(cache, one)) for one in passes]
 
 
-def _precision_on_cluster(options: Options) -> str | None:
-    """The precision on the cluster's GPUs; None where this machine is like those that compute."""
+def _precision_on_cluster(options: Options) -> tuple[str, str] | None:
+    """Processor and precision on the cluster; None where this machine is like its nodes."""
     if options.ray in (NONE, LOCAL) or options.engine == "ncnn":
         return None
     with connected(options.ray):
-        return find_gpu_precision()
+        return find_precision()
 
 
 def choose_among(
@@ -258,7 +262,7 @@ def run_once(
                 seen_as,
                 cache=cache,
                 progress=progress,
-                say=screen.say,
+                say=screen.say_retried,
             )
         else:
             load = partial(frozen_pass.forward, cache)

@@ -206,6 +206,8 @@ def _train(asked: Options, screen: Screen) -> Run:
         write_text(run.history, development.training.history.to_csv(index=False))
         tracking.replay(development.training.history)
         facts["fine_tuning"] = fine_tuning.facts() if fine_tuning else None
+        if retried := screen.retried[len(intake.retried) :]:
+            facts["retried"] = retried
         write_json(run.training, facts)
         watched.begin("Testing")
 

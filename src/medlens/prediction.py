@@ -38,7 +38,7 @@ from medlens.serve.predict import (
     screen_lines,
     tell,
 )
-from medlens.serve.result_file import check_result_path
+from medlens.serve.result_file import check_result_path, processor_begun
 from medlens.serve.run_zip import opened_run
 
 MOST_ON_SCREEN = 100
@@ -78,22 +78,25 @@ def run_predict(
         with only_writer(out):
             # Another process may have finished meanwhile.
             check_result_path(out, overwrite=overwrite)
+            begun_on = "" if overwrite else processor_begun(out)
             with connected(ray) as is_connected:
                 work = open_work(
                     inputs,
                     out,
                     result_columns(classifier, inputs.columns),
                     digest_of(folder / CHECKSUMS_FILE),
-                    processor=find_processor() if is_connected else processor(),
+                    processor=find_processor(begun_on) if is_connected else processor(),
+                    overwrite=overwrite,
                 )
                 with _start("Predicting", inputs, screen)(work) as progress:
                     if is_connected and work.missing:
                         retried = make_parts_on_cluster(folder, work, progress).lines
                     else:
                         make_parts(classifier, work, progress)
-            outcome = replace(work.finish(out), closed=inputs.passed_over[CLOSED])
+            closed = inputs.passed_over[CLOSED]
+            outcome = replace(work.finish(out), closed=closed, retried=tuple(retried))
     shown = hide_secrets(str(out))
-    screen.say("\n".join([*outcome.lines, *retried, f"Predictions: {shown}", NOTICE]))
+    screen.say("\n".join([*outcome.lines, f"Predictions: {shown}", NOTICE]))
     return outcome
 
 

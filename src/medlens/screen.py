@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -37,17 +37,24 @@ class Screen:
         console: A rich console; it knows whether it is a terminal, a notebook or a file.
         quiet: Whether nothing but errors is shown. The log gets every line all the same.
         watched: The file by which other processes see how far the run is; None for none.
+        retried: What was said of parts that a cluster began again.
     """
 
     console: Console
     quiet: bool = False
     watched: ProgressFile | None = None
+    retried: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         """One line, or a few, for the person and the log. Holds no file name and no patient id."""
         LOG.info(text)
         if not self.quiet:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def say_retried(self, text: str) -> None:
+        """A line on what a cluster began again; kept, for it belongs into the result as well."""
+        self.retried.append(text)
+        self.say(text)
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:

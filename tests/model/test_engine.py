@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from medlens.model.engine import (
     FrozenPass,
     choose_engine,
     choose_pass,
+    compile_forward,
     in_bfloat16,
     relative_difference,
 )
@@ -152,6 +154,17 @@ def test_bfloat16_stays_near_float32_and_pools_in_float32() -> None:
     assert rounded.mean() < 0.2
 
 
+def test_float32_is_not_cut_short_on_gpus() -> None:
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("of TensorFlow")
+    import tensorflow
+
+    how = tensorflow.config.experimental
+    how.enable_tensor_float_32_execution(True)
+    compile_forward(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
+    assert not how.tensor_float_32_execution_enabled()
+
+
 def test_the_key_changes_with_everything_that_changes_a_feature() -> None:
     first = FrozenPass(MOBILENET, RANDOM, RULE, "keras")
     others = [
@@ -161,5 +174,6 @@ def test_the_key_changes_with_everything_that_changes_a_feature() -> None:
         FrozenPass(MOBILENET, RANDOM, PictureRule(32, "crop"), "keras"),
         FrozenPass(MOBILENET, RANDOM, RULE, "ncnn"),
         FrozenPass(MOBILENET, RANDOM, RULE, "keras", "bfloat16"),
+        FrozenPass(MOBILENET, RANDOM, RULE, "keras", processor="GPU"),
     ]
-    assert len({one.key() for one in (first, *others)}) == 7
+    assert len({one.key() for one in (first, *others)}) == 8

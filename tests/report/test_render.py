@@ -185,6 +185,17 @@ def test_the_flow_accounts_for_every_file(page: Page) -> None:
         assert words in text
 
 
+def test_what_a_cluster_began_again_is_said(make_run: MakeRun, page: Page) -> None:
+    run = make_run()
+    for file in (run.audit, run.training):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, {**content, "retried": [f"Retried: {file.stem}.", "All else went on."]})
+    text = Page(render(run)).text()
+    assert "While the images were read on a cluster: Retried: audit. All else went on." in text
+    assert "While the network ran on a cluster: Retried: training. All else went on." in text
+    assert "on a cluster" not in page.text()
+
+
 def test_class_counts_of_each_split_add_up(binary: RunDir, page: Page) -> None:
     images = pd.read_csv(binary.dataset).merge(pd.read_csv(binary.splits), on="path")
     assert "Images 210 45 60 315" in page.text()

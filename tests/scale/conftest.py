@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 DEADLY = b"BM\xef\xbe\xad\xde"
 # Nodes with this in their environment see no file whose path holds it; the head sees them.
 HIDDEN = "SEEN-BY-THE-DRIVER-ALONE"
+# No process of the cluster sees a file whose path holds this, not even one beside the driver.
+HIDDEN_FROM_ALL = "SEEN-BY-THE-COMMAND-ALONE"
 DECODER = f"""
 import os
 import sys
 from PIL import BmpImagePlugin, Image
 
+hidden = [{HIDDEN_FROM_ALL!r}, *[{HIDDEN!r}] * ({HIDDEN!r} in os.environ)]
+
 def hide(event, arguments):
-    if event == "open" and {HIDDEN!r} in str(arguments[0]):
+    if event == "open" and any(name in str(arguments[0]) for name in hidden):
         raise FileNotFoundError(2, "No such file or directory")
 
-if {HIDDEN!r} in os.environ:
-    sys.addaudithook(hide)
+sys.addaudithook(hide)
 
 def accept(prefix):
     if prefix.startswith({DEADLY!r}):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,14 +17,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 
+import medlens
+from medlens.api import new_screen
 from medlens.cli import main
+from medlens.config import make_options
 from medlens.data.dataset import Dataset, read_dataset
 from medlens.data.phantom import write_phantoms
 from medlens.data.scan import PictureRule, Pictures, read_here, scan
 from medlens.data.store import Store
 from medlens.data.views import read_views, view_keys
 from medlens.errors import MedlensError
+from medlens.intake import take_in
 from medlens.model.backbone import BACKBONES
 from medlens.model.engine import FrozenPass
 from medlens.model.features import extract_features
@@ -115,8 +123,10 @@ def test_a_file_that_no_worker_survives_is_refused_and_all_others_are_read(
     listed = pd.concat([pd.read_csv(images.root / "all.csv"), pd.DataFrame([row])])
     listed.to_csv(images.root / "all.csv", index=False)
     dataset = read_dataset(images.root / "all.csv", cache=tmp_path)
-    said: list[str] = []
-    found = scan_with(dataset, tmp_path / "there", said).set_index("path")
+    cache = str(tmp_path / "there")
+    options = make_options({"data": str(images.root), "cache": cache, "ray": inside.address})
+    intake = take_in(dataset, options, new_screen(quiet=True))
+    found, said = intake.table.set_index("path"), intake.audit_json()["retried"]
     assert found.loc[row["path"], "unreadable"] == "It broke the decoder."
     expected = scan_with(images, tmp_path / "here", None).set_index("path")
     compared = ["sha256", "pixels_sha256", "unreadable", "mean"]
@@ -127,17 +137,18 @@ def test_a_file_that_no_worker_survives_is_refused_and_all_others_are_read(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["SEEN-BY-THE-DRIVER-ALONE", "SEEN-BY-THE-COMMAND-ALONE"])
 def test_images_that_a_node_does_not_see_are_not_refused_but_an_error(
-    inside: Cluster, phantoms: Path, tmp_path: Path
+    inside: Cluster, phantoms: Path, tmp_path: Path, name: str
 ) -> None:
-    root = tmp_path / "SEEN-BY-THE-DRIVER-ALONE"
+    root = tmp_path / name
     shutil.copytree(phantoms.parent, root)
     (root / "labels.csv").unlink()
     dataset = read_dataset(root, cache=tmp_path)
     said: list[str] = []
     with pytest.raises(MedlensError, match="cannot open images that") as raised:
         scan_with(dataset, tmp_path / "there", said)
-    assert "on the node" in raised.value.got
+    assert raised.value.got.startswith("on ")
     assert raised.value.names[0] in set(dataset.table["path"])
     # What nobody sees is a fact about the file.
     shutil.rmtree(root)
@@ -184,6 +195,62 @@ def test_features_of_pictures_and_of_views_are_the_same_bytes(
     assert np.isfinite(here.read(keys)).all()
 
 
+def test_an_audit_of_relative_paths_is_the_same_file_on_a_cluster_with_another_working_folder(
+    cluster: Cluster, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(phantoms.parent, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    written = []
+    for out, address in (("here", "none"), ("there", cluster.address)):
+        run = ["audit", "data/labels.csv", "--out", out, "--cache", f"{out}-cache", "--quiet"]
+        assert main([*run, "--ray", address]) == 0
+        written.append(Path(out, "audit.json").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_a_cluster_of_this_machine_alone_needs_a_token_also_where_ray_was_imported_before(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    few = tmp_path / "few.csv"
+    listed = pd.read_csv(phantoms).groupby("label").head(4)
+    listed.assign(path=[phantoms.parent / path for path in listed["path"]]).to_csv(few)
+    assert "ray" in sys.modules
+    with connected("local"):
+        of_node = ray.get(ray.remote(lambda: os.environ.get("RAY_AUTH_MODE")).remote())
+        findings = medlens.audit(few, cache=str(tmp_path / "there"), ray="local")
+    assert of_node == "token"
+    assert "RAY_AUTH_MODE" not in os.environ
+    assert findings == medlens.audit(few, cache=str(tmp_path / "here"))
+
+
+@pytest.mark.slow
+def test_features_of_relative_folders_are_made_on_a_cluster_with_another_working_folder(
+    inside: Cluster, images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = BACKBONES["mobilenet_v2"]
+    frozen_pass = FrozenPass(backbone, find_weights(backbone, "random", seed=0), RULE, "keras")
+    monkeypatch.chdir(tmp_path)
+    pictures = Pictures(RULE, Store(Path("pictures")))
+    relative = dataclasses.replace(images, root=Path("images"))
+    table = scan_with(relative, Path("cache"), [], pictures)
+    # The second time the facts are known.
+    pd.testing.assert_frame_equal(scan_with(relative, Path("cache"), [], pictures), table)
+    keys = sorted(set(table.loc[table["unreadable"] == "", "pixels_sha256"]))
+    features = Store(Path("features"))
+    extract_on_cluster(
+        keys,
+        frozen_pass,
+        features,
+        pictures.store,
+        lambda read: read,
+        cache=Path("cache"),
+        progress=lambda _: None,
+        say=print,
+    )
+    assert content(features, keys) == content(Store(tmp_path / "features"), keys)
+
+
 @pytest.mark.slow
 def test_an_audit_is_the_same_file(cluster: Cluster, images: Dataset, tmp_path: Path) -> None:
     written = []
@@ -226,7 +293,9 @@ def test_a_training_whose_driver_and_whose_node_die_ends_as_on_one_machine(
     wait_for(tmp_path / "cache" / "features", ".keys", second)
     cluster.remove_node(lost, allow_graceful=False)
     assert second.wait() == 0
-    assert "Retried: " in (there / "log.txt").read_text()
+    (retried,) = json.loads((there / "training.json").read_text())["retried"]
+    assert retried in (there / "log.txt").read_text()
+    assert retried in (there / "report.html").read_text()
 
     assert start(here, tmp_path / "other-cache", data).wait() == 0
     for name in ("audit.json", "dataset.csv", "splits.csv", "predictions.csv", "evaluation.json"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 
 import medlens
+from medlens.cli import NOT_WHOLE, main
 from medlens.data.phantom import write_phantoms
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
@@ -112,6 +114,36 @@ def test_one_machine_and_a_cluster_finish_what_the_other_began(
     assert out.read_bytes() == whole
 
 
+@pytest.mark.slow
+def test_relative_paths_are_predicted_on_a_cluster_with_another_working_folder(
+    finished_run: medlens.Run,
+    small: Path,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(small, tmp_path / "small")
+    (tmp_path / "run").symlink_to(finished_run.path)
+    monkeypatch.chdir(tmp_path)
+    medlens.predict("run", "small", out="here.csv", quiet=True)
+    outcome = medlens.predict("run", "small", out="there.csv", ray=cluster.address, quiet=True)
+    assert outcome.refused == 1
+    assert Path("there.csv").read_bytes() == Path("here.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_command_starts_a_cluster_of_its_own(
+    finished_run: medlens.Run, small: Path, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here.csv", tmp_path / "there.csv"
+    images = sorted(map(str, small.rglob("*.png")))[:8]
+    medlens.predict(finished_run.path, images, out=here, quiet=True)
+    command = [sys.executable, "-m", "medlens", "predict", str(finished_run.path), *images]
+    done = subprocess.run([*command, "-o", str(there), "--ray", "local"], check=False)
+    assert done.returncode == NOT_WHOLE
+    assert there.read_bytes() == here.read_bytes()
+
+
 def begin(run: medlens.Run, many: Path, out: Path) -> None:
     """Make the first part of a result on this machine."""
     classifier, inputs = run.classifier(), list_inputs([many])
@@ -144,14 +176,21 @@ def test_a_node_that_does_not_see_the_images_says_so(
 
 @pytest.mark.slow
 def test_an_image_that_ends_whoever_decodes_it_is_refused(
-    finished_run: medlens.Run, small: Path, deadly_file: Path, cluster: Cluster, tmp_path: Path
+    finished_run: medlens.Run,
+    small: Path,
+    deadly_file: Path,
+    cluster: Cluster,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     images = sorted(small.rglob("*.png"))[:5]
     out = tmp_path / "out.csv"
-    outcome = medlens.predict(
-        finished_run.path, [*images, deadly_file], out=out, ray=cluster.address, quiet=True
-    )
-    assert outcome.images == 6
+    command = ["predict", str(finished_run.path), *map(str, images), str(deadly_file)]
+    status = main([*command, "-o", str(out), "--ray", cluster.address, "--quiet"])
+    assert status == NOT_WHOLE
+    said = capsys.readouterr()
+    assert "Predictions" not in said.out
+    assert "Retried: 1 part" in said.err
     assert pd.read_csv(out)["unreadable"].iloc[-1] == "It broke the decoder."
     here = tmp_path / "here.csv"
     medlens.predict(finished_run.path, images, out=here, quiet=True)
@@ -186,5 +225,5 @@ def test_a_node_that_is_lost_costs_no_image(
     assert not losing.is_alive()
     assert outcome.images == 5000
     assert open_path(there).read_bytes() == here.read_bytes()
-    assert "Retried" in capsys.readouterr().out
+    assert outcome.retried[0] in capsys.readouterr().out
     assert np.array_equal(np.sort(pd.read_csv(here)["path"]), pd.read_csv(here)["path"])

@@ -70,7 +70,7 @@ def test_the_command_draws_a_page_for_each_image(
     (tmp_path / "in" / "bad.png").write_bytes(b"no picture")
     out = tmp_path / "out"
     command = ["explain", str(finished_run.path), str(tmp_path / "in"), "-o", str(out)]
-    assert main(command) == 2
+    assert main(command) == 3
     assert names_in(out) == {"00002.png", "explain.csv", "explanation.json"}
     table = pd.read_csv(out / "explain.csv", keep_default_na=False)
     assert [Path(path).name for path in table["path"]] == ["bad.png", "one.png"]
@@ -181,7 +181,7 @@ def test_after_ctrl_c_the_same_command_goes_on_to_the_same_bytes(
     assert not (out / "explain.csv").exists()
     kept = (out / "00001.png").stat().st_mtime_ns
     (out / ".00019.png.1.part").write_bytes(b"half")
-    assert main(command) == 2
+    assert main(command) == 3
     assert "Going on after 16 images" in capsys.readouterr().out
     assert (out / "00001.png").stat().st_mtime_ns == kept
     assert contents(out) == contents(whole)

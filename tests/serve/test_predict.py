@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,20 +30,21 @@ from medlens.cli import main
 from medlens.data.csv_file import ROWS_AT_A_TIME
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
-from medlens.model.checksums import write_checksums
+from medlens.model.checksums import digest_of, write_checksums
 from medlens.model.classifier import NO_NUMBER, load_classifier
 from medlens.model.classifier_files import CHECKSUMS_FILE, MODEL_FILE
 from medlens.model.prediction_sets import name_sets
 from medlens.serve.inputs import Digest, list_inputs
 from medlens.serve.only_writer import lock_path, only_writer
 from medlens.serve.predict import Work, make_parts, open_work, result_columns
-from medlens.serve.result_file import ResultFile
+from medlens.serve.result_file import ResultFile, processor_begun
 
 # Some parts of 256.
 MANY = 900
 # In a process that finds this, a BMP ends whoever decodes it.
 ABORTS_AT_BMP = """
 import os
+import re
 from PIL import BmpImagePlugin, Image
 
 def accept(prefix):
@@ -98,7 +100,7 @@ def test_a_folder_is_answered_in_order_and_bad_files_have_their_reason(
     assert refused["predicted"] == refused["prediction_set"] == refused["prob_mass"] == ""
     assert np.isnan(refused["unfamiliar"])
     assert set(pd.read_csv(out, dtype=str, keep_default_na=False)["unfamiliar"]) <= {"0", "1", ""}
-    assert status == 2
+    assert status == 3
     said = capsys.readouterr().out
     assert "4 of 5 images answered" in said
     assert "2 in the folders passed over" in said  # notes.txt and DICOMDIR
@@ -333,7 +335,7 @@ def test_a_folder_that_cannot_be_opened_is_said_and_seen_by_a_script(
     explain = ["explain", str(finished_run.path), str(tmp_path / "in"), "-o", str(tmp_path / "ex")]
     with as_owner():
         for given in ([*command, "-o", str(tmp_path / "out.csv")], command, explain):
-            assert main(given) == 2
+            assert main(given) == 3
             said = capsys.readouterr()
             assert "1 in the folders passed over: folder that cannot be opened." in said.out
     assert len(read_csv(tmp_path / "out.csv")) == 1
@@ -368,7 +370,7 @@ def test_what_cannot_be_meant_is_an_error(
 def test_few_images_are_answered_on_the_screen(
     finished_run: medlens.Run, mixed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", str(finished_run.path), str(mixed)]) == 2
+    assert main(["predict", str(finished_run.path), str(mixed)]) == 3
     said = capsys.readouterr().out
     assert "It is not a PNG" in said
     assert "Not a medical device" in said
@@ -477,14 +479,49 @@ def test_parts_of_another_processor_are_not_mixed_in(
     inputs = list_inputs(files[:3])
     columns = result_columns(classifier, inputs.columns)
 
-    def opened(processor: str) -> Work:
-        return open_work(inputs, tmp_path / "out.csv", columns, "digest", processor)
+    out = tmp_path / "out.csv"
 
+    def opened(processor: str, overwrite: bool = False, classifier: str = "digest") -> Work:
+        return open_work(inputs, out, columns, classifier, processor, overwrite=overwrite)
+
+    assert opened("GPU").finished == set()
+    assert processor_begun(out) == "GPU"
+    # Nothing was finished, and nothing is lost.
     make_parts(classifier, opened("CPU"), lambda _: None)
     assert opened("CPU").finished == {0}
-    other = opened("GPU")
+    with pytest.raises(MedlensError, match="another kind of processor") as raised:
+        opened("GPU")
+    assert "--overwrite" in raised.value.fix
+    assert opened("CPU").finished == {0}
+    other = opened("GPU", overwrite=True)
     assert other.is_anew
     assert other.finished == set()
+
+
+def test_parts_of_another_processor_and_another_classifier_are_of_no_use(
+    finished_run: medlens.Run, files: list[Path], tmp_path: Path
+) -> None:
+    classifier, inputs = finished_run.classifier(), list_inputs(files[:3])
+    columns, out = result_columns(classifier, inputs.columns), tmp_path / "out.csv"
+    work = open_work(inputs, out, columns, "digest", "GPU")
+    make_parts(classifier, work, lambda _: None)
+    assert open_work(inputs, out, columns, "another", "CPU").is_anew
+
+
+def test_a_command_without_a_gpu_keeps_what_was_made_on_one(
+    finished_run: medlens.Run, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classifier, inputs = finished_run.classifier(), list_inputs(files[:3])
+    digest = digest_of(finished_run.path / "classifier" / CHECKSUMS_FILE)
+    columns, out = result_columns(classifier, inputs.columns), tmp_path / "out.csv"
+    make_parts(classifier, open_work(inputs, out, columns, digest, "GPU"), lambda _: None)
+    (part,) = (tmp_path / ".out.csv.parts").glob("0*.parquet")
+    command = ["predict", str(finished_run.path), *map(str, files[:3]), "-o", str(out)]
+    assert main(command) == 2
+    assert "another kind of processor" in capsys.readouterr().err
+    assert part.exists()
+    assert main([*command, "--overwrite"]) == 0
+    assert len(pd.read_csv(out)) == 3
 
 
 def test_a_changed_file_is_noticed(files: list[Path], tmp_path: Path) -> None:
@@ -518,7 +555,7 @@ def test_a_full_disk_ends_it_in_words_and_with_room_it_goes_on(
         [*unshare, "\n".join(steps)], capture_output=True, text=True, env=environment
     )
     full, _, roomy = done.stdout.partition("now with room")
-    assert done.stderr.count("status 2") == 2  # some images are refused
+    assert re.findall(r"status (\d)", done.stderr) == ["2", "3"]  # some images are refused
     assert done.stderr.count("No space left on device") == 1, done.stderr
     assert "the same command goes on" in done.stderr
     assert "Traceback" not in done.stderr

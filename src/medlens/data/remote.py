@@ -109,6 +109,11 @@ def join_texts(folder: Path, names: Iterable[str]) -> Iterator[str]:
         yield before + name if before and is_plain else str(join_path(folder, name))
 
 
+def for_all_nodes(path: Path) -> Path:
+    """The same place for a process with another working directory; links are left alone."""
+    return path.absolute() if isinstance(path, Path) else path
+
+
 def local_side(folder: Path) -> Path:
     """Where this machine keeps what belongs to a folder and must lie on a disk.
 

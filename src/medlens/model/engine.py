@@ -23,7 +23,7 @@ from medlens.errors import MedlensError
 from medlens.files import write_bytes, write_json
 from medlens.model import fast_cpu
 from medlens.model.backbone import Backbone, build_backbone
-from medlens.model.gpu import gpus
+from medlens.model.gpu import gpus, keep_float32, processor
 from medlens.model.weights import Weights
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class FrozenPass:
         engine: "keras" or "ncnn".
         precision: Of the convolutions: "float32", or "bfloat16" on GPUs. Features are float32.
         tuned: Take the place of the weights, after fine-tuning; None before.
+        processor: "CPU" or "GPU": what Keras runs it on.
     """
 
     backbone: Backbone
@@ -110,6 +111,7 @@ class FrozenPass:
     engine: str
     precision: str = "float32"
     tuned: TunedWeights | None = None
+    processor: str = "CPU"
 
     @property
     def weights_sha256(self) -> str:
@@ -128,6 +130,8 @@ class FrozenPass:
             "precision": self.precision,
             "version": FEATURES_VERSION,
         }
+        if self.processor == "GPU":  # else nothing, so that features made before are found
+            facts["processor"] = self.processor
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return f"{self.backbone.name}-{self.rule.name}-{self.engine}-{digest}"
 
@@ -184,7 +188,12 @@ def choose_pass(
         MedlensError: If ncnn was asked for and cannot be used.
     """
     chosen = choose_engine(backbone, engine)
-    frozen_pass = FrozenPass(backbone, weights, rule, chosen, choose_precision(chosen), tuned)
+
+    def with_engine(name: str) -> FrozenPass:
+        runs_on = processor() if name == "keras" else "CPU"
+        return FrozenPass(backbone, weights, rule, name, choose_precision(name), tuned, runs_on)
+
+    frozen_pass = with_engine(chosen)
     reason = check_ncnn(frozen_pass, cache, read_pictures) if chosen == "ncnn" else ""
     if not reason:
         return frozen_pass
@@ -196,7 +205,7 @@ def choose_pass(
             fix="Leave --engine at auto, or ask for keras.",
         )
     say(f"The frozen network runs in Keras, not in ncnn: {reason}.")
-    return FrozenPass(backbone, weights, rule, "keras", choose_precision("keras"), tuned)
+    return with_engine("keras")
 
 
 def choose_precision(engine: str) -> str:
@@ -241,6 +250,7 @@ def compile_forward(model: keras.Model, *, views: int = 1) -> Forward:
     """
     import keras
 
+    keep_float32()
     if gpus():
         batch = max(GPU_BATCH_PIXELS // (views * model.input_shape[1] ** 2), 1)
         return _in_full_batches(model, min(batch, LARGEST_GPU_BATCH))

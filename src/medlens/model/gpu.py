@@ -39,6 +39,16 @@ def processor() -> str:
     return "GPU" if gpus() else "CPU"
 
 
+def keep_float32() -> None:
+    """Have TensorFlow multiply float32 as float32: on GPUs it would drop 13 bits of 23 (TF32)."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.experimental.enable_tensor_float_32_execution(False)
+
+
 def _by_tensorflow() -> list[Gpu]:
     import tensorflow
 

@@ -129,6 +129,7 @@ SAID_ELSEWHERE = frozenset(
         "stop_reason",
         "versions",
         "machine",
+        "retried",
     }
 )
 
@@ -191,6 +192,10 @@ def report_content(run: RunDir) -> dict[str, Any]:
         "summary": summarise(evaluation, used),
         "advice": advise(evaluation, training),
         "limits": list_limits(evaluation, used, audit["findings"]),
+        "retried": {
+            "the images were read": audit.get("retried", []),
+            "the network ran": training.get("retried", []),
+        },
         "flow": data_flow(images, audit.get("passed_over", {})),
         "splits": [describe_split(used, name, classes) for name in (*SPLITS, "all")],
         "table_one": table_one(used, classes),

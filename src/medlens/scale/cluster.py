@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from medlens.errors import MedlensError
 
 NONE, LOCAL = "none", "local"
+AUTH_MODE = "RAY_AUTH_MODE"
 SECONDS_TO_CONNECT = 10.0
 SECONDS_FOR_A_NODE, SECONDS_BETWEEN_LOOKS = 300.0, 2.0
 # How Ray names the kind of a node's GPUs, and how little of it a task takes to be sent there.
@@ -59,31 +62,70 @@ def connected(address: str) -> Iterator[bool]:
     if address == NONE:
         yield False
         return
-    if address == LOCAL:
-        # What is started here listens for others, too: they need the token that Ray keeps in the
-        # person's home. Ray reads this once, when it is imported.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    ray = import_ray()
-    if ray.is_initialized():  # a notebook's own connection: used as it is, and left open
-        yield True
+    if "ray" in sys.modules and import_ray().is_initialized():
+        yield True  # a notebook's own connection: used as it is, and left open
         return
     _look_for_head(address)
     # Nothing is reported to anybody, also not by a cluster that is started here.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with _token_needed() if address == LOCAL else nullcontext():
+        ray = import_ray()
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if address == LOCAL else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+            )
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            raise _unreachable(address, type(error).__name__) from None
+        try:
+            yield True
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _token_needed() -> Iterator[None]:
+    """While the block runs, nobody uses a cluster of this process without the person's token.
+
+    What is started here listens for others, too. Ray keeps the token in the person's home.
+
+    Raises:
+        MedlensError: If Ray was imported before, and cannot be told any more.
+    """
+    if os.environ.get(AUTH_MODE, "token") != "token":
+        yield  # the person has said otherwise
+        return
+    before, was_imported = os.environ.get(AUTH_MODE), "ray" in sys.modules
+    os.environ[AUTH_MODE] = "token"
     try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address == LOCAL else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-        )
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise _unreachable(address, type(error).__name__) from None
-    try:
-        yield True
+        if was_imported and not _uses_token():
+            raise MedlensError(
+                "A cluster of this machine alone cannot be kept from others.",
+                got="Ray was imported before it was told that a token is needed",
+                expected="RAY_AUTH_MODE=token in the environment when Ray is imported",
+                fix="Set it before Ray is imported (in a notebook: restart it first).",
+            )
+        yield
     finally:
-        ray.shutdown()
+        if before is None:
+            del os.environ[AUTH_MODE]
+            _uses_token()
+
+
+def _uses_token() -> bool:
+    """Whether this process now speaks to clusters with a token, as the environment says.
+
+    Ray reads the environment when it is imported; it is made to read it again, as Ray itself does
+    where it starts a cluster. The functions are Ray's own, and may be gone in another version.
+    """
+    with suppress(ImportError, AttributeError):
+        raylet: Any = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        return bool(raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN)
+    return False
 
 
 def _look_for_head(address: str) -> None:
@@ -131,15 +173,36 @@ def find_pool(*, gpus: int, patience: float = SECONDS_FOR_A_NODE) -> Pool:
     Raises:
         MedlensError: If there was none in that time.
     """
+    pool = choose_pool(_living_nodes(), gpus=gpus)
+    if pool is not None:
+        return pool
     end = time.monotonic() + patience
-    while True:
-        pool = choose_pool(_living_nodes(), gpus=gpus)
-        if pool is not None:
-            return pool
-        if time.monotonic() > end:
-            what = "a GPU and a CPU" if gpus else "a CPU"
-            raise no_room(f"no node with {what} for {patience:g} s")
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+    with _growth_asked_for({"CPU": 1, "GPU": 1} if gpus else {"CPU": 1}):
+        while time.monotonic() < end:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            pool = choose_pool(_living_nodes(), gpus=gpus)
+            if pool is not None:
+                return pool
+    what = "a GPU and a CPU" if gpus else "a CPU"
+    raise no_room(f"no node with {what} for {patience:g} s")
+
+
+@contextmanager
+def _growth_asked_for(node: dict[str, float]) -> Iterator[None]:
+    """While the block runs, a cluster that grows on demand is asked for a node; others ignore it.
+
+    No task waits for a node before the workers are counted: nothing else would make it grow.
+
+    Args:
+        node: The resources that it must have.
+    """
+    from ray.autoscaler import sdk
+
+    sdk.request_resources(bundles=[node])
+    try:
+        yield
+    finally:
+        sdk.request_resources(bundles=[])
 
 
 def find_gpu_kinds() -> list[dict[str, float]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 
+from medlens.data.remote import for_all_nodes
 from medlens.data.scan import in_order
 from medlens.data.store import Store, write_shard
 from medlens.data.symmetries import ReadPictures
@@ -21,7 +22,7 @@ from medlens.errors import MedlensError
 from medlens.files import remove, write_bytes
 from medlens.model.engine import Forward, FrozenPass, check_ncnn
 from medlens.scale.parts import run_parts
-from medlens.scale.processor import check_processor, find_processor
+from medlens.scale.processor import check_processor
 from medlens.scale.sight import not_seen
 from medlens.scale.worker import turn
 
@@ -185,7 +186,7 @@ def extract_on_cluster(
     if not missing:
         return
     name = f"features-{uuid.uuid4().hex}"
-    work = write_work_list(cache / "work" / name, _rows(missing, pictures))
+    work = write_work_list(for_all_nodes(cache) / "work" / name, _rows(missing, pictures))
 
     def note(part: int, told: pyarrow.Table) -> None:
         done = missing[part * PART_ROWS : (part + 1) * PART_ROWS]
@@ -194,8 +195,9 @@ def extract_on_cluster(
 
     carried = carry(frozen_pass)
     try:
-        made_with = find_processor() if frozen_pass.engine == "keras" else "CPU"
-        make = FeatureParts(work, pictures.folder, features.folder, carried, made_with, seen_as)
+        made_with = frozen_pass.processor
+        folders = for_all_nodes(pictures.folder), for_all_nodes(features.folder)
+        make = FeatureParts(work, *folders, carried, made_with, seen_as)
         gpus = int(made_with == "GPU")
         retried = run_parts(np.arange(work.parts), make, note, gpus=gpus)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from medlens.errors import MedlensError
@@ -16,13 +17,20 @@ PRECISIONS = ("float32", "bfloat16")
 SECONDS_FOR_A_GPU = 300.0
 
 
-def find_processor() -> str:
+def find_processor(begun_on: str = "", *, patience: float = SECONDS_FOR_A_GPU) -> str:
     """What the connected cluster runs networks on: "GPU" where it has one, else "CPU".
+
+    Args:
+        begun_on: What finished parts of the job were made on: for a GPU it waits, then.
+        patience: How many seconds.
 
     Raises:
         MedlensError: If there is no node, other jobs hold the GPUs, or Keras cannot use them.
     """
     find_pool(gpus=0)  # waits for a first node
+    if begun_on == "GPU":
+        with suppress(MedlensError):  # what is to be done without one, the job decides
+            find_pool(gpus=1, patience=patience)
     answers = _ask_gpus(processor)
     if "CPU" in answers:
         raise MedlensError(
@@ -55,19 +63,19 @@ def check_processor(wanted: str) -> None:
         )
 
 
-def find_gpu_precision() -> str | None:
-    """The precision of the network on the connected cluster: one that all its GPUs are fast in.
+def find_precision() -> tuple[str, str] | None:
+    """What the connected cluster runs networks on, and a precision that all of it is fast in.
 
     Returns:
-        "bfloat16" or "float32"; None where neither the cluster nor this machine has a GPU, so that
-        the engine is chosen as on one machine.
+        "CPU" or "GPU", and "bfloat16" or "float32"; None where neither the cluster nor this machine
+        has a GPU, so that the engine is chosen as on one machine.
 
     Raises:
         MedlensError: As `find_processor`.
     """
     if find_processor() == "CPU":
-        return "float32" if gpus() else None
-    return min(_ask_gpus(_precision_of_keras), key=PRECISIONS.index)
+        return ("CPU", "float32") if gpus() else None
+    return "GPU", min(_ask_gpus(_precision_of_keras), key=PRECISIONS.index)
 
 
 def _precision_of_keras() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ import pyarrow
 from medlens.data.dataset import FACT_COLUMNS, Dataset
 from medlens.data.facts_cache import Facts, FactsCache, Thumbnail
 from medlens.data.near_duplicates import THUMBNAIL_SIDE
-from medlens.data.remote import REQUESTS_AT_A_TIME, is_remote
+from medlens.data.remote import REQUESTS_AT_A_TIME, for_all_nodes, is_remote
 from medlens.data.scan import (
     CANNOT_BE_OPENED,
     NOT_THERE,
@@ -30,11 +30,11 @@ from medlens.data.scan import (
     unreadable_facts,
 )
 from medlens.data.store import write_shard
-from medlens.data.work_list import WorkList, write_work_list
+from medlens.data.work_list import PART_ROWS, WorkList, write_work_list
 from medlens.files import remove
 from medlens.scale.cluster import import_ray
 from medlens.scale.parts import beside_driver, run_parts
-from medlens.scale.sight import Witness, check_sight
+from medlens.scale.sight import Witness, check_own_sight, check_sight
 from medlens.serve.careful import find_deadly
 
 # Columns of what a worker tells beside the facts.
@@ -169,11 +169,14 @@ def scan_on_cluster(
     Raises:
         MedlensError: If a node does not see what it needs, or there is no room for the job.
     """
+    cache = for_all_nodes(cache)
     work = write_work_list(cache / "work" / f"scan-{uuid.uuid4().hex}", _paths(dataset))
     tables: dict[int, pd.DataFrame] = {}
 
     def keep(part: int, told: pyarrow.Table) -> None:
         scanned, shard, keys = _from_table(told)
+        paths = dataset.table["path"].iloc[part * PART_ROWS : (part + 1) * PART_ROWS]
+        check_own_sight(dataset.root, _unopened(paths, scanned))
         if pictures and shard:
             pictures.store.note(shard, keys)
         tables[part] = keep_facts(scanned, facts)
@@ -181,10 +184,10 @@ def scan_on_cluster(
 
     make = ScanParts(
         work,
-        dataset.root,
+        for_all_nodes(dataset.root),
         frame,
         pictures.rule if pictures else None,
-        pictures.store.folder if pictures else None,
+        for_all_nodes(pictures.store.folder) if pictures else None,
         _make_known(facts, pictures),
         beside_driver(Witness).remote(),
     )
@@ -202,10 +205,10 @@ def _make_known(facts: FactsCache, pictures: Pictures | None) -> Any:
     stores = (pictures.store, *pictures.features) if pictures else ()
     if not len(facts) and not any(len(one) for one in stores):
         return None
-    return beside_driver(Known).remote(facts.path, pictures)
+    return beside_driver(Known).remote(facts.path.absolute(), pictures)
 
 
-def _unopened(paths: Sequence[str], scanned: Sequence[Scanned]) -> dict[str, str]:
+def _unopened(paths: Iterable[str], scanned: Sequence[Scanned]) -> dict[str, str]:
     """Path -> the reason, of files that are missing here or that storage does not give."""
     reasons = [str(one.facts["unreadable"]) for one in scanned]
     return {

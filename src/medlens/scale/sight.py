@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,7 @@ def check_sight(
     Raises:
         MedlensError: If one of the files is there for the driver; names the node.
     """
-    # Other storage is the same from every machine, and says itself when it refuses.
-    asked = [path for path in unopened if not is_remote(join_path(root, path))][:MOST_ASKED]
+    asked = _asked(root, unopened)
     if not asked:
         return
     ray = import_ray()
@@ -52,14 +52,41 @@ def check_sight(
         advance()
     first = str(ray.get(answer))
     if first:
-        raise MedlensError(
-            "A node of the cluster cannot open images that the machine of the command can.",
-            got=f"on the node {this_node()}: {unopened[first].rstrip('.')}",
-            expected="images at a place that all nodes see under one name",
-            fix="Mount the folder on that node, or end Ray there; then repeat the command: what is "
-            "finished is kept.",
-            names=[first],
-        )
+        raise _cannot_open(first, f"on the node {this_node()}: {unopened[first]}")
+
+
+def check_own_sight(root: Path, unopened: Mapping[str, str]) -> None:
+    """Stop where a node could not open what the process of the command can.
+
+    The witness is a process of the node that the command runs on: what it sees may be less.
+
+    Args:
+        root: The folder that the paths are relative to.
+        unopened: Path -> why a node could not open it; some of them are looked at.
+
+    Raises:
+        MedlensError: If one of the files is there.
+    """
+    first = Witness().find_first(root, _asked(root, unopened))
+    if first:
+        raise _cannot_open(first, f"on a node: {unopened[first]}")
+
+
+def _asked(root: Path, unopened: Mapping[str, str]) -> list[str]:
+    """A few of the files; other storage is the same from every machine, and says if it refuses."""
+    own = (path for path in unopened if not is_remote(join_path(root, path)))
+    return list(itertools.islice(own, MOST_ASKED))
+
+
+def _cannot_open(name: str, got: str) -> MedlensError:
+    return MedlensError(
+        "A node of the cluster cannot open images that the machine of the command can.",
+        got=got.rstrip("."),
+        expected="images at a place that all nodes see under one name",
+        fix="Mount the folder on that node, or end Ray there; then repeat the command: what is "
+        "finished is kept.",
+        names=[name],
+    )
 
 
 def not_seen(what: str, expected: str, fix: str, name: str) -> MedlensError:

@@ -40,6 +40,7 @@ class Outcome:
         unfamiliar: How many are unlike the training images.
         predicted: How many were given each class.
         closed: How many folders could not be opened; images in them are not counted anywhere.
+        retried: What is said of parts that a cluster began again.
     """
 
     out: Path
@@ -48,6 +49,7 @@ class Outcome:
     unfamiliar: int
     predicted: Mapping[str, int]
     closed: int = 0
+    retried: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -71,7 +73,7 @@ class Outcome:
             said.append(f"{self.refused:,} refused; the column unreadable says why.")
         if self.closed:
             said.append(f"{self.closed:,} folders could not be opened: images in them are missing.")
-        return said
+        return [*said, *self.retried]
 
 
 class Tally:
@@ -247,7 +249,13 @@ def list_work(inputs: Inputs, path: Path) -> tuple[WorkList, str]:
 
 
 def open_work(
-    inputs: Inputs, path: Path, columns: tuple[str, ...], digest: str, processor: str
+    inputs: Inputs,
+    path: Path,
+    columns: tuple[str, ...],
+    digest: str,
+    processor: str,
+    *,
+    overwrite: bool = False,
 ) -> Work:
     """List the images, and find out which parts of the result are finished.
 
@@ -258,6 +266,10 @@ def open_work(
         digest: Of the classifier; with another one the work begins anew.
         processor: "CPU" or "GPU": what the network runs on decides the last digits, as do the
             versions of packages; parts of one result are all made with the same.
+        overwrite: Whether parts that were made on another kind of processor may be thrown away.
+
+    Raises:
+        MedlensError: If there are such parts, and they may not.
     """
     images, given = list_work(inputs, path)
     state = {
@@ -268,6 +280,8 @@ def open_work(
         "images": images.rows,
     }
     result = ResultFile(path, columns, images.rows, state)
+    if not overwrite:
+        result.check_processor()
     finished, is_anew = result.open()
     return Work(images, result, finished, is_anew)
 

@@ -89,6 +89,25 @@ class ResultFile:
         write_json(self.parts / STATE_FILE, self.state)
         return frozenset(filter(self._is_whole, finished)), is_other
 
+    def check_processor(self) -> None:
+        """Refuse to throw away parts that differ only by the kind of processor.
+
+        Raises:
+            MedlensError: If there are such parts.
+        """
+        known, wanted = self._read_state(), self.state["processor"]
+        begun_on = processor_begun(self.path)
+        is_other = begun_on not in ("", wanted) and {**known, "processor": wanted} == self.state
+        if is_other and any(path.suffix == ".parquet" for path in self.parts.iterdir()):
+            raise MedlensError(
+                "The result was begun on another kind of processor.",
+                got=f"{wanted}, and finished parts that were made on a {begun_on}",
+                expected=f"a {begun_on}: the last digits depend on it",
+                fix=f"Repeat the command where there is a {begun_on} for it, and it goes on; or "
+                "begin anew with --overwrite.",
+                names=[hide_secrets(str(self.path))],
+            )
+
     def part(self, number: int) -> Path:
         """The file of a part, which is named by its first row and the digest of the state."""
         return self.parts / f"{number * self.part_rows:012d}-{self._mark}.parquet"
@@ -153,10 +172,7 @@ class ResultFile:
         return hashlib.sha256(json.dumps(self.state, sort_keys=True).encode()).hexdigest()[:16]
 
     def _read_state(self) -> Any:
-        try:
-            return json.loads((self.parts / STATE_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+        return _read_state(self.path)
 
     def _is_whole(self, number: int) -> bool:
         """Whether a part has all its rows; on other storage a file is whole or not there."""
@@ -218,6 +234,19 @@ class ResultFile:
 def parts_folder(path: Path) -> Path:
     """The folder of a result's parts, beside it."""
     return path.with_name(f".{path.name}.parts")
+
+
+def processor_begun(path: Path) -> str:
+    """The kind of processor that the parts of a result were begun on; "" where none were."""
+    state = _read_state(path)
+    return str(state.get("processor", "")) if isinstance(state, dict) else ""
+
+
+def _read_state(path: Path) -> Any:
+    try:
+        return json.loads((parts_folder(path) / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _to_pandas(table: pyarrow.Table) -> pd.DataFrame:
