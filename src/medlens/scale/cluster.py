@@ -63,6 +63,8 @@ def connected(address: str) -> Iterator[bool]:
         # What is started here listens for others, too: they need the token that Ray keeps in the
         # person's home. Ray reads this once, when it is imported.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Ray would give way to all else on this machine, which then is the person's own wait.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     ray = import_ray()
     if ray.is_initialized():  # a notebook's own connection: used as it is, and left open
         yield True
