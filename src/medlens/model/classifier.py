@@ -78,6 +78,7 @@ class Classifier:
         limit: Images at a larger distance are unfamiliar.
         cases: The training images, so that those similar to an image are found.
         facts: All of classifier.json.
+        threads: Pictures that ncnn runs side by side, where it runs; None for one per core.
     """
 
     model: keras.Model
@@ -88,6 +89,7 @@ class Classifier:
     limit: float
     cases: TrainingCases
     facts: dict[str, Any]
+    threads: int | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -336,7 +338,7 @@ class Classifier:
     @cached_property
     def _forward(self) -> Forward:
         """Features and logits of pictures, side by side."""
-        return classifier_forward(self.model, self.facts)
+        return classifier_forward(self.model, self.facts, threads=self.threads)
 
 
 @dataclass(frozen=True)
