@@ -178,7 +178,7 @@ def test_threads_change_no_digit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("largest", "batch"),
-    [(512, 256), (256, 256), (196, 128), (125, 86), (64, 64), (49, 43), (1, 1)],
+    [(512, 256), (256, 256), (196, 128), (125, 86), (64, 64), (49, 43)],
 )
 def test_batches_of_a_gpu_divide_a_part(largest: int, batch: int) -> None:
     assert divide_part(largest) == batch
