@@ -14,11 +14,11 @@ import pandas as pd
 from medlens.data.remote import hide_secrets, is_remote, open_path
 from medlens.errors import MedlensError
 from medlens.model.checksums import digest_of
-from medlens.model.classifier import load_classifier
+from medlens.model.classifier import load_classifier, read_classes
 from medlens.model.classifier_files import CHECKSUMS_FILE
 from medlens.model.gpu import processor
 from medlens.run_dir import classifier_folder
-from medlens.scale.cluster import connected
+from medlens.scale.cluster import NONE, connected
 from medlens.scale.predict import make_parts_on_cluster
 from medlens.scale.processor import find_processor
 from medlens.screen import Screen
@@ -72,7 +72,9 @@ def run_predict(
     retried: list[str] = []
     with opened_run(run) as opened:
         folder = classifier_folder(opened)
-        classifier = load_classifier(folder)
+        # A cluster's workers load the network; this process then needs only the names.
+        classifier = load_classifier(folder) if ray == NONE else None
+        classes = classifier.classes if classifier else read_classes(folder)
         with only_writer(out):
             # Another process may have finished meanwhile.
             check_result_path(out, overwrite=overwrite)
@@ -80,15 +82,15 @@ def run_predict(
                 work = open_work(
                     inputs,
                     out,
-                    result_columns(classifier, inputs.columns),
+                    result_columns(classes, inputs.columns),
                     digest_of(folder / CHECKSUMS_FILE),
                     processor=find_processor() if is_connected else processor(),
                 )
                 with _start("Predicting", inputs, screen)(work) as progress:
-                    if is_connected and work.missing:
-                        retried = make_parts_on_cluster(folder, work, progress).lines
-                    else:
+                    if classifier:
                         make_parts(classifier, work, progress)
+                    elif work.missing:
+                        retried = make_parts_on_cluster(folder, work, progress).lines
             outcome = work.finish(out)
     shown = hide_secrets(str(out))
     screen.say("\n".join([*outcome.lines, *retried, f"Predictions: {shown}", NOTICE]))

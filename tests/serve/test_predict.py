@@ -408,7 +408,7 @@ def test_parts_of_another_processor_are_not_mixed_in(
 ) -> None:
     classifier = medlens.load(finished_run.path)
     inputs = list_inputs(files[:3])
-    columns = result_columns(classifier, inputs.columns)
+    columns = result_columns(classifier.classes, inputs.columns)
 
     def opened(processor: str) -> Work:
         return open_work(inputs, tmp_path / "out.csv", columns, "digest", processor)

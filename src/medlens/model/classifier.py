@@ -9,7 +9,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -491,10 +491,8 @@ def load_classifier(folder: Path) -> Classifier:
     Raises:
         MedlensError: If it is not there, a file was changed, or its format is not this one.
     """
-    try:
-        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        _check_format(facts, folder)
-        verified = verify_checksums(folder, NEEDED_FILES)
+    with _whole(folder):
+        facts, verified = _read_facts(folder)
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
         frame = None if facts["frame"] == "middle" else int(facts["frame"])
         rule = PictureRule(facts["image_size"], facts["fit"])
@@ -503,6 +501,30 @@ def load_classifier(folder: Path) -> Classifier:
         cases = load_cases(folder / CASES_FILE, pictures)
         classes = tuple(facts["classes"])
         return Classifier(model, classes, rule, frame, familiarity, limit, cases, facts)
+
+
+def read_classes(folder: Path) -> tuple[str, ...]:
+    """The classes of a classifier folder, in their order, without loading its network.
+
+    Raises:
+        MedlensError: As `load_classifier`.
+    """
+    with _whole(folder):
+        return tuple(_read_facts(folder)[0]["classes"])
+
+
+def _read_facts(folder: Path) -> tuple[dict[str, Any], frozenset[str]]:
+    """The content of classifier.json, and the names of all files that were verified."""
+    facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+    _check_format(facts, folder)
+    return facts, verify_checksums(folder, NEEDED_FILES)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Say of whatever a file lacks that the folder is not whole."""
+    try:
+        yield
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise MedlensError(
             "There is no whole classifier in this folder.",
