@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     features, images = take_features(options)
-    found, compiled = [], {}
+    found = []
+    compiled: CompiledHeads = {}
     for repeat in range(options.repeats):
         found.append(one_repeat(features, images, options, repeat, compiled))
         if repeat % 20 == 19:

@@ -16,6 +16,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -182,7 +183,7 @@ COLUMNS = (
 )
 
 
-def table(results: list[dict[str, object]]) -> str:
+def table(results: list[dict[str, Any]]) -> str:
     """The coverages in per cent, as a Markdown table."""
     columns = [name for name in COLUMNS if any(name in result["coverage"] for result in results)]
     head = ["images", "patients", "kind", "AUC", "prevalence", *columns]

@@ -178,7 +178,7 @@ def open_onnx(model: keras.Model, last: str, size: int) -> onnxruntime.Inference
             if layer.name == last:
                 break
         elif kind == "MaxPooling2D":
-            pooling = {"kernel_shape": [2, 2], "strides": [2, 2]}
+            pooling: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
             nodes.append(helper.make_node("MaxPool", [source], [layer.name], **pooling))
             source = layer.name
     nodes.append(helper.make_node("GlobalAveragePool", [source], ["features"]))

@@ -176,7 +176,8 @@ def measure_evaluation(rows: int) -> dict[str, Taken]:
     taken = {}
     for count in (2, 10):
         table = draw_predictions(rows, count)
-        classes = [name.removeprefix("prob_") for name in table if name.startswith("prob_")]
+        columns = [str(name) for name in table if str(name).startswith("prob_")]
+        classes = [name.removeprefix("prob_") for name in columns]
 
         def evaluate_table(table: pd.DataFrame = table, classes: list[str] = classes) -> None:
             evaluate(table, classes=classes, positive_class=None, seed=0)

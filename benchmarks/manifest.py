@@ -95,7 +95,7 @@ class Drawn:
             field = DARKER * field + NOISE * _draw_own(2, number)
         field[_LOW_PLACES] = self.low[number].reshape(LOW, LOW)
         greys = 128 + SPREAD * idctn(field, norm="ortho")
-        return np.rint(np.clip(greys, 0, 255)).astype(np.uint8)
+        return np.asarray(np.rint(np.clip(greys, 0, 255)), np.uint8)
 
     def fingerprints(self) -> Iterator[list[str]]:
         """The texts of `near_duplicates.fingerprint`, some thousands at a time."""
@@ -148,7 +148,7 @@ def _spectrum(steepness: float) -> np.ndarray:
     """Amplitude of each frequency of a field of thumbnail size, of spread 1 in all."""
     frequency = np.hypot(*np.indices((THUMBNAIL_SIDE, THUMBNAIL_SIDE)))
     amplitude = np.where(frequency > 0, np.maximum(frequency, COARSEST) ** -steepness, 0)
-    return amplitude * THUMBNAIL_SIDE / np.linalg.norm(amplitude)
+    return np.asarray(amplitude * THUMBNAIL_SIDE / np.linalg.norm(amplitude))
 
 
 _LOW_PLACES = (slice(LOW), slice(LOW))

@@ -17,6 +17,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def draw_field(generator: np.random.Generator, spectrum: np.ndarray) -> np.ndarr
     """A random field of mean 0 and spread 1."""
     noise = generator.standard_normal((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     field = np.fft.irfft2(np.fft.rfft2(noise) * spectrum, s=noise.shape)
-    return field / field.std()
+    return np.asarray(field / field.std())
 
 
 def draw_originals(folder: Path | None, most: int) -> list[Image.Image]:
@@ -122,15 +123,18 @@ def draw_originals(folder: Path | None, most: int) -> list[Image.Image]:
 def measure_recall(originals: Sequence[Image.Image]) -> list[dict[str, Any]]:
     """Share of the originals that are found to be tied to their changed copy."""
     results = []
+
+    def read(thumbnails: np.ndarray, some: Sequence[int]) -> np.ndarray:
+        return np.asarray(thumbnails[list(some)])
+
     for name, change in CHANGES.items():
         images = [*originals, *map(change, originals)]
         taken = [fingerprint(image) for image in images]
         thumbnails = np.stack([one.thumbnail for one in taken])
         # Real images may be exact copies of one another, so each is a content of its own here.
         keys = [f"{number:064x}" for number in range(len(images))]
-        found = find_near_duplicates(
-            [one.text for one in taken], keys, lambda some, of=thumbnails: of[list(some)]
-        )
+        texts = [one.text for one in taken]
+        found = find_near_duplicates(texts, keys, partial(read, thumbnails))
         pairs = {(pair.first, pair.second) for pair in found}
         count = sum((one, one + len(originals)) in pairs for one in range(len(originals)))
         recall = count / len(originals)
@@ -157,8 +161,8 @@ def cropped(
 ) -> Image.Image:
     """Cut off shares of the width and the height."""
     width, height = image.size
-    box = (left * width, top * height, (1 - right) * width, (1 - bottom) * height)
-    return image.crop(tuple(map(round, box)))
+    ends = round((1 - right) * width), round((1 - bottom) * height)
+    return image.crop((round(left * width), round(top * height), *ends))
 
 
 def lettered(image: Image.Image) -> Image.Image:

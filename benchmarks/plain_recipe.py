@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--plain", type=Path, nargs=2, metavar=("DATA", "WEIGHTS"))
     arguments = parser.parse_args()
     if arguments.plain:
-        train_plainly(*arguments.plain, arguments.epochs)
+        data, weights = arguments.plain
+        train_plainly(data, weights, arguments.epochs)
         return
     with tempfile.TemporaryDirectory() as scratch:
         result = compare(Path(scratch), arguments.images, arguments.epochs)

@@ -12,6 +12,7 @@ the machine moves less than the clock. To the times of each step a straight line
     facts    seconds = a + b * megapixels        (hashes, brightness, fingerprint: train and audit)
     forward  seconds = a + b * megapixels        (of the picture; for each backbone)
     write    seconds a row, where it is made, and again where the whole is put together
+    dispatch seconds a part of a job on a cluster, in the processes that hand parts out
 
 `--check` then has a classifier predict files of sizes that no line was fitted to, and sets the
 processor time of that beside the model's.
@@ -39,6 +40,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pandas as pd
 import pydicom
+from dispatch import measure_dispatch
 from extraction import draw_image
 from measure import run_child, write_result
 from numpy.typing import NDArray
@@ -117,6 +119,7 @@ class Costs:
         write_row: Seconds for a row of predictions, where it is made.
         finish_row: Seconds for a row of the whole result, which one machine writes.
         write_features: Seconds for a row of features of the first backbone.
+        dispatch: Seconds for a part of a job on a cluster, for each process beside the driver.
         megabytes: Of a file of each format, for each megapixel.
     """
 
@@ -127,6 +130,7 @@ class Costs:
     write_row: float
     finish_row: float
     write_features: float
+    dispatch: dict[str, float]
     megabytes: dict[str, float]
 
     def core_seconds(
@@ -187,7 +191,7 @@ def take_hours(
     cluster: Cluster,
     gpu_rate: float,
 ) -> tuple[float, str]:
-    """Hours of a prediction, and what it waits for: processors, network, driver or GPUs."""
+    """Hours of a prediction, and what it waits for."""
     cores = cluster.nodes * cluster.cores * EFFICIENCY
     seconds = costs.core_seconds(kind, megapixels, backbone, network=not cluster.gpus)
     bytes_ = images * costs.megabytes[kind] * megapixels * 1e6
@@ -195,6 +199,8 @@ def take_hours(
         "processors": images * seconds / cores,
         "network": bytes_ / (cluster.nodes * cluster.gigabits * 1e9 / 8),
         "the driver": images * costs.finish_row,
+        # Each of its processes has one thread that counts.
+        "dispatch": images / PART_ROWS * max(costs.dispatch.values()),
     }
     if cluster.gpus:
         waits["GPUs"] = images / (cluster.nodes * cluster.gpus * gpu_rate * EFFICIENCY)
@@ -262,6 +268,7 @@ def measure_costs(scratch: Path, count: int) -> Costs:
         {name: measure_forward(name, scratch) for name in FORWARD},
         *measure_rows(scratch),
         measure_features(scratch),
+        measure_dispatch(),
         megabytes,
     )
 
@@ -322,8 +329,8 @@ def measure_forward(name: str, scratch: Path) -> Line:
 
 def measure_rows(scratch: Path) -> tuple[float, float]:
     """Seconds for a row of predictions: its part written, and the whole made of the parts."""
-    columns = ("path", "predicted", "decision", "prediction_set", "prob_a", "prob_b")
-    columns += ("distance", "unfamiliar", "unreadable")
+    columns: tuple[str, ...] = ("path", "predicted", "decision", "prediction_set")
+    columns += ("prob_a", "prob_b", "distance", "unfamiliar", "unreadable")
     rows = pd.DataFrame(
         {
             "path": [f"archive/0000/image-{number:08d}.dcm" for number in range(PART_ROWS)],
@@ -332,10 +339,10 @@ def measure_rows(scratch: Path) -> tuple[float, float]:
         }
     ).astype({"unfamiliar": "Int8"})
 
-    result = ResultFile(scratch / "predictions.parquet", columns, rows=PARTS * PART_ROWS)
+    result = ResultFile(scratch / "predictions.parquet", columns, PARTS * PART_ROWS, state={})
 
     def write() -> None:
-        result.open({})
+        result.open()
         for part in range(PARTS):
             result.add(part, rows)
 
@@ -427,6 +434,8 @@ def print_costs(costs: Costs) -> None:
     print(f"{'write a row of predictions':32}{1e3 * costs.write_row:9.3f} ms")
     print(f"{'finish a row of predictions':32}{1e3 * costs.finish_row:9.3f} ms")
     print(f"{'write a row of features':32}{1e3 * costs.write_features:9.3f} ms")
+    for name, seconds in costs.dispatch.items():
+        print(f"{f'hand out a part, {name}':32}{1e3 * seconds:9.3f} ms")
 
 
 if __name__ == "__main__":

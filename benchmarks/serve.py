@@ -295,11 +295,11 @@ def _family(server: psutil.Process) -> list[psutil.Process]:
 def _processor_seconds(server: psutil.Process) -> float:
     """Of the server, its processes, and the clients in this one."""
     times = [process.cpu_times() for process in _family(server)]
-    return sum(one.user + one.system for one in times) + time.process_time()
+    return float(sum(one.user + one.system for one in times)) + time.process_time()
 
 
 def _memory_mib(server: psutil.Process) -> float:
-    return sum(process.memory_info().rss for process in _family(server)) / 2**20
+    return float(sum(process.memory_info().rss for process in _family(server))) / 2**20
 
 
 def summarise(memory: list[tuple[float, float]]) -> dict[str, float]:

@@ -169,7 +169,8 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         'for task in $(seq "$tasks"); do\n'
         'SLURM_CPUS_ON_NODE=$((8 * task)) "$@" & own="$own $!"; done; wait',
         "hostname": '[ "$1" = --ip-address ] && echo ::1 127.0.1.1 || echo 10.0.0.7 10.0.0.8',
-        "ray": 'echo "ray $RAY_AUTH_MODE $RAY_AUTH_TOKEN $*" >> "$LOG"; exec sleep 60',
+        "ray": 'echo "ray $RAY_AUTH_MODE $RAY_AUTH_TOKEN $*" >> "$LOG"\n'
+        'echo "niceness $RAY_worker_niceness" >> "$LOG"; exec sleep 60',
         "python": 'echo "python $2 $3" >> "$LOG"; sleep 1; exit "${NODES_FAIL:-0}"',
         "medlens": 'for word; do printf "medlens <%s>\\n" "$word" >> "$LOG"; done\n'
         'exit "${MEDLENS_STATUS:-0}"',
@@ -220,6 +221,7 @@ def test_a_slurm_job_starts_a_head_and_workers_and_then_medlens(slurm: dict[str,
     assert f"python {place} 3" in log
     said = [line.removeprefix("medlens ") for line in log if line.startswith("medlens")]
     assert said == ["<predict>", "<RUN>", "<a b.csv>", "<--ray>", f"<{place}>"]
+    assert log.count("niceness 0") == 3
     assert log[-1].endswith("rm -rf /tmp/ray-12345")
 
 

@@ -16,11 +16,11 @@ from medlens.data.dataset import CLOSED
 from medlens.data.remote import hide_secrets, is_remote, open_path
 from medlens.errors import MedlensError
 from medlens.model.checksums import digest_of
-from medlens.model.classifier import load_classifier
+from medlens.model.classifier import load_classifier, read_classes
 from medlens.model.classifier_files import CHECKSUMS_FILE
 from medlens.model.gpu import processor
 from medlens.run_dir import classifier_folder
-from medlens.scale.cluster import connected
+from medlens.scale.cluster import NONE, connected
 from medlens.scale.predict import make_parts_on_cluster
 from medlens.scale.processor import find_processor
 from medlens.screen import Screen
@@ -74,7 +74,9 @@ def run_predict(
     retried: list[str] = []
     with opened_run(run) as opened:
         folder = classifier_folder(opened)
-        classifier = load_classifier(folder)
+        # A cluster's workers load the network; this process then needs only the names.
+        classifier = load_classifier(folder) if ray == NONE else None
+        classes = classifier.classes if classifier else read_classes(folder)
         with only_writer(out):
             # Another process may have finished meanwhile.
             check_result_path(out, overwrite=overwrite)
@@ -83,16 +85,16 @@ def run_predict(
                 work = open_work(
                     inputs,
                     out,
-                    result_columns(classifier, inputs.columns),
+                    result_columns(classes, inputs.columns),
                     digest_of(folder / CHECKSUMS_FILE),
                     processor=find_processor(begun_on) if is_connected else processor(),
                     overwrite=overwrite,
                 )
                 with _start("Predicting", inputs, screen)(work) as progress:
-                    if is_connected and work.missing:
-                        retried = make_parts_on_cluster(folder, work, progress).lines
-                    else:
+                    if classifier:
                         make_parts(classifier, work, progress)
+                    elif work.missing:
+                        retried = make_parts_on_cluster(folder, work, progress).lines
             closed = inputs.passed_over[CLOSED]
             outcome = replace(work.finish(out), closed=closed, retried=tuple(retried))
     shown = hide_secrets(str(out))

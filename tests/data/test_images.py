@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -21,6 +22,7 @@ from PIL import Image
 
 from medlens.data.decoded import as_rgb, content_key, find_grey, share_grey, stretch
 from medlens.data.images import (
+    CANNOT_BE_OPENED,
     FITS,
     DecodedImage,
     UnreadableImage,
@@ -556,3 +558,18 @@ def test_the_real_images_are_read(shared: Path) -> None:
         assert decoded.mode in ("L", "RGB")
         assert read_size(name) == (decoded.width, decoded.height)
         assert np.ptp(decoded.pixels) > 50
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that cannot be read")
+def test_a_disk_that_fails_in_the_middle_is_not_damage() -> None:
+    with pytest.raises(UnreadableImage) as raised:
+        read_image(Path("/proc/self/mem"))  # opens, and then gives EIO
+    assert raised.value.reason == f"{CANNOT_BE_OPENED}{os.strerror(errno.EIO)}."
+
+
+def test_a_header_that_points_past_all_files_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "far.tif"
+    for place in (2**63 - 1, 2**64 - 1):
+        path.write_bytes(b"II+\0\x08\0\0\0" + struct.pack("<Q", place) + bytes(100))
+        with pytest.raises(UnreadableImage, match="damaged"):
+            read_image(path)

@@ -101,3 +101,10 @@ def test_what_is_said_of_a_picture_does_not_depend_on_its_neighbours(
     together = run(pictures)
     alone = np.concatenate([run(pictures[number : number + 1]) for number in range(5)])
     assert np.array_equal(together, alone)
+
+
+def test_threads_change_no_digit(pictures: NDArray[np.uint8]) -> None:
+    model, facts = build("vgg16", "all", (256,))
+    one, many = (classifier_forward(model, facts, threads=count) for count in (1, 9))
+    assert (one.batch, many.batch) == (32, 72)
+    assert np.array_equal(one.run(pictures), many.run(pictures))

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from medlens.data.scan import PictureRule
+from medlens.data.work_list import PART_ROWS
 from medlens.errors import MedlensError
 from medlens.model.backbone import BACKBONES
 from medlens.model.engine import (
@@ -17,6 +18,7 @@ from medlens.model.engine import (
     choose_engine,
     choose_pass,
     compile_forward,
+    divide_part,
     in_bfloat16,
     relative_difference,
 )
@@ -177,3 +179,21 @@ def test_the_key_changes_with_everything_that_changes_a_feature() -> None:
         FrozenPass(MOBILENET, RANDOM, RULE, "keras", processor="GPU"),
     ]
     assert len({one.key() for one in (first, *others)}) == 8
+
+
+@needs_ncnn
+def test_threads_change_no_digit(tmp_path: Path) -> None:
+    frozen = FrozenPass(VGG16, RANDOM, RULE, "ncnn")
+    pictures = draw_pictures(9)
+    one, many = (frozen.forward(tmp_path, threads=count) for count in (1, 5))
+    assert (one.batch, many.batch) == (32, 40)
+    np.testing.assert_array_equal(one.run(pictures), many.run(pictures))
+
+
+@pytest.mark.parametrize(
+    ("largest", "batch"),
+    [(512, 256), (256, 256), (196, 128), (125, 86), (64, 64), (49, 43)],
+)
+def test_batches_of_a_gpu_divide_a_part(largest: int, batch: int) -> None:
+    assert divide_part(largest) == batch
+    assert -(-PART_ROWS // batch) == -(-PART_ROWS // largest)  # as many as before

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 import ray
 
@@ -24,10 +25,12 @@ from medlens.api import new_screen
 from medlens.cli import main
 from medlens.config import make_options
 from medlens.data.dataset import Dataset, read_dataset
+from medlens.data.facts_cache import FactsCache, name_facts
 from medlens.data.phantom import write_phantoms
 from medlens.data.scan import PictureRule, Pictures, read_here, scan
 from medlens.data.store import Store
 from medlens.data.views import read_views, view_keys
+from medlens.data.work_list import write_work_list
 from medlens.errors import MedlensError
 from medlens.intake import take_in
 from medlens.model.backbone import BACKBONES
@@ -36,7 +39,8 @@ from medlens.model.features import extract_features
 from medlens.model.weights import find_weights
 from medlens.scale.cluster import connected
 from medlens.scale.features import extract_on_cluster
-from medlens.scale.scan import scan_on_cluster
+from medlens.scale.scan import Known, ScanParts, scan_on_cluster
+from medlens.scale.sight import Witness
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -112,6 +116,34 @@ def test_a_scan_finds_the_same_and_leaves_the_same_pictures(
     pd.testing.assert_frame_equal(scan_with(images, tmp_path / "there", said, again), expected)
     assert sorted(there.store.folder.iterdir()) == shards
     pd.testing.assert_frame_equal(scan_with(images, tmp_path / "there", None, again), expected)
+
+
+def test_only_what_may_be_known_is_asked_for(
+    inside: Cluster, images: Dataset, tmp_path: Path
+) -> None:
+    cache, pictures = tmp_path / "cache", Pictures(RULE, Store(tmp_path / "pictures"))
+    known = dataclasses.replace(images, table=images.table.iloc[:10])
+    scan_with(known, cache, None, pictures)
+    facts = FactsCache(cache / "facts" / name_facts(None))
+    nobody = ray.remote(Known).remote(facts.path, pictures)
+    ray.kill(nobody)  # whoever asks it gets an error
+    marks = facts.marks()
+    assert len(marks) == len(facts)
+
+    def scan_part(some: Dataset, pictures_known: Sequence[str]) -> pyarrow.Table:
+        paths = pyarrow.table({"path": list(some.table["path"])})
+        work = write_work_list(tmp_path / f"work-{len(some.table)}", [paths])
+        at = np.sort(np.array([int(key[:16], 16) for key in pictures_known], np.uint64))
+        make = ScanParts(
+            *(work, images.root, None, RULE, tmp_path / "new"),
+            *(nobody, marks, at, ray.remote(Witness).remote()),
+        )
+        return make(1)(0, careful=False, advance=lambda: None)
+
+    unknown = dataclasses.replace(images, table=images.table.iloc[100:140])
+    assert len(scan_part(unknown, list(pictures.store))) == 40
+    with pytest.raises(ray.exceptions.RayActorError):
+        scan_part(known, [])
 
 
 @pytest.mark.slow

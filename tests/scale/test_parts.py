@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +28,7 @@ from medlens.scale.cluster import Pool, choose_pool, connected, find_pool
 from medlens.scale.ledger import CAREFUL_AFTER, MOST_TRIES, Ledger
 from medlens.scale.parts import Patience, run_parts
 from medlens.scale.processor import find_processor
+from medlens.scale.worker import NODE_NAME_LENGTH
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -268,21 +271,35 @@ def test_a_cluster_whose_cpus_are_taken_is_an_error_and_no_endless_wait(
 
 @pytest.mark.slow
 def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(
-    inside: Cluster, results: Results
+    inside: Cluster, results: Results, tmp_path: Path
 ) -> None:
-    lost = inside.add_node(num_cpus=2)
+    lost = inside.add_node(num_cpus=2, env_vars={"LOST": "1"})
+    begun = tmp_path / "begun"
 
     def hurt(part: int, careful: bool) -> None:
-        time.sleep(0.2)
+        if "LOST" in os.environ:
+            begun.touch()
+            time.sleep(10_000)  # the node goes before it has finished anything
+        while not begun.exists():
+            time.sleep(0.1)
 
     def take(part: int, table: pyarrow.Table) -> None:
         results.take(part, table)
-        if results.parts.total() == 10:
+        if results.parts.total() == 1:
             inside.remove_node(lost, allow_graceful=False)
 
     patience = Patience(room=60, lost=10)
-    run_parts(np.arange(60), Making(hurt), take, gpus=0, patience=patience)
+    retried = run_parts(np.arange(60), Making(hurt), take, gpus=0, patience=patience)
     assert results.parts == dict.fromkeys(range(60), 1)
+    assert retried.parts >= 1
+    assert set(retried.nodes) == {lost.node_id[:NODE_NAME_LENGTH]}
+
+
+def test_a_job_of_several_pipelines_does_every_part_once(inside: Cluster, results: Results) -> None:
+    make = Making(lambda part, careful: None)
+    retried = run_parts(np.arange(100), make, results.take, gpus=0, at_a_time=60)
+    assert results.parts == dict.fromkeys(range(100), 1)
+    assert retried.parts == 0
 
 
 def test_the_ledger_counts_what_was_begun_again() -> None:
@@ -325,3 +342,17 @@ def test_none_is_no_cluster() -> None:
     with connected("none") as is_connected:
         assert not is_connected
     assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_workers_of_this_machine_alone_give_way_to_nobody() -> None:
+    script = (
+        "import os\n"
+        "from medlens.scale.cluster import connected, import_ray\n"
+        "with connected('local'):\n"
+        "    asked = import_ray().remote(lambda: os.nice(0)).remote()\n"
+        "    print(import_ray().get(asked))\n"
+    )
+    # Ray reads what is meant for a cluster that it starts from its own environment.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.split() == [str(os.nice(0)).encode()]

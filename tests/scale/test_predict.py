@@ -22,8 +22,8 @@ from medlens.cli import NOT_WHOLE, main
 from medlens.data.phantom import write_phantoms
 from medlens.data.remote import open_path
 from medlens.errors import MedlensError
-from medlens.model.checksums import digest_of
-from medlens.model.classifier_files import CHECKSUMS_FILE
+from medlens.model.checksums import digest_of, write_checksums
+from medlens.model.classifier_files import CHECKSUMS_FILE, MODEL_FILE, NEEDED_FILES
 from medlens.scale.cluster import connected
 from medlens.scale.predict import PredictParts
 from medlens.serve.inputs import list_inputs
@@ -148,7 +148,7 @@ def begin(run: medlens.Run, many: Path, out: Path) -> None:
     """Make the first part of a result on this machine."""
     classifier, inputs = run.classifier(), list_inputs([many])
     digest = digest_of(run.path / "classifier" / CHECKSUMS_FILE)
-    work = open_work(inputs, out, result_columns(classifier, inputs.columns), digest, "CPU")
+    work = open_work(inputs, out, result_columns(classifier.classes, inputs.columns), digest, "CPU")
     others = frozenset(work.result.numbers) - {0}
     make_parts(classifier, dataclasses.replace(work, finished=others), lambda _: None)
 
@@ -159,10 +159,14 @@ def test_a_result_whose_parts_are_all_there_is_put_together_without_the_cluster(
     out, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
     medlens.predict(finished_run.path, small, out=whole, quiet=True)
     classifier, inputs = finished_run.classifier(), list_inputs([small])
-    digest = digest_of(finished_run.path / "classifier" / CHECKSUMS_FILE)
-    columns = result_columns(classifier, inputs.columns)
+    # Whoever asks for no part does not load the network.
+    folder = shutil.copytree(finished_run.path / "classifier", tmp_path / "classifier")
+    (folder / MODEL_FILE).write_bytes(b"no network")
+    write_checksums(folder, NEEDED_FILES)
+    digest = digest_of(folder / CHECKSUMS_FILE)
+    columns = result_columns(classifier.classes, inputs.columns)
     make_parts(classifier, open_work(inputs, out, columns, digest, "CPU"), lambda _: None)
-    medlens.predict(finished_run.path, small, out=out, ray=cluster.address, quiet=True)
+    medlens.predict(folder, small, out=out, ray=cluster.address, quiet=True)
     assert out.read_bytes() == whole.read_bytes()
 
 

@@ -478,7 +478,7 @@ def test_parts_of_another_processor_are_not_mixed_in(
 ) -> None:
     classifier = medlens.load(finished_run.path)
     inputs = list_inputs(files[:3])
-    columns = result_columns(classifier, inputs.columns)
+    columns = result_columns(classifier.classes, inputs.columns)
 
     out = tmp_path / "out.csv"
 

@@ -58,6 +58,10 @@ RESIZE_FILTER = "bilinear"
 # How the reason begins of a file that is missing, or that storage does not give.
 CANNOT_BE_OPENED = "It cannot be opened: "
 
+_DAMAGED = "It is damaged, cut short or of an unknown kind."
+# What the system says where a damaged header sends the reader to a place before the file or past
+# all files.
+_NO_SUCH_PLACE = (errno.EINVAL, errno.EOVERFLOW)
 _EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".ima")
 )
@@ -315,10 +319,16 @@ def _reading() -> Iterator[None]:
             raise UnreadableImage("It has more pixels than Pillow decodes.") from error
         except MemoryError as error:
             raise UnreadableImage("It needs more memory than there is.") from error
+        except OSError as error:
+            # Only the system gives a number: a lost disk says nothing about the image. What is not
+            # a fault of the disk is a place in the file that no file can have.
+            if error.errno is None or error.errno in _NO_SUCH_PLACE:
+                raise UnreadableImage(_DAMAGED) from error
+            raise _cannot_be_opened(error) from error
         # Pillow, pydicom and their decoders raise almost any exception at a damaged file: OSError,
         # SyntaxError, struct.error, AttributeError, RuntimeError, zlib.error and more were seen.
         except Exception as error:
-            raise UnreadableImage("It is damaged, cut short or of an unknown kind.") from error
+            raise UnreadableImage(_DAMAGED) from error
 
 
 @contextmanager

@@ -66,6 +66,9 @@ class Store:
     def __len__(self) -> int:
         return len(self._places)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
     def places(self, keys: Iterable[str]) -> list[Place]:
         """The shard of each key, and its row there.
 

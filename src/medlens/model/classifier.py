@@ -9,7 +9,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +78,7 @@ class Classifier:
         limit: Images at a larger distance are unfamiliar.
         cases: The training images, so that those similar to an image are found.
         facts: All of classifier.json.
+        threads: Pictures that ncnn runs side by side, where it runs; None for one per core.
     """
 
     model: keras.Model
@@ -88,6 +89,7 @@ class Classifier:
     limit: float
     cases: TrainingCases
     facts: dict[str, Any]
+    threads: int | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -336,7 +338,7 @@ class Classifier:
     @cached_property
     def _forward(self) -> Forward:
         """Features and logits of pictures, side by side."""
-        return classifier_forward(self.model, self.facts)
+        return classifier_forward(self.model, self.facts, threads=self.threads)
 
 
 @dataclass(frozen=True)
@@ -489,9 +491,8 @@ def load_classifier(folder: Path) -> Classifier:
     Raises:
         MedlensError: If it is not there, a file was changed, or its format is not this one.
     """
-    try:
-        facts = _read_facts(folder)
-        verified = verify_checksums(folder, NEEDED_FILES)
+    with _whole(folder):
+        facts, verified = _read_facts(folder)
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
         frame = None if facts["frame"] == "middle" else int(facts["frame"])
         rule = PictureRule(facts["image_size"], facts["fit"])
@@ -500,6 +501,34 @@ def load_classifier(folder: Path) -> Classifier:
         cases = load_cases(folder / CASES_FILE, pictures)
         classes = tuple(facts["classes"])
         return Classifier(model, classes, rule, frame, familiarity, limit, cases, facts)
+
+
+def read_classes(folder: Path) -> tuple[str, ...]:
+    """The classes of a classifier folder, in their order, without loading its network.
+
+    Raises:
+        MedlensError: As `load_classifier`.
+    """
+    with _whole(folder):
+        return tuple(_read_facts(folder)[0]["classes"])
+
+
+def _read_facts(folder: Path) -> tuple[dict[str, Any], frozenset[str]]:
+    """The content of classifier.json, and the names of all files that were verified."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        _check_format(facts, folder)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MedlensError):
+        verify_if_listed(folder, FACTS_FILE)  # it may say something else by damage
+        raise
+    return facts, verify_checksums(folder, NEEDED_FILES)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Say of whatever a file lacks that the folder is not whole."""
+    try:
+        yield
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise MedlensError(
             "There is no whole classifier in this folder.",
@@ -508,17 +537,6 @@ def load_classifier(folder: Path) -> Classifier:
             fix="Check the path; if the run was interrupted, finish it with --resume.",
             names=[str(folder)],
         ) from error
-
-
-def _read_facts(folder: Path) -> dict[str, Any]:
-    """The content of classifier.json; one that says something else by damage is said to be so."""
-    try:
-        facts: dict[str, Any] = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        _check_format(facts, folder)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MedlensError):
-        verify_if_listed(folder, FACTS_FILE)
-        raise
-    return facts
 
 
 def _check_format(facts: Mapping[str, Any], folder: Path) -> None:

@@ -23,7 +23,9 @@ LOG = logging.getLogger("medlens")
 LARGEST_DIFFERENCE = 1e-4
 
 
-def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
+def classifier_forward(
+    model: keras.Model, facts: Mapping[str, Any], *, threads: int | None = None
+) -> Forward:
     """Load a classifier's network for prediction.
 
     On a processor VGG runs in ncnn, as in training, once the first picture gave the same as Keras.
@@ -31,6 +33,7 @@ def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
     Args:
         model: The flat graph of a classifier, from pixels to probabilities.
         facts: The content of classifier.json.
+        threads: Pictures side by side in ncnn, which change no digit; None for one per core.
 
     Returns:
         Pictures -> for each the features that the head reads, of the picture as it is, then the
@@ -44,7 +47,7 @@ def classifier_forward(model: keras.Model, facts: Mapping[str, Any]) -> Forward:
     is_all = facts["features"] == "all"
     depths = backbone.depths if is_all else backbone.depths[-1:]
     try:
-        fast = _load_ncnn(model, depths, int(facts["image_size"]))
+        fast = _load_ncnn(model, depths, int(facts["image_size"]), threads)
     except fast_cpu.UnsupportedLayer as error:
         LOG.info("The classifier runs in Keras, not in ncnn: %s.", error)
         return by_keras
@@ -97,14 +100,16 @@ def features_and_logits(model: keras.Model, features_layer: str) -> keras.Model:
     return keras.Model(pixels, keras.layers.Concatenate()([own, logits]))
 
 
-def _load_ncnn(model: keras.Model, depths: tuple[str, ...], size: int) -> fast_cpu.Network:
+def _load_ncnn(
+    model: keras.Model, depths: tuple[str, ...], size: int, threads: int | None
+) -> fast_cpu.Network:
     """The network in ncnn, for one view; its files are in memory once it is loaded."""
     if views_of(model) > 1:
         outputs = [model.get_layer(depth).output for depth in depths]
         model = keras.Model(picture_input(model), outputs)
     with tempfile.TemporaryDirectory(prefix="medlens-", ignore_cleanup_errors=True) as folder:
         files = fast_cpu.write_ncnn(model, depths=depths, size=size, folder=Path(folder))
-        return fast_cpu.Network(files)
+        return fast_cpu.Network(files, threads=threads)
 
 
 class _Checked:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from medlens.data.images import RESIZE_FILTER
 from medlens.data.remote import local_side
 from medlens.data.scan import PictureRule
+from medlens.data.work_list import PART_ROWS
 from medlens.errors import MedlensError
 from medlens.files import write_bytes, write_json
 from medlens.model import fast_cpu
@@ -148,14 +150,15 @@ class FrozenPass:
             model.set_weights(self.tuned.read())
         return model
 
-    def forward(self, cache: Path) -> Forward:
+    def forward(self, cache: Path, *, threads: int | None = None) -> Forward:
         """Load the network.
 
         Args:
             cache: The cache folder; it keeps the network in ncnn's form.
+            threads: Pictures side by side in ncnn, which change no digit; None for one per core.
         """
         if self.engine == "ncnn":
-            network = _open_network(self, cache)
+            network = _open_network(self, cache, threads)
             # So that the last picture of a batch does not keep many cores waiting.
             return Forward(max(CPU_BATCH, 8 * network.threads), network, network.maps)
         is_wide = self.precision == "float32"
@@ -253,10 +256,19 @@ def compile_forward(model: keras.Model, *, views: int = 1) -> Forward:
     keep_float32()
     if gpus():
         batch = max(GPU_BATCH_PIXELS // (views * model.input_shape[1] ** 2), 1)
-        return _in_full_batches(model, min(batch, LARGEST_GPU_BATCH))
+        return _in_full_batches(model, divide_part(min(batch, LARGEST_GPU_BATCH)))
     if keras.backend.backend() == "tensorflow":
         return _picture_by_picture(model)
     return _in_full_batches(model, CPU_BATCH)
+
+
+def divide_part(largest: int) -> int:
+    """The size of batches that leave little of a part's last one empty, however few there are.
+
+    Args:
+        largest: That a batch may have.
+    """
+    return math.ceil(PART_ROWS / math.ceil(PART_ROWS / largest))
 
 
 def _in_full_batches(model: keras.Model, batch: int) -> Forward:
@@ -308,7 +320,9 @@ def in_bfloat16(model: keras.Model) -> keras.Model:
     return recast_model
 
 
-def _open_network(frozen_pass: FrozenPass, cache: Path) -> fast_cpu.Network:
+def _open_network(
+    frozen_pass: FrozenPass, cache: Path, threads: int | None = None
+) -> fast_cpu.Network:
     """Load ncnn's files, which are written into the cache on first use.
 
     Raises:
@@ -316,11 +330,11 @@ def _open_network(frozen_pass: FrozenPass, cache: Path) -> fast_cpu.Network:
     """
     folder = _ncnn_folder(frozen_pass, cache)
     try:
-        return fast_cpu.Network(fast_cpu.read_ncnn(folder))
+        return fast_cpu.Network(fast_cpu.read_ncnn(folder), threads=threads)
     except fast_cpu.DamagedFiles:
         depths, size = frozen_pass.backbone.depths, frozen_pass.rule.size
         files = fast_cpu.write_ncnn(frozen_pass.model, depths=depths, size=size, folder=folder)
-        return fast_cpu.Network(files)
+        return fast_cpu.Network(files, threads=threads)
 
 
 def _ncnn_folder(frozen_pass: FrozenPass, cache: Path) -> Path:

@@ -68,6 +68,9 @@ def connected(address: str) -> Iterator[bool]:
     _look_for_head(address)
     # Nothing is reported to anybody, also not by a cluster that is started here.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address == LOCAL:
+        # Ray would give way to all else on this machine, which then is the person's own wait.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     with _token_needed() if address == LOCAL else nullcontext():
         ray = import_ray()
         try:

@@ -112,7 +112,9 @@ class FeatureParts:
                 reason = check_ncnn(frozen_pass, Path(folder), lambda: read(keys[:SAMPLED]))
                 if reason:
                     raise _other_engine(reason)
-            return PartExtractor(self, frozen_pass.forward(Path(folder)), cpus)
+            # A node may have more cores than Ray gives to this worker.
+            forward = frozen_pass.forward(Path(folder), threads=cpus)
+            return PartExtractor(self, forward, cpus)
 
     def open(self, part: int) -> tuple[list[str], ReadPictures]:
         """The keys of a part, and what reads their pictures."""

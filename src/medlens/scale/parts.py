@@ -16,8 +16,8 @@ from medlens.scale.cluster import Pool, find_pool, import_ray, no_room
 from medlens.scale.ledger import Ledger, Progress, Retried
 from medlens.scale.worker import PART, Make, PartWorker
 
-# Of one pipeline; Ray Data holds an object for each of its parts.
-PARTS_AT_A_TIME = 65_536
+# Of one pipeline: Ray makes an object for each of its parts before the first begins, and holds it.
+PARTS_AT_A_TIME = 16_384
 LOOK_SECONDS = 2.0
 # So many workers may die one after the other, each before it has finished a part, for each that
 # the pool has.
@@ -47,6 +47,7 @@ def run_parts(
     *,
     gpus: int,
     patience: Patience = Patience(),
+    at_a_time: int = PARTS_AT_A_TIME,
 ) -> Retried:
     """Do parts of a work list on the connected cluster.
 
@@ -57,6 +58,8 @@ def run_parts(
         on_result: Called here for every part, once, in whatever order they come.
         gpus: Of each worker: 0 or 1. A job that began on GPUs waits for one where all are lost.
         patience: How long to wait for workers.
+        at_a_time: How many parts one pipeline has; then come others, with the workers that there is
+            room for by then.
 
     Returns:
         What was begun again.
@@ -78,7 +81,7 @@ def run_parts(
 
     try:
         while left:
-            wanted = np.array(sorted(left), np.int64)
+            wanted = np.array(sorted(left)[:at_a_time], np.int64)
             pool = find_pool(gpus=gpus, patience=patience.room)
             _run_pipeline(wanted, pool, ledger, made, note, patience)
         retried: Retried = ray.get(ledger.retried.remote())
@@ -162,24 +165,26 @@ class _Runner:
     ) -> Iterator[pyarrow.Table]:
         """What the workers say of the parts, in whatever order they come."""
         ray = import_ray()
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        for start in range(0, len(parts), PARTS_AT_A_TIME):
-            some = parts[start : start + PARTS_AT_A_TIME]
-            # From objects, not from a data source: reading that would be a task, which waits for
-            # a CPU for ever where the workers hold all of them.
-            blocks = [pyarrow.table({PART: [part]}) for part in some.tolist()]
-            results = ray.data.from_arrow(blocks).map_batches(
-                PartWorker,
-                fn_constructor_args=(ledger, made, deciding_versions(), stuck),
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=_two_at_a_time(ray, min(pool.workers, len(some))),
-                num_cpus=pool.cpus,
-                num_gpus=pool.gpus,
-            )
-            yield from results.iter_batches(
-                batch_size=None, batch_format="pyarrow", prefetch_batches=0
-            )
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        # Ledger and workers know better than Ray how long a part may take.
+        context.execution_no_progress_timeout_s = -1
+        # From objects that are here, with their sizes: reading a data source, or asking for the
+        # schema of other objects, would be tasks, which wait for a CPU for ever where the workers
+        # hold all of them.
+        blocks = [pyarrow.table({PART: [part]}) for part in parts.tolist()]
+        given = ray.data.from_blocks(blocks)
+        ray.get(ledger.beat.remote())  # only from now on can there be workers to wait for
+        results = given.map_batches(
+            PartWorker,
+            fn_constructor_args=(ledger, made, deciding_versions(), stuck),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=_two_at_a_time(ray, min(pool.workers, len(parts))),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+        )
+        yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 def _two_at_a_time(ray: Any, workers: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -63,7 +64,9 @@ class PredictParts:
         with tempfile.TemporaryDirectory(prefix="medlens-") as folder:
             for name, content in self.classifier.items():
                 write_bytes(Path(folder) / name, content)
-            return PartPredictor(load_classifier(Path(folder)), self.work, self.witness, cpus)
+            # A node may have more cores than Ray gives to this worker.
+            classifier = dataclasses.replace(load_classifier(Path(folder)), threads=cpus)
+            return PartPredictor(classifier, self.work, self.witness, cpus)
 
 
 class PartPredictor:

@@ -11,9 +11,10 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow
+from numpy.typing import NDArray
 
 from medlens.data.dataset import FACT_COLUMNS, Dataset
-from medlens.data.facts_cache import Facts, FactsCache, Thumbnail
+from medlens.data.facts_cache import MARK_DIGITS, Facts, FactsCache, Thumbnail
 from medlens.data.near_duplicates import THUMBNAIL_SIDE
 from medlens.data.remote import REQUESTS_AT_A_TIME, for_all_nodes, is_remote
 from medlens.data.scan import (
@@ -41,6 +42,9 @@ from medlens.serve.careful import find_deadly
 THUMBNAIL, SHARD, HAS_PICTURE = "thumbnail", "shard", "has_picture"
 ROWS_AT_A_TIME = 65_536
 
+# The first 8 bytes of SHA-256s, sorted: Ray sends them once to each node.
+Marks = NDArray[np.uint64]
+
 
 class Known:
     """What was known before the scan began. Lives as a Ray actor beside the driver.
@@ -54,9 +58,10 @@ class Known:
         self._facts = FactsCache(facts)
         self._pictures = pictures
 
-    def find_facts(self, digest: str) -> Facts | None:
-        """The facts of a file by its SHA-256, without the patient, or None."""
-        return self._facts.get(digest)
+    def find(self, digest: str) -> tuple[Facts | None, bool]:
+        """The facts of a file by its SHA-256, without the patient, or None; and `is_missing`."""
+        facts = self._facts.get(digest)
+        return facts, facts is None or self.is_missing(facts["pixels_sha256"])
 
     def is_missing(self, key: str) -> bool:
         """Whether the picture of a `pixels_sha256` is still to be made."""
@@ -74,6 +79,8 @@ class ScanParts:
         rule: How pictures are made; None where only the facts are wanted.
         pictures: The folder of the pictures.
         known: The actor of what is known; None where nothing is.
+        known_files: The marks of the files that it may know, sorted; all others are not asked for.
+        known_pictures: The marks of the pictures that it may know, the same.
         witness: The actor that looks for files that a worker cannot open.
     """
 
@@ -83,6 +90,8 @@ class ScanParts:
     rule: PictureRule | None
     pictures: Path | None
     known: Any
+    known_files: Marks
+    known_pictures: Marks
     witness: Any
 
     def __call__(self, cpus: int) -> PartScanner:
@@ -107,6 +116,8 @@ class PartScanner:
         self._parts = parts
         self._cpus = cpus
         self._wanted = Wanted(parts.frame, self._find_facts, parts.rule, self._is_missing)
+        # Of files whose facts were just found: the answer came with them.
+        self._is_missing_of: dict[str, bool] = {}
 
     def __call__(self, part: int, *, careful: bool, advance: Callable[[], None]) -> pyarrow.Table:
         """Scan the files of a part; write its pictures, and return its facts."""
@@ -129,18 +140,39 @@ class PartScanner:
         return _to_table(scanned, shard)
 
     def _find_facts(self, digest: str) -> Facts | None:
-        if self._parts.known is None:
+        if not _holds(self._parts.known_files, digest):
             return None
-        return cast("Facts | None", _ask(self._parts.known.find_facts, digest))
+        answer = _ask(self._parts.known.find, digest)
+        facts, is_missing = cast("tuple[Facts | None, bool]", answer)
+        if facts is not None:
+            self._is_missing_of[facts["pixels_sha256"]] = is_missing
+        return facts
 
     def _is_missing(self, key: str) -> bool:
-        if self._parts.known is None:
-            return self._parts.rule is not None
+        told = self._is_missing_of.pop(key, None)
+        if self._parts.rule is None:
+            return False
+        if told is not None:
+            return told
+        if not _holds(self._parts.known_pictures, key):
+            return True
         return bool(_ask(self._parts.known.is_missing, key))
 
 
+def _mark(key: str) -> int:
+    """The first 8 bytes of a SHA-256."""
+    return int(key[:MARK_DIGITS], 16)
+
+
+def _holds(marks: Marks, key: str) -> bool:
+    """Whether the key may be among those that the marks are of."""
+    mark = np.uint64(_mark(key))
+    place = int(np.searchsorted(marks, mark))
+    return place < len(marks) and bool(marks[place] == mark)
+
+
 def _ask(method: Any, key: str) -> Any:
-    """The answer of an actor's method."""
+    """The answer of an actor's method: one actor for all, so only what it may know is asked."""
     return import_ray().get(method.remote(key))
 
 
@@ -182,13 +214,17 @@ def scan_on_cluster(
         tables[part] = keep_facts(scanned, facts)
         progress(len(scanned))
 
+    known_files, known_pictures = facts.marks(), _mark_pictures(pictures)
+    is_known = bool(len(known_files) or len(known_pictures))
     make = ScanParts(
         work,
         for_all_nodes(dataset.root),
         frame,
         pictures.rule if pictures else None,
         for_all_nodes(pictures.store.folder) if pictures else None,
-        _make_known(facts, pictures),
+        beside_driver(Known).remote(facts.path.absolute(), pictures) if is_known else None,
+        known_files,
+        known_pictures,
         beside_driver(Witness).remote(),
     )
     try:
@@ -200,12 +236,12 @@ def scan_on_cluster(
     return pd.concat([tables[part] for part in sorted(tables)])
 
 
-def _make_known(facts: FactsCache, pictures: Pictures | None) -> Any:
-    """The actor of what is known; None where there is nothing, and so nothing to ask."""
-    stores = (pictures.store, *pictures.features) if pictures else ()
-    if not len(facts) and not any(len(one) for one in stores):
-        return None
-    return beside_driver(Known).remote(facts.path.absolute(), pictures)
+def _mark_pictures(pictures: Pictures | None) -> Marks:
+    """The marks of all pictures that may not be missing: see `Pictures.is_missing`."""
+    # What is in all stores of features is in the first.
+    stores = (pictures.store, *pictures.features[:1]) if pictures else ()
+    marks = np.fromiter((_mark(key) for store in stores for key in store), np.uint64)
+    return np.unique(marks)
 
 
 def _unopened(paths: Iterable[str], scanned: Sequence[Scanned]) -> dict[str, str]:

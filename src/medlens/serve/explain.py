@@ -173,7 +173,7 @@ def _explain_one(
 
 def explain_columns(classifier: Classifier, given: Sequence[str]) -> tuple[str, ...]:
     """The columns of explain.csv."""
-    columns = result_columns(classifier, given)
+    columns = result_columns(classifier.classes, given)
     said = columns[len(given) :]
     return (*given, "page", "explained", *said, *similar_columns())
 

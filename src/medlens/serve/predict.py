@@ -165,12 +165,12 @@ def beside_given(said: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([given, said.drop(columns="path")], axis="columns")
 
 
-def result_columns(classifier: Classifier, given: Sequence[str]) -> tuple[str, ...]:
+def result_columns(classes: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
     """Path and the further columns that were given, what is said, and why not."""
     return (
         *given,
         *("predicted", "decision", "prediction_set"),
-        *(f"prob_{name}" for name in classifier.classes),
+        *(f"prob_{name}" for name in classes),
         *("distance", "unfamiliar", "unreadable"),
     )
 
