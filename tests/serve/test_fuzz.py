@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import medlens
-from medlens.cli import main
+from medlens.cli import NOT_WHOLE, main
 
 BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
 LARGEST_SEED = 60_000
@@ -187,7 +187,7 @@ def test_some_damaged_files_go_through_the_command(
     assert len(said) == 2 * len(seeds)
     refused = [row for row in said if row["unreadable"]]
     assert len(said) // 5 < len(refused) < len(said)
-    assert status == 2
+    assert status == NOT_WHOLE
 
 
 def test_a_few_hundred_damaged_files(finished_run: medlens.Run, tmp_path: Path) -> None:

@@ -450,7 +450,7 @@ def test_a_file_that_ends_the_process_is_refused_when_the_command_is_repeated(
         subprocess.run([*command, "-o", str(out)], env=environment, check=False).returncode
         for _ in range(2)
     ]
-    assert ended == [-signal.SIGABRT, 2]
+    assert ended == [-signal.SIGABRT, 3]
     assert list(pd.read_csv(out, keep_default_na=False)["unreadable"]) == [
         *("", ""),
         "It broke the decoder.",
@@ -503,7 +503,7 @@ def test_parts_of_another_processor_and_another_classifier_are_of_no_use(
     finished_run: medlens.Run, files: list[Path], tmp_path: Path
 ) -> None:
     classifier, inputs = finished_run.classifier(), list_inputs(files[:3])
-    columns, out = result_columns(classifier, inputs.columns), tmp_path / "out.csv"
+    columns, out = result_columns(classifier.classes, inputs.columns), tmp_path / "out.csv"
     work = open_work(inputs, out, columns, "digest", "GPU")
     make_parts(classifier, work, lambda _: None)
     assert open_work(inputs, out, columns, "another", "CPU").is_anew
@@ -514,7 +514,7 @@ def test_a_command_without_a_gpu_keeps_what_was_made_on_one(
 ) -> None:
     classifier, inputs = finished_run.classifier(), list_inputs(files[:3])
     digest = digest_of(finished_run.path / "classifier" / CHECKSUMS_FILE)
-    columns, out = result_columns(classifier, inputs.columns), tmp_path / "out.csv"
+    columns, out = result_columns(classifier.classes, inputs.columns), tmp_path / "out.csv"
     make_parts(classifier, open_work(inputs, out, columns, digest, "GPU"), lambda _: None)
     (part,) = (tmp_path / ".out.csv.parts").glob("0*.parquet")
     command = ["predict", str(finished_run.path), *map(str, files[:3]), "-o", str(out)]
@@ -609,7 +609,7 @@ def test_an_image_without_a_finite_answer_is_refused_everywhere(
     assert row["unfamiliar"] == 0
     out = tmp_path / "pages"
     command = [sys.executable, "-m", "medlens", "explain", folder, image, files[7], "-o", out]
-    assert subprocess.run(command, check=False).returncode == 2
+    assert subprocess.run(command, check=False).returncode == 3
     told = pd.read_csv(out / "explain.csv", keep_default_na=False)
     assert told["unreadable"][0] == NO_NUMBER
     assert told["page"][0] == ""

@@ -8,7 +8,8 @@ import io
 import json
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +40,7 @@ LARGEST_GPU_BATCH = 512
 # ncnn's features count as Keras's up to this difference, relative to the mean of their kind.
 LARGEST_DIFFERENCE = 1e-4
 # Raise it when the features of the same picture change.
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 NOT_A_NUMBER = 1e9
 
 
@@ -296,7 +297,31 @@ def _picture_by_picture(model: keras.Model) -> Forward:
     # One signature for any number of pictures, so that the last batch is not traced anew.
     pictures = tensorflow.TensorSpec((None, *model.input_shape[1:]), "uint8")
     compiled = tensorflow.function(all_of_them, input_signature=[pictures])
-    return Forward(CPU_BATCH, lambda pictures: np.asarray(compiled(tensorflow.constant(pictures))))
+
+    def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with _without_fusion():
+            return np.asarray(compiled(tensorflow.constant(pictures)))
+
+    return Forward(CPU_BATCH, run)
+
+
+@contextmanager
+def _without_fusion() -> Iterator[None]:
+    """Have TensorFlow join no operations of the graphs that are called in the block.
+
+    What it joins them to (in oneDNN, on CPUs) is now and then wrong where pictures run side by side:
+    one of some thousands then has features of its own that are no longer the network's. Seen with
+    TensorFlow 2.21 and ConvNeXt; without joining nothing is slower.
+    """
+    import tensorflow
+
+    optimizer = tensorflow.config.optimizer
+    before = optimizer.get_experimental_options().get("remapping", True)
+    optimizer.set_experimental_options({"remapping": False})
+    try:
+        yield
+    finally:
+        optimizer.set_experimental_options({"remapping": before})
 
 
 def in_bfloat16(model: keras.Model) -> keras.Model:

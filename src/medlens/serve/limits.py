@@ -22,7 +22,7 @@ class Limits:
         queue: Images of all requests that are under way.
         seconds: For a request to arrive, once more for its answer, and once more for the client to
             take what waits of that.
-        decode_seconds: For making pixels of one file.
+        decode_seconds: Of a processor, for making pixels of one file.
         connections: Open at a time, whether or not a request comes over them.
         head_seconds: For the head of a request to arrive.
         head: Bytes of the head of a request.
@@ -34,7 +34,7 @@ class Limits:
     pixels: int = 40_000_000
     queue: int = 256
     seconds: float = 60.0
-    decode_seconds: float = 8.0
+    decode_seconds: float = 6.0
     connections: int = 512
     head_seconds: float = 10.0
     head: int = 64 * KIB
