@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 import medlens
 from medlens.model.classifier import Classifier
-from medlens.model.engine import compile_forward
+from medlens.model.forward import compile_forward
 from medlens.serve.export import Compared, Wanted, export_classifier
 from medlens.serve.export_formats import FORMATS
 

@@ -35,8 +35,9 @@ from medlens.data.images import read_image
 from medlens.data.scan import PictureRule, Pictures, scan
 from medlens.data.store import Store
 from medlens.model.backbone import BACKBONES
-from medlens.model.engine import Forward, FrozenPass
+from medlens.model.engine import FrozenPass
 from medlens.model.features import extract_features, feature_store
+from medlens.model.forward import Forward
 from medlens.model.weights import Weights
 
 IMAGE_SIZE = 224

@@ -30,8 +30,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from medlens.data.scan import PictureRule
 from medlens.model.backbone import BACKBONES
-from medlens.model.engine import FrozenPass, compile_forward, relative_difference
+from medlens.model.engine import FrozenPass, relative_difference
 from medlens.model.fast_cpu import Network, usable_cores, write_ncnn
+from medlens.model.forward import compile_forward
 from medlens.model.weights import Weights
 
 MATRIX = 4096

@@ -32,7 +32,7 @@ from medlens.data.images import read_image
 from medlens.data.phantom import write_phantoms
 from medlens.model.backbone import BACKBONES
 from medlens.model.classifier import Classifier
-from medlens.model.engine import compile_forward
+from medlens.model.forward import compile_forward
 from medlens.report.saliency import grad_cam, heat_inside, occlusion, randomisation_check
 
 BACKBONE = "mobilenet_v2"

@@ -30,7 +30,8 @@ from medlens.model.classifier import Classifier, ClassifierFacts, check_saved, s
 from medlens.model.classifier_graph import feature_columns, read_maps_of_head
 from medlens.model.cross_validation import Fold, cross_validate
 from medlens.model.development import Development, refit_on_all
-from medlens.model.engine import Forward, FrozenPass
+from medlens.model.engine import FrozenPass
+from medlens.model.forward import Forward
 from medlens.model.head_plan import HeadPlan, HeadSpace
 from medlens.model.held_out import FITTED_ON, Choices
 from medlens.model.operating_point import parse_rule

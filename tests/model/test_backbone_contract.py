@@ -15,15 +15,10 @@ from medlens.data.scan import PictureRule
 from medlens.model.backbone import BACKBONES, Backbone
 from medlens.model.calibration import probabilities
 from medlens.model.classifier_graph import build_classifier
-from medlens.model.engine import (
-    LARGEST_DIFFERENCE,
-    FrozenPass,
-    Maps,
-    choose_engine,
-    relative_difference,
-)
+from medlens.model.engine import LARGEST_DIFFERENCE, FrozenPass, choose_engine, relative_difference
 from medlens.model.fast_cpu import Network, UnsupportedLayer, why_not, write_ncnn
 from medlens.model.finetune import open_blocks
+from medlens.model.forward import Maps
 from medlens.model.gpu import gpus
 from medlens.model.head import Head
 from medlens.model.weights import Weights, find_weights

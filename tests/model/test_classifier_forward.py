@@ -13,7 +13,8 @@ from medlens.data.scan import PictureRule
 from medlens.model.backbone import BACKBONES
 from medlens.model.classifier_forward import _Checked, classifier_forward
 from medlens.model.classifier_graph import build_classifier, features_layer
-from medlens.model.engine import Forward, FrozenPass
+from medlens.model.engine import FrozenPass
+from medlens.model.forward import Forward
 from medlens.model.head import Head
 from medlens.model.weights import Weights
 

@@ -17,12 +17,10 @@ from medlens.model.engine import (
     FrozenPass,
     choose_engine,
     choose_pass,
-    compile_forward,
-    divide_part,
-    in_bfloat16,
     relative_difference,
 )
 from medlens.model.fast_cpu import why_not
+from medlens.model.forward import compile_forward, divide_part, in_bfloat16
 from medlens.model.gpu import gpus
 from medlens.model.weights import Weights
 
@@ -197,3 +195,23 @@ def test_threads_change_no_digit(tmp_path: Path) -> None:
 def test_batches_of_a_gpu_divide_a_part(largest: int, batch: int) -> None:
     assert divide_part(largest) == batch
     assert -(-PART_ROWS // batch) == -(-PART_ROWS // largest)  # as many as before
+
+
+def test_tensorflow_joins_no_operations() -> None:
+    """What it joins them to is now and then wrong, and has other digits (here by 0.002)."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("only TensorFlow does that")
+    import tensorflow
+
+    rule = PictureRule(64, "pad")
+    network = FrozenPass(BACKBONES["efficientnet_v2b0"], RANDOM, rule, "keras").model
+    options, pictures = tensorflow.config.optimizer, draw_pictures(2).repeat(2, 1).repeat(2, 2)
+    before = options.get_experimental_options()
+    found = compile_forward(network).run(pictures)
+    assert options.get_experimental_options().get("remapping", True)
+    try:
+        options.set_experimental_options({"remapping": False})
+        expected = compile_forward(network).run(pictures)
+    finally:
+        options.set_experimental_options({"remapping": True, **before})
+    np.testing.assert_array_equal(found, expected)

@@ -38,8 +38,9 @@ from medlens.model.classifier_files import (
 )
 from medlens.model.classifier_forward import classifier_forward
 from medlens.model.classifier_graph import build_classifier, features_layer
-from medlens.model.engine import Forward, FrozenPass
+from medlens.model.engine import FrozenPass
 from medlens.model.familiarity import Familiarity, load_familiarity, save_familiarity
+from medlens.model.forward import Forward
 from medlens.model.head import Head
 from medlens.model.opened_graph import OpenedGraph, open_graph
 from medlens.model.operating_point import OperatingPoint

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from medlens.data.symmetries import mirror
 from medlens.model import fast_cpu
 from medlens.model.backbone import BACKBONES
-from medlens.model.engine import Forward, choose_engine, compile_forward
+from medlens.model.engine import choose_engine
+from medlens.model.forward import Forward, compile_forward
 from medlens.model.symmetric_graph import by_view, picture_input, views_of
 
 LOG = logging.getLogger("medlens")

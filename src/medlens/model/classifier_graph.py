@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medlens.model.backbone import Backbone, build_backbone
-from medlens.model.engine import Forward, FrozenPass, Maps, ReadMaps
+from medlens.model.engine import FrozenPass
+from medlens.model.forward import Forward, Maps, ReadMaps
 from medlens.model.head import Head
 from medlens.model.symmetric_graph import by_view, symmetric_views
 

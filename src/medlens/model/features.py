@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from medlens.data.scan import in_order
 from medlens.data.store import Store
-from medlens.model.engine import Forward, FrozenPass
+from medlens.model.engine import FrozenPass
+from medlens.model.forward import Forward
 
 SHARD_ROWS = 256
 SHARD_SECONDS = 30.0

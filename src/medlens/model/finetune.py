@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from medlens.data.augmentation import PRESETS
 from medlens.model.backbone import build_backbone
 from medlens.model.classifier_graph import features_layer
-from medlens.model.engine import FrozenPass, choose_precision, in_bfloat16
+from medlens.model.engine import FrozenPass, choose_precision
 from medlens.model.finetune_checkpoint import (
     BATCH,
     Arrays,
@@ -31,6 +31,7 @@ from medlens.model.finetune_checkpoint import (
     settings_digest,
     write_checkpoint,
 )
+from medlens.model.forward import in_bfloat16
 from medlens.model.head import (
     Head,
     TrainingRows,

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from medlens.model.engine import Maps
+from medlens.model.forward import Maps
 from medlens.model.symmetric_graph import picture_input
 
 

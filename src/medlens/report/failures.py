@@ -16,7 +16,7 @@ from medlens.data.symmetries import ReadPictures
 from medlens.data.views import read_views, view_keys
 from medlens.files import write_bytes
 from medlens.model.classifier import Classifier
-from medlens.model.engine import ReadMaps
+from medlens.model.forward import ReadMaps
 from medlens.report.contact_sheet import choose_pictures, contact_sheet, png_bytes
 from medlens.report.saliency import grad_cam, overlay
 

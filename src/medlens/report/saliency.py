@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.stats import spearmanr
 
 from medlens.model.backbone import SPREAD_FLOOR
-from medlens.model.engine import ReadMaps
+from medlens.model.forward import ReadMaps
 from medlens.model.opened_graph import OpenedGraph, open_graph
 from medlens.report.metrics import BoolArray, FloatArray
 

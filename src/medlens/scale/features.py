@@ -20,7 +20,8 @@ from medlens.data.symmetries import ReadPictures
 from medlens.data.work_list import PART_ROWS, WorkList, write_work_list
 from medlens.errors import MedlensError
 from medlens.files import remove, write_bytes
-from medlens.model.engine import Forward, FrozenPass, check_ncnn
+from medlens.model.engine import FrozenPass, check_ncnn
+from medlens.model.forward import Forward
 from medlens.scale.parts import run_parts
 from medlens.scale.processor import check_processor
 from medlens.scale.sight import not_seen

@@ -1,0 +1,102 @@
+"""Whether a picture's features are the network's where pictures run side by side.
+
+    python benchmarks/side_by_side.py --seconds 120 --out side_by_side.json
+
+Pictures go through a part of a network in Keras again and again, many side by side, and are compared
+with what the network says of each alone: as medlens runs it, or with `--joined` as TensorFlow would
+by itself, which joins operations. A wrong picture is one of which a feature is off by more than a
+thousandth of the features' mean. It is rare: start several beside each other, so that the machine
+is busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow
+from measure import machine, write_result
+from numpy.typing import NDArray
+
+from medlens.data.scan import PictureRule
+from medlens.model import forward
+from medlens.model.backbone import BACKBONES
+from medlens.model.engine import FrozenPass
+from medlens.model.weights import Weights
+
+SIZE = 64
+RUNS_PER_GRAPH = 40
+
+
+def main() -> None:
+    """Run for some time; print and write how many pictures were wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="convnext_tiny")
+    parser.add_argument("--depths", type=int, default=2, help="so many of the network's")
+    parser.add_argument("--pictures", type=int, default=8, help="in a run")
+    parser.add_argument("--side-by-side", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--joined", action="store_true")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    forward.PARALLEL_PICTURES = arguments.side_by_side
+    network = first_depths(arguments.backbone, arguments.depths)
+    shape = (arguments.pictures, SIZE, SIZE, 3)
+    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    result: dict[str, Any] = {"machine": machine(), "joined": arguments.joined}
+    result |= count_wrong(network, pictures, arguments.seconds, joined=arguments.joined)
+    print(result)
+    write_result(arguments.out, result)
+
+
+def first_depths(name: str, depths: int) -> Any:
+    """The first depths of a network with random filters."""
+    whole = BACKBONES[name]
+    part = dataclasses.replace(
+        whole, depths=whole.depths[:depths], channels=whole.channels[:depths]
+    )
+    filters = Weights("random", None, 0, "random filters, seed 0")
+    return FrozenPass(part, filters, PictureRule(SIZE, "pad"), "keras").model
+
+
+def count_wrong(
+    network: Any, pictures: NDArray[np.uint8], seconds: float, *, joined: bool
+) -> dict[str, int]:
+    """Pictures that were looked at, and how many of them were wrong."""
+    alone = [network(one[None].astype(np.float32), training=False) for one in pictures]
+    expected = np.concatenate([np.asarray(one) for one in alone])
+    seen = wrong = 0
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        run = joined_graph(network) if joined else forward.compile_forward(network).run
+        for _ in range(RUNS_PER_GRAPH):
+            off = np.abs(run(pictures) - expected).max(axis=1)
+            wrong += int((~(off < 1e-3 * np.abs(expected).mean())).sum())
+            seen += len(pictures)
+    return {"pictures": seen, "wrong": wrong}
+
+
+def joined_graph(network: Any) -> Any:
+    """What `compile_forward` makes, left to TensorFlow's own ways."""
+
+    def one(picture: Any) -> Any:
+        return network(tensorflow.cast(picture[None], "float32"), training=False)[0]
+
+    @tensorflow.function
+    def all_of_them(pictures: Any) -> Any:
+        return tensorflow.map_fn(
+            one,
+            pictures,
+            parallel_iterations=forward.PARALLEL_PICTURES,
+            fn_output_signature="float32",
+        )
+
+    return lambda pictures: np.asarray(all_of_them(tensorflow.constant(pictures)))
+
+
+if __name__ == "__main__":
+    main()
