@@ -2,11 +2,11 @@
 
     python benchmarks/side_by_side.py --seconds 120 --out side_by_side.json
 
-Pictures go through a part of a network in Keras again and again, many side by side, and are compared
-with what the network says of each alone: as medlens runs it, or with `--joined` as TensorFlow would
-by itself, which joins operations. A wrong picture is one of which a feature is off by more than a
-thousandth of the features' mean. It is rare: start several beside each other, so that the machine
-is busy.
+Pictures go through a part of a network in Keras again and again, many side by side, and are
+compared with what the network says of each alone: as medlens runs it, or with `--joined` as
+TensorFlow would by itself, which joins operations. A wrong picture is one of which a feature is off
+by more than a thousandth of the features' mean. It is rare: start several beside each other, so
+that the machine is busy.
 """
 
 from __future__ import annotations
@@ -86,7 +86,6 @@ def joined_graph(network: Any) -> Any:
     def one(picture: Any) -> Any:
         return network(tensorflow.cast(picture[None], "float32"), training=False)[0]
 
-    @tensorflow.function
     def all_of_them(pictures: Any) -> Any:
         return tensorflow.map_fn(
             one,
@@ -95,7 +94,8 @@ def joined_graph(network: Any) -> Any:
             fn_output_signature="float32",
         )
 
-    return lambda pictures: np.asarray(all_of_them(tensorflow.constant(pictures)))
+    graph = tensorflow.function(all_of_them)
+    return lambda pictures: np.asarray(graph(tensorflow.constant(pictures)))
 
 
 if __name__ == "__main__":
