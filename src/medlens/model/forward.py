@@ -102,14 +102,14 @@ def _picture_by_picture(model: keras.Model) -> Forward:
     compiled = tensorflow.function(all_of_them, input_signature=[pictures])
 
     def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with _without_fusion():
+        with without_fusion():
             return np.asarray(compiled(tensorflow.constant(pictures)))
 
     return Forward(CPU_BATCH, run)
 
 
 @contextmanager
-def _without_fusion() -> Iterator[None]:
+def without_fusion() -> Iterator[None]:
     """Have TensorFlow join no operations of the graphs that are called in the block.
 
     What it joins them to (in oneDNN, on CPUs) is now and then wrong where pictures run side by
