@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medlens.data.dataset import read_dataset
+from medlens.data.dataset import image_files, read_dataset
 from medlens.errors import MedlensError
 
 
@@ -295,3 +296,9 @@ def test_what_is_left_out_and_is_not_there_is_an_error(tmp_path: Path) -> None:
     assert caught.value.names == ("a/9.png",)
     listed.write_text("file\n")
     assert read_dataset(tmp_path / "data", cache=tmp_path, exclude=listed).left_out.empty
+
+
+def test_nothing_is_passed_over_in_an_empty_folder(tmp_path: Path) -> None:
+    passed_over: Counter[str] = Counter()
+    assert list(image_files(tmp_path, passed_over)) == []
+    assert not passed_over

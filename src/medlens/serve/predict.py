@@ -72,7 +72,8 @@ class Outcome:
         if self.refused:
             said.append(f"{self.refused:,} refused; the column unreadable says why.")
         if self.closed:
-            said.append(f"{self.closed:,} folders could not be opened: images in them are missing.")
+            folders = "1 folder" if self.closed == 1 else f"{self.closed:,} folders"
+            said.append(f"{folders} could not be opened: what is inside is missing.")
         return [*said, *self.retried]
 
 
