@@ -298,13 +298,16 @@ def test_a_decoder_that_hangs_is_replaced(server: Any, client: httpx.Client, fil
     before = names()
     for pid in before:
         psutil.Process(pid).suspend()
-    data = files[0].read_bytes()
-    # Nothing is said against the file: it was not even looked at.
-    assert client.post("/predict", files=[("images", ("a", data))]).status_code == 503
-    (result,) = client.post("/predict", files=[("images", ("a", data))]).json()["results"]
-    assert result["predicted"]
-    for pid in names() & before:
-        psutil.Process(pid).resume()
+    one = [("images", ("a", files[0].read_bytes()))]
+    try:
+        # One after the other is met and replaced. Nothing is said against the file: nobody has
+        # looked at it.
+        answers = [client.post("/predict", files=one) for _ in before]
+    finally:
+        for pid in names() & before:
+            psutil.Process(pid).resume()
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert answers[-1].json()["results"][0]["predicted"]
     assert names() != before
 
 

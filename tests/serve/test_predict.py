@@ -423,7 +423,7 @@ def test_after_kill_9_the_same_command_goes_on_to_the_same_bytes(
     (parts / ".000000000256.parquet.1.part").write_bytes(b"half")
     again = start(finished_run.path, many, out)
     said = again.communicate()[0]
-    assert again.returncode == 2
+    assert again.returncode == 3
     assert "Going on after" in said
     assert out.read_bytes() == whole.read_bytes()
     assert not parts.exists()
