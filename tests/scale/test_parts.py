@@ -269,7 +269,6 @@ def test_a_cluster_whose_cpus_are_taken_is_an_error_and_no_endless_wait(
         ray.kill(one)
 
 
-@pytest.mark.slow
 def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(
     inside: Cluster, results: Results, tmp_path: Path
 ) -> None:

@@ -131,7 +131,6 @@ def test_relative_paths_are_predicted_on_a_cluster_with_another_working_folder(
     assert Path("there.csv").read_bytes() == Path("here.csv").read_bytes()
 
 
-@pytest.mark.slow
 def test_a_command_starts_a_cluster_of_its_own(
     finished_run: medlens.Run, small: Path, tmp_path: Path
 ) -> None:
