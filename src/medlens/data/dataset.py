@@ -216,7 +216,8 @@ def image_files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
             continue
         entered.add(real)
         hidden = [name for name in folders if _is_hidden(Path(here, name))]
-        passed_over.update(["hidden folder"] * len(hidden))
+        if hidden:
+            passed_over["hidden folder"] += len(hidden)
         folders[:] = sorted(name for name in folders if name not in hidden)
         inside = Path(here).relative_to(folder.parent).as_posix()
         for name in sorted(files):

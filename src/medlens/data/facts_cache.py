@@ -24,7 +24,7 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT, thumbnail BLOB)",
     "CREATE TABLE IF NOT EXISTS near_duplicates (key TEXT PRIMARY KEY, value TEXT)",
 )
-MARK_DIGITS = 16
+_MARK_DIGITS = 16
 _THUMBNAIL_BYTES = THUMBNAIL_SIDE**2
 
 Answer = TypeVar("Answer")
@@ -42,6 +42,11 @@ def name_facts(frame: int | None) -> str:
     versions = "-".join(importlib.metadata.version(name) for name in ("pillow", "pydicom"))
     own = f"v{FACTS_VERSION}.{FINGERPRINT_VERSION}"
     return f"{own}-{versions}-{'middle' if frame is None else frame}.sqlite"
+
+
+def mark(key: str) -> int:
+    """The first 8 bytes of a SHA-256."""
+    return int(key[:_MARK_DIGITS], 16)
 
 
 class FactsCache:
@@ -107,8 +112,7 @@ class FactsCache:
         select = "SELECT key FROM facts WHERE length(key) = 64 AND key NOT GLOB '*[^0-9a-f]*'"
         found = self._try(
             lambda: np.fromiter(
-                (int(key[:MARK_DIGITS], 16) for (key,) in self._connection.execute(select)),
-                np.uint64,
+                (mark(key) for (key,) in self._connection.execute(select)), np.uint64
             )
         )
         return np.sort(found)

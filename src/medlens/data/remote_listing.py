@@ -40,7 +40,8 @@ def remote_image_files(folder: RemotePath, passed_over: Counter[str]) -> Iterato
             yield f"{inside}{entry['name']}", _state(entry)
         folders = [str(entry["name"]) for entry in entries if entry["type"] == "directory"]
         hidden = [name for name in folders if name.startswith(".") or name == "__MACOSX"]
-        passed_over.update(["hidden folder"] * len(hidden))
+        if hidden:
+            passed_over["hidden folder"] += len(hidden)
         # The last that is put there is the next to be taken.
         waiting.extend(f"{inside}{name}/" for name in reversed(folders) if name not in hidden)
 

@@ -103,10 +103,9 @@ class FrozenPass:
             "resize": RESIZE_FILTER,
             "engine": _engine_versions(self.engine),
             "precision": self.precision,
+            "processor": self.processor,
             "version": FEATURES_VERSION,
         }
-        if self.processor == "GPU":  # else nothing, so that features made before are found
-            facts["processor"] = self.processor
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return f"{self.backbone.name}-{self.rule.name}-{self.engine}-{digest}"
 

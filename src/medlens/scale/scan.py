@@ -14,7 +14,7 @@ import pyarrow
 from numpy.typing import NDArray
 
 from medlens.data.dataset import FACT_COLUMNS, Dataset
-from medlens.data.facts_cache import MARK_DIGITS, Facts, FactsCache, Thumbnail
+from medlens.data.facts_cache import Facts, FactsCache, Thumbnail, mark
 from medlens.data.near_duplicates import THUMBNAIL_SIDE
 from medlens.data.remote import REQUESTS_AT_A_TIME, for_all_nodes, is_remote
 from medlens.data.scan import (
@@ -159,16 +159,11 @@ class PartScanner:
         return bool(_ask(self._parts.known.is_missing, key))
 
 
-def _mark(key: str) -> int:
-    """The first 8 bytes of a SHA-256."""
-    return int(key[:MARK_DIGITS], 16)
-
-
 def _holds(marks: Marks, key: str) -> bool:
     """Whether the key may be among those that the marks are of."""
-    mark = np.uint64(_mark(key))
-    place = int(np.searchsorted(marks, mark))
-    return place < len(marks) and bool(marks[place] == mark)
+    own = np.uint64(mark(key))
+    place = int(np.searchsorted(marks, own))
+    return place < len(marks) and bool(marks[place] == own)
 
 
 def _ask(method: Any, key: str) -> Any:
@@ -240,7 +235,7 @@ def _mark_pictures(pictures: Pictures | None) -> Marks:
     """The marks of all pictures that may not be missing: see `Pictures.is_missing`."""
     # What is in all stores of features is in the first.
     stores = (pictures.store, *pictures.features[:1]) if pictures else ()
-    marks = np.fromiter((_mark(key) for store in stores for key in store), np.uint64)
+    marks = np.fromiter((mark(key) for store in stores for key in store), np.uint64)
     return np.unique(marks)
 
 

@@ -274,7 +274,10 @@ def _check_free(wanted: Wanted) -> None:
             fix="Name another file with -o, or replace an earlier export with --overwrite.",
             names=[str(path) for path in there],
         )
-    if there and not _is_export(wanted.sidecar):
+    if not there:
+        return
+    written = _read_sidecar(wanted.sidecar)
+    if not written:
         raise MedlensError(
             "--overwrite replaces only an export of medlens.",
             got=f"no {wanted.sidecar.name} of an export beside it",
@@ -282,7 +285,7 @@ def _check_free(wanted: Wanted) -> None:
             fix="Move it away, or name another file with -o.",
             names=[str(path) for path in there],
         )
-    foreign = _foreign_files(wanted) if there else []
+    foreign = _foreign_files(wanted.out, written["sha256"])
     if foreign:
         raise MedlensError(
             "--overwrite replaces only what `medlens export` wrote.",
@@ -293,19 +296,14 @@ def _check_free(wanted: Wanted) -> None:
         )
 
 
-def _is_export(sidecar: Path) -> bool:
-    return bool(_read_sidecar(sidecar))
-
-
-def _foreign_files(wanted: Wanted) -> list[Path]:
+def _foreign_files(out: Path, listed: Mapping[str, str]) -> list[Path]:
     """What is in the folder of an earlier export, and none of it."""
-    listed = _read_sidecar(wanted.sidecar)["sha256"]
-    inside = sorted(wanted.out.rglob("*")) if wanted.out.is_dir() else []
+    inside = sorted(out.rglob("*")) if out.is_dir() else []
     return [
         path
         for path in inside
         if (path.is_symlink() or not path.is_dir())
-        and path.relative_to(wanted.out.parent).as_posix() not in listed
+        and path.relative_to(out.parent).as_posix() not in listed
     ]
 
 

@@ -73,7 +73,7 @@ class ResultFile:
         Returns:
             The numbers of the finished parts, and whether parts of another state were thrown away.
         """
-        known = self._read_state()
+        known = _read_state(self.path)
         is_other = known is not None and known != self.state
         own = {self.part(number).name: number for number in self.numbers}
         notes = {self._note(number).name for number in self.numbers}
@@ -95,8 +95,8 @@ class ResultFile:
         Raises:
             MedlensError: If there are such parts.
         """
-        known, wanted = self._read_state(), self.state["processor"]
-        begun_on = processor_begun(self.path)
+        known, wanted = _read_state(self.path), self.state["processor"]
+        begun_on = _processor_of(known)
         is_other = begun_on not in ("", wanted) and {**known, "processor": wanted} == self.state
         if is_other and any(path.suffix == ".parquet" for path in self.parts.iterdir()):
             raise MedlensError(
@@ -171,9 +171,6 @@ class ResultFile:
         """What tells the parts of one state from those of another."""
         return hashlib.sha256(json.dumps(self.state, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _read_state(self) -> Any:
-        return _read_state(self.path)
-
     def _is_whole(self, number: int) -> bool:
         """Whether a part has all its rows; on other storage a file is whole or not there."""
         if is_remote(self.path):
@@ -238,7 +235,10 @@ def parts_folder(path: Path) -> Path:
 
 def processor_begun(path: Path) -> str:
     """The kind of processor that the parts of a result were begun on; "" where none were."""
-    state = _read_state(path)
+    return _processor_of(_read_state(path))
+
+
+def _processor_of(state: Any) -> str:
     return str(state.get("processor", "")) if isinstance(state, dict) else ""
 
 
